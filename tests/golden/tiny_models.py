@@ -6,6 +6,7 @@ The C++ twin is tests/testing/tiny_model.cc. The formula and the kinds are descr
 import argparse
 import json
 import os
+import tempfile
 
 import numpy as np
 import torch
@@ -77,7 +78,18 @@ def build(kind, dtype=torch.float32, attention="sdpa"):
     with torch.no_grad():
         for name, parameter in model.named_parameters():  # a tied head appears once, under the embedding's name
             parameter.copy_(tensor(name, parameter.shape))
-    return model.to(dtype)
+    return in_dtype(model, dtype)
+
+
+def in_dtype(model, dtype):
+    """Through a saved folder, because `.to(dtype)` would round the rotary frequencies too, which loading a folder does not."""
+    if dtype == torch.float32:
+        return model
+    if dtype == torch.float64:
+        return model.to(dtype)
+    with tempfile.TemporaryDirectory() as folder:
+        model.to(dtype).save_pretrained(folder)
+        return type(model).from_pretrained(folder, dtype=dtype).eval()
 
 
 def fill_adapter(peft_model):
