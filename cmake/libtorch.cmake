@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+# libtorch as one imported target. `find_package(Torch)` of the PyPI wheel demands a CUDA toolkit even for a CPU build, so the folder is described here.
+set(WIDEBERTH_LIBTORCH ${CMAKE_SOURCE_DIR}/.deps/libtorch/torch CACHE PATH "Unpacked torch folder of the wheel (include/, lib/)")
+if(NOT EXISTS ${WIDEBERTH_LIBTORCH}/include/ATen/ATen.h)
+  message(FATAL_ERROR "libtorch is not at ${WIDEBERTH_LIBTORCH}: run launch/bootstrap.sh, or pass -DWIDEBERTH_LIBTORCH=<torch folder>")
+endif()
+
+add_library(libtorch INTERFACE)
+target_include_directories(libtorch SYSTEM INTERFACE
+  ${WIDEBERTH_LIBTORCH}/include ${WIDEBERTH_LIBTORCH}/include/torch/csrc/api/include)
+target_link_libraries(libtorch INTERFACE
+  ${WIDEBERTH_LIBTORCH}/lib/libtorch_cpu.so ${WIDEBERTH_LIBTORCH}/lib/libc10.so)
+target_link_options(libtorch INTERFACE -Wl,-rpath,${WIDEBERTH_LIBTORCH}/lib -Wl,--allow-shlib-undefined)
+
+if(WIDEBERTH_GPU)
+  find_package(CUDAToolkit REQUIRED)
+  find_library(NCCL_LIBRARY nccl REQUIRED)
+  # Without --no-as-needed the linker drops libtorch_cuda.so, which no symbol of ours names, and CUDA is silently absent.
+  target_link_libraries(libtorch INTERFACE
+    -Wl,--no-as-needed ${WIDEBERTH_LIBTORCH}/lib/libtorch.so ${WIDEBERTH_LIBTORCH}/lib/libtorch_cuda.so
+    ${WIDEBERTH_LIBTORCH}/lib/libc10_cuda.so -Wl,--as-needed)
+  target_include_directories(libtorch SYSTEM INTERFACE ${CUDAToolkit_INCLUDE_DIRS})
+  target_compile_definitions(libtorch INTERFACE WIDEBERTH_GPU=1)
+  add_library(nccl INTERFACE)
+  target_link_libraries(nccl INTERFACE ${NCCL_LIBRARY} CUDA::cudart)
+endif()

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+# Compiler and linker settings: ccache and mold where present, sanitizers by preset, warnings for our own targets only.
+if(NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE Release)
+endif()
+set(CMAKE_CXX_FLAGS_RELEASE "-O2")
+
+find_program(CCACHE ccache)
+if(CCACHE)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CCACHE})
+  set(CMAKE_CUDA_COMPILER_LAUNCHER ${CCACHE})
+endif()
+find_program(MOLD mold)
+if(MOLD)
+  add_link_options(-fuse-ld=mold)
+endif()
+add_link_options(-Wl,--as-needed)
+
+if(WIDEBERTH_SANITIZE)
+  add_compile_options(-fsanitize=${WIDEBERTH_SANITIZE} -fno-omit-frame-pointer -g1)
+  add_link_options(-fsanitize=${WIDEBERTH_SANITIZE})
+endif()
+
+add_library(wideberth_warnings INTERFACE)
+target_compile_options(wideberth_warnings INTERFACE -Wall -Wextra -Wno-unused-parameter -Wno-missing-field-initializers)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
+  target_compile_options(wideberth_warnings INTERFACE -Wthread-safety -Werror=thread-safety)
+endif()
