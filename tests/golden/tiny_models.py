@@ -54,7 +54,7 @@ def tensor(name, shape, adapter=False):
     if name.endswith("norm.weight"):
         values = np.float32(1) + values * np.float32(0.125)
     else:
-        values = values * np.float32(0.25 if adapter or name.endswith(".bias") else 0.125)
+        values = values * np.float32(0.25 if adapter else 0.5)
     return torch.from_numpy(values.reshape(tuple(shape)))
 
 
