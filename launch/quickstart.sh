@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# The main job from nothing: sets up, builds, gets SmolLM2-135M-Instruct, trains it with Boundary Guidance across a learner, an actor
+# and two scorer processes on this machine, and says where the results are. Options go to `wideberth run`.
+# Usage: launch/quickstart.sh [--run_dir=DIR] [--override='learner { max_steps: 2 }'] [--dry_run] ...
+set -euo pipefail
+started=$EPOCHREALTIME
+case ${1:-} in -h | --help) sed -n '3,5s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;; esac
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+launch/bootstrap.sh
+launch/get_smollm2.sh
+
+run_dir=
+previous=
+for argument in "$@"; do
+  case $argument in
+    --run_dir=* | -run_dir=*) run_dir=${argument#*=} ;;
+    *) case $previous in --run_dir | -run_dir) run_dir=$argument ;; esac ;;
+  esac
+  previous=$argument
+done
+options=("$@")
+if [ -z "$run_dir" ]; then
+  run_dir=runs/quickstart-$(date +%Y%m%d-%H%M%S)
+  options+=("--run_dir=$run_dir")
+fi
+
+echo "Training (run folder: $run_dir; Ctrl-C ends it cleanly)"
+# The command gets Ctrl-C itself, as a member of this process group, and drains; this script waits for its exit code.
+trap : INT
+code=0
+build/release/bin/wideberth run --config=configs/quickstart.txtpb "${options[@]}" || code=$?
+trap - INT
+seconds=$(awk -v a="$started" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.0f", b - a }')
+if [ "$code" -ne 0 ]; then
+  echo "FAILED: the training ended with exit code $code after $seconds s in all. What to do: read the sentence above and $run_dir/logs/." >&2
+  exit "$code"
+fi
+[ ! -e "$run_dir/summary.json" ] || echo "Results: $run_dir/summary.json"
+echo "Done in $seconds s in all. Run it again for a new run folder; tests/run.sh runs every test."
