@@ -48,9 +48,10 @@ def main():
             "next_logprobs": golden_file.digits(logprobs), "greedy_ids": new, "greedy_min_margin": margin,
             "bfloat16": {"positions": few, "logits": golden_file.digits(logits16[few], 5),
                          "next_logprobs": golden_file.digits(logprobs16),
-                         "max_abs_logit_difference": float((logits16 - logits).abs().max())}})
+                         "max_abs_logit_difference": float((logits16 - logits).abs().max()),
+                         "rms_logit_difference": float((logits16 - logits).square().mean().sqrt())}})
         print(args.kind, length, "range", float(logits.max() - logits.min()), "margin", margin,
-              "bf16 difference", sequences[-1]["bfloat16"]["max_abs_logit_difference"])
+              "bf16 rms difference", sequences[-1]["bfloat16"]["rms_logit_difference"])
     golden_file.write(f"tiny_logits_{args.kind}.json", ["torch", "transformers"],
                       {"kind": args.kind, "sequences": sequences})
 
