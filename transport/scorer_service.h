@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+// The scorer's side of the rollout wire: a server that turns every Score call into one asynchronous call of a ScoreHandler.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "proto/wire.pb.h"
+
+namespace wideberth::transport {
+
+// `Score` is called from several server threads at once; it enqueues and returns. `done` is called exactly once, from any thread, possibly
+// before `Score` returns; it may be called after the client has gone. ResourceExhausted makes the client back off and try again.
+class ScoreHandler {
+ public:
+  virtual ~ScoreHandler() = default;
+  virtual void Score(proto::ScoreRequest request, std::function<void(absl::StatusOr<proto::ScoreResponse>)> done) = 0;
+};
+
+class ScorerServer {
+ public:
+  // As LearnerServer::Start. `handler` must outlive the server and call every `done` it was given, or the server cannot be destroyed.
+  static absl::StatusOr<std::unique_ptr<ScorerServer>> Start(absl::string_view address, ScoreHandler* handler);
+  virtual ~ScorerServer() = default;
+  virtual std::string address() const = 0;
+  // Refuses new calls, waits for the running ones to be answered at most `grace`, then cancels them for their clients; blocks until every
+  // `done` was called, so close the handler's queue first. Idempotent.
+  virtual void Shutdown(absl::Duration grace) = 0;
+};
+
+}  // namespace wideberth::transport
