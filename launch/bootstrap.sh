@@ -107,13 +107,13 @@ get_libtorch() {
   fi
   rm -rf "$deps/libtorch.new" "$deps/libtorch.old"
   local have
-  have=$(du -smc "$deps/wheels/torch-"* 2>/dev/null | awk 'END { print $1 + 0 }')
+  have=$({ du -smc "$deps/wheels/torch-"* 2>/dev/null || true; } | awk 'END { print $1 + 0 }')
   if [ "$(($(free_mb "$deps") + have))" -lt "$libtorch_room_mb" ]; then
     die "$deps has $(free_mb "$deps") MB free; libtorch needs $libtorch_room_mb MB while it is unpacked." \
       "free some space, or clone the repository onto a larger disk, and run this again."
   fi
   local wheel
-  for wheel in "${cuda_wheels[@]}" "$torch_wheel"; do fetch "$wheel" "${wheel%%-py3*}"; done
+  for wheel in "${cuda_wheels[@]}" "$torch_wheel"; do fetch "$wheel"; done
   step "Unpack libtorch" "free some disk space if it is full, then run this again; it starts this step over." unpack_libtorch
   rm -f "$deps/wheels/$torch_wheel" "${cuda_wheels[@]/#/$deps/wheels/}"
 }

