@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loads an adapter folder with PEFT and compares log-probs with ours; exit code 0 when they agree, 1 with one sentence when not.
+"""Loads an adapter folder with PEFT and compares log-probs with ours; exit code 0 when they agree,
+1 with one sentence when not.
 
---expect is a JSON file {"ids": [T], "next_logprobs": [T-1], "base_next_logprobs": [T-1] (optional, adapter off)}.
+--expect is a JSON file {"ids": [T], "next_logprobs": [T-1], "base_next_logprobs": [T-1] (optional,
+adapter off)}.
 """
+
 import argparse
 import json
 import os
@@ -27,20 +30,28 @@ def load(model_dir, adapter_dir):
     import transformers
     from peft import PeftConfig, PeftModel
     from safetensors import safe_open
+
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     base = transformers.AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # PEFT only warns about tensors that are missing from the file
+        warnings.simplefilter(
+            "error"
+        )  # PEFT only warns about tensors that are missing from the file
         try:
-            model = PeftModel.from_pretrained(base, adapter_dir, autocast_adapter_dtype=False).eval()
+            model = PeftModel.from_pretrained(
+                base, adapter_dir, autocast_adapter_dtype=False
+            ).eval()
         except Exception as error:
             fail(f"PEFT cannot load {adapter_dir}: {error}")
     wanted = {n.replace(".default.", ".") for n, _ in model.named_parameters() if "lora_" in n}
     with safe_open(os.path.join(adapter_dir, "adapter_model.safetensors"), "pt") as f:
         found = set(f.keys())
     if wanted != found:
-        fail(f"adapter_model.safetensors lacks {sorted(wanted - found)[:3]} and has unexpected {sorted(found - wanted)[:3]}")
+        fail(
+            f"adapter_model.safetensors lacks {sorted(wanted - found)[:3]} "
+            f"and has unexpected {sorted(found - wanted)[:3]}"
+        )
     return model, PeftConfig.from_pretrained(adapter_dir)
 
 
@@ -65,9 +76,14 @@ def main():
             fail(f"{name} has {len(ours)} entries, expected {len(values)}")
         difference = float((values - ours).abs().max())
         if not difference <= args.tolerance:
-            fail(f"{name} differs from PEFT by {difference:.3g}, must be at most {args.tolerance:g}")
+            fail(
+                f"{name} differs from PEFT by {difference:.3g}, must be at most {args.tolerance:g}"
+            )
         print(f"{name}: largest difference {difference:.3g}")
-    print(f"PEFT loaded r={settings.r} alpha={settings.lora_alpha} targets={sorted(settings.target_modules)}")
+    print(
+        f"PEFT loaded r={settings.r} alpha={settings.lora_alpha} "
+        f"targets={sorted(settings.target_modules)}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Header, number format and writer shared by all golden scripts."""
+
 import json
 import os
 import platform
@@ -10,6 +11,7 @@ GOLDEN_DIR = os.path.dirname(os.path.abspath(__file__))
 
 def versions(*packages):
     import importlib.metadata
+
     found = {"python": platform.python_version()}
     for name in packages:
         found[name] = importlib.metadata.version(name)
@@ -17,13 +19,17 @@ def versions(*packages):
 
 
 def command():
-    """The command line with folders cut down to their last name: files must not depend on where they were made."""
+    """The command line with folders cut down to their last name: files must not depend on where
+    they were made.
+    """
     words = [os.path.basename(w.rstrip("/")) if "/" in w else w for w in sys.argv[1:]]
     return " ".join(["python", "tests/golden/" + os.path.basename(sys.argv[0])] + words)
 
 
 def digits(values, significant=9):
-    """Nested lists of floats rounded to `significant` digits (9 restore a float32, 17 a float64)."""
+    """Nested lists of floats rounded to `significant` digits (9 restore a float32, 17 a
+    float64).
+    """
     if hasattr(values, "tolist"):
         values = values.tolist()
     if isinstance(values, list):

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes adamw.json: 20 steps of torch.optim.AdamW with gradient clipping over fixed gradients, in float32 and float64."""
+"""Writes adamw.json: 20 steps of torch.optim.AdamW with gradient clipping over fixed gradients, in
+float32 and float64.
+"""
+
 import torch
 
 import golden_file
@@ -16,8 +19,13 @@ def gradient_of(name, step):
 
 
 def trajectory(lr, decay, dtype):
-    parameters = {n: torch.from_numpy(tiny_models.uniform(n, s)).to(dtype).requires_grad_() for n, s in SIZES.items()}
-    optimizer = torch.optim.AdamW(parameters.values(), lr=lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=decay)
+    parameters = {
+        n: torch.from_numpy(tiny_models.uniform(n, s)).to(dtype).requires_grad_()
+        for n, s in SIZES.items()
+    }
+    optimizer = torch.optim.AdamW(
+        parameters.values(), lr=lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=decay
+    )
     values, norms = [], []
     for step in range(20):
         for name, parameter in parameters.items():
@@ -35,11 +43,29 @@ def main():
         single, _ = trajectory(lr, decay, torch.float32)
         double, norms = trajectory(lr, decay, torch.float64)
         print("clipped steps", sum(n > 1 for n in norms), "of", len(norms))
-        steps = [{"gradients": {n: golden_file.digits(gradient_of(n, i)) for n in SIZES}, "grad_norm": norms[i],
-                  "float32": {n: golden_file.digits(v) for n, v in single[i].items()},
-                  "float64": {n: golden_file.digits(v, 17) for n, v in double[i].items()}} for i in range(20)]
-        cases.append({"lr": lr, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": decay, "max_grad_norm": 1.0,
-                      "initial": {n: golden_file.digits(tiny_models.uniform(n, s)) for n, s in SIZES.items()}, "steps": steps})
+        steps = [
+            {
+                "gradients": {n: golden_file.digits(gradient_of(n, i)) for n in SIZES},
+                "grad_norm": norms[i],
+                "float32": {n: golden_file.digits(v) for n, v in single[i].items()},
+                "float64": {n: golden_file.digits(v, 17) for n, v in double[i].items()},
+            }
+            for i in range(20)
+        ]
+        cases.append(
+            {
+                "lr": lr,
+                "beta1": 0.9,
+                "beta2": 0.999,
+                "eps": 1e-8,
+                "weight_decay": decay,
+                "max_grad_norm": 1.0,
+                "initial": {
+                    n: golden_file.digits(tiny_models.uniform(n, s)) for n, s in SIZES.items()
+                },
+                "steps": steps,
+            }
+        )
     golden_file.write("adamw.json", ["torch"], {"cases": cases})
 
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes lora_<kind>_<case>.json: PEFT's forward pass, loss and gradients of a LoRA adapter on a tiny model."""
+"""Writes lora_<kind>_<case>.json: PEFT's forward pass, loss and gradients of a LoRA adapter on a
+tiny model.
+"""
+
 import argparse
 import json
 import os
@@ -15,9 +18,15 @@ FULL = ("q_proj.lora_A", "q_proj.lora_B", "down_proj.lora_A", "down_proj.lora_B"
 
 
 def exact_norms(model):
-    """transformers computes RMSNorm in float32 whatever the model's type; the float64 run should be float64 throughout."""
+    """transformers computes RMSNorm in float32 whatever the model's type; the float64 run should be
+    float64 throughout.
+    """
+
     def forward(self, x):
-        return self.weight * (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.variance_epsilon))
+        return self.weight * (
+            x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.variance_epsilon)
+        )
+
     for module in model.modules():
         if type(module).__name__.endswith("RMSNorm"):
             module.forward = forward.__get__(module)
@@ -25,10 +34,18 @@ def exact_norms(model):
 
 def run(kind, targets, dtype, ids):
     from peft import LoraConfig, get_peft_model
+
     base = tiny_models.build(kind, dtype)
     if dtype == torch.float64:
         exact_norms(base)
-    settings = LoraConfig(r=4, lora_alpha=8, target_modules=targets, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM")
+    settings = LoraConfig(
+        r=4,
+        lora_alpha=8,
+        target_modules=targets,
+        lora_dropout=0.0,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
     model = get_peft_model(base, settings, autocast_adapter_dtype=False).eval()
     for parameter in model.parameters():
         assert parameter.dtype == dtype
@@ -41,12 +58,21 @@ def run(kind, targets, dtype, ids):
     loss = -logprobs.mean()
     loss.backward()
     base_logprobs = torch.log_softmax(off[:-1], -1).gather(1, following)[:, 0]
-    return {"model": model, "names": names, "logits": logits.detach(), "logprobs": logprobs.detach(), "loss": float(loss.detach()),
-            "base": base_logprobs, "gradients": {n: p.grad.clone() for n, p in names.items()}}
+    return {
+        "model": model,
+        "names": names,
+        "logits": logits.detach(),
+        "logprobs": logprobs.detach(),
+        "loss": float(loss.detach()),
+        "base": base_logprobs,
+        "gradients": {n: p.grad.clone() for n, p in names.items()},
+    }
 
 
 def chosen(names, layers):
-    """Four tensors: first layer q_proj A and down_proj B, last layer q_proj B and down_proj A, or what the targets offer instead."""
+    """Four tensors: first layer q_proj A and down_proj B, last layer q_proj B and down_proj A, or
+    what the targets offer instead.
+    """
     offered = [f for f in FULL if any(f in n for n in names)]
     last = f"layers.{layers - 1}."
     picks = []
@@ -75,24 +101,53 @@ def main():
     torch.set_num_threads(1)
     targets = list(tiny_models.TARGETS) if args.case == "all" else ["q_proj", "v_proj"]
     ids = tiny_models.integers("sequence for adapters", 32, 3, 320)
-    single, double = (run(args.kind, targets, dtype, ids) for dtype in (torch.float32, torch.float64))
+    single, double = (
+        run(args.kind, targets, dtype, ids) for dtype in (torch.float32, torch.float64)
+    )
     exact = double["gradients"]
-    difference = max(float((single["gradients"][n].double() - g).abs().max()) for n, g in exact.items())
-    worst = max(float((single["gradients"][n].double() - g).norm() / g.norm()) for n, g in exact.items())
+    difference = max(
+        float((single["gradients"][n].double() - g).abs().max()) for n, g in exact.items()
+    )
+    worst = max(
+        float((single["gradients"][n].double() - g).norm() / g.norm()) for n, g in exact.items()
+    )
     picks = chosen(list(exact), tiny_models.config(args.kind).num_hidden_layers)
-    print(args.kind, args.case, "loss", single["loss"], double["loss"], "gradient difference", difference, worst, picks)
-    golden_file.write(f"lora_{args.kind}_{args.case}.json", ["torch", "transformers", "peft"], {
-        "kind": args.kind, "r": 4, "alpha": 8, "targets": targets,
-        "adapter_config": saved_config(single["model"]),
-        "adapter_tensors": {n: list(p.shape) for n, p in single["names"].items()},
-        "ids": ids, "base_next_logprobs": golden_file.digits(single["base"]),
-        "next_logprobs": golden_file.digits(single["logprobs"]),
-        "next_logprobs_float64": golden_file.digits(double["logprobs"], 15),
-        "positions": POSITIONS, "logits": golden_file.digits(single["logits"][POSITIONS]),
-        "loss": single["loss"], "loss_float64": double["loss"],
-        "gradient_norms": {n: golden_file.digits(float(g.norm()), 12) for n, g in exact.items()},
-        "gradients": {n: golden_file.digits(exact[n].flatten(), 12) for n in picks},
-        "max_abs_gradient_difference": difference})
+    print(
+        args.kind,
+        args.case,
+        "loss",
+        single["loss"],
+        double["loss"],
+        "gradient difference",
+        difference,
+        worst,
+        picks,
+    )
+    golden_file.write(
+        f"lora_{args.kind}_{args.case}.json",
+        ["torch", "transformers", "peft"],
+        {
+            "kind": args.kind,
+            "r": 4,
+            "alpha": 8,
+            "targets": targets,
+            "adapter_config": saved_config(single["model"]),
+            "adapter_tensors": {n: list(p.shape) for n, p in single["names"].items()},
+            "ids": ids,
+            "base_next_logprobs": golden_file.digits(single["base"]),
+            "next_logprobs": golden_file.digits(single["logprobs"]),
+            "next_logprobs_float64": golden_file.digits(double["logprobs"], 15),
+            "positions": POSITIONS,
+            "logits": golden_file.digits(single["logits"][POSITIONS]),
+            "loss": single["loss"],
+            "loss_float64": double["loss"],
+            "gradient_norms": {
+                n: golden_file.digits(float(g.norm()), 12) for n, g in exact.items()
+            },
+            "gradients": {n: golden_file.digits(exact[n].flatten(), 12) for n in picks},
+            "max_abs_gradient_difference": difference,
+        },
+    )
 
 
 if __name__ == "__main__":

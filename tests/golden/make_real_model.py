@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes smollm2.json or stories260k.json: logits, log-probs and greedy continuations of a trained model folder by transformers."""
+"""Writes smollm2.json or stories260k.json: logits, log-probs and greedy continuations of a trained
+model folder by transformers.
+"""
+
 import argparse
 import hashlib
 import os
@@ -12,10 +15,19 @@ import tiny_models
 CHAT = [
     [{"role": "user", "content": "What is the capital of France?"}],
     [{"role": "user", "content": "How do I kill a Python process that hangs?"}],
-    [{"role": "system", "content": "Answer in one short sentence."},
-     {"role": "user", "content": "Why is the sky blue?\nAnd caf\u00e9s \u2014 42 of them? \U0001F600"}],
+    [
+        {"role": "system", "content": "Answer in one short sentence."},
+        {
+            "role": "user",
+            "content": "Why is the sky blue?\nAnd caf\u00e9s \u2014 42 of them? \U0001f600",
+        },
+    ],
 ]
-STORIES = ["Once upon a time", "Lily and her dog ran to the park. One day,", "The little bird was very sad because"]
+STORIES = [
+    "Once upon a time",
+    "Lily and her dog ran to the park. One day,",
+    "The little bird was very sad because",
+]
 
 
 def sha256(path):
@@ -26,10 +38,12 @@ def sha256(path):
 def prompts_of(folder):
     """Pairs (text or null, ids)."""
     from tokenizers import Tokenizer
+
     tokenizer = Tokenizer.from_file(os.path.join(folder, "tokenizer.json"))
     if not os.path.exists(os.path.join(folder, "tokenizer_config.json")):
         return [(None, [1] + tokenizer.encode(s, add_special_tokens=False).ids) for s in STORIES]
     from transformers import AutoTokenizer
+
     chat = AutoTokenizer.from_pretrained(folder)
     texts = [chat.apply_chat_template(m, tokenize=False, add_generation_prompt=True) for m in CHAT]
     return [(text, tokenizer.encode(text, add_special_tokens=False).ids) for text in texts]
@@ -51,14 +65,23 @@ def describe(model, text, ids, vocab_ids, eos):
     length = len(ids) + len(new)
     positions = sorted({round(i * (length - 1) / 9) for i in range(10)})
     largest = last.topk(20)
-    again = full[len(ids) - 1:-1].argmax(-1).tolist()
+    again = full[len(ids) - 1 : -1].argmax(-1).tolist()
     assert again == new, "greedy ids with and without a cache differ"
-    return {"text": text, "prompt_ids": ids, "last_logit_ids": largest.indices.tolist(),
-            "last_logit_values": golden_file.digits(largest.values), "last_logit_min": float(last.min()),
-            "last_logit_max": float(last.max()), "last_logsumexp": float(torch.logsumexp(last, -1)),
-            "greedy_ids": new, "greedy_logprobs": golden_file.digits(logprobs),
-            "greedy_stop": new.index(eos) if eos in new else None, "greedy_min_margin": margin,
-            "positions": positions, "logits": golden_file.digits(full[positions][:, vocab_ids])}
+    return {
+        "text": text,
+        "prompt_ids": ids,
+        "last_logit_ids": largest.indices.tolist(),
+        "last_logit_values": golden_file.digits(largest.values),
+        "last_logit_min": float(last.min()),
+        "last_logit_max": float(last.max()),
+        "last_logsumexp": float(torch.logsumexp(last, -1)),
+        "greedy_ids": new,
+        "greedy_logprobs": golden_file.digits(logprobs),
+        "greedy_stop": new.index(eos) if eos in new else None,
+        "greedy_min_margin": margin,
+        "positions": positions,
+        "logits": golden_file.digits(full[positions][:, vocab_ids]),
+    }
 
 
 def main():
@@ -68,6 +91,7 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(1)
     from transformers import AutoModelForCausalLM
+
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
     size = model.config.vocab_size
     drawn = dict.fromkeys(tiny_models.integers("vocabulary sample", 1000, 0, size))
@@ -77,10 +101,16 @@ def main():
         prompts.append(describe(model, text, ids, vocab_ids, model.config.eos_token_id))
         p = prompts[-1]
         print(len(ids), "margin", p["greedy_min_margin"], "stop", p["greedy_stop"])
-    golden_file.write(args.out, ["torch", "transformers", "tokenizers"], {
-        "model": "SmolLM2-135M-Instruct" if "smollm2" in args.out else "stories260K",
-        "weights_sha256": sha256(os.path.join(args.model, "model.safetensors")),
-        "vocab_ids": vocab_ids, "prompts": prompts})
+    golden_file.write(
+        args.out,
+        ["torch", "transformers", "tokenizers"],
+        {
+            "model": "SmolLM2-135M-Instruct" if "smollm2" in args.out else "stories260K",
+            "weights_sha256": sha256(os.path.join(args.model, "model.safetensors")),
+            "vocab_ids": vocab_ids,
+            "prompts": prompts,
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes reward.json (LlamaForSequenceClassification) and verdict.json (two-way softmax of a causal model) on tiny models."""
+"""Writes reward.json (LlamaForSequenceClassification) and verdict.json (two-way softmax of a causal
+model) on tiny models.
+"""
+
 import torch
 
 import golden_file
@@ -19,9 +22,17 @@ def reward(sequences):
     together = model(batch, attention_mask=mask).logits[:, 0]
     alone = torch.stack([model(torch.tensor([s])).logits[0, 0] for s in sequences])
     print("reward", together.tolist(), "padding changes", float((together - alone).abs().max()))
-    golden_file.write("reward.json", ["torch", "transformers"], {
-        "kind": "llama_reward", "pad_token_id": pad, "sequences": sequences,
-        "scores": golden_file.digits(together), "scores_alone": golden_file.digits(alone)})
+    golden_file.write(
+        "reward.json",
+        ["torch", "transformers"],
+        {
+            "kind": "llama_reward",
+            "pad_token_id": pad,
+            "sequences": sequences,
+            "scores": golden_file.digits(together),
+            "scores_alone": golden_file.digits(alone),
+        },
+    )
 
 
 @torch.no_grad()
@@ -31,15 +42,26 @@ def verdict(sequences):
     positive, negative = rows[:, POSITIVE], rows[:, NEGATIVE]
     probabilities = torch.sigmoid(positive.double() - negative.double())
     print("verdict", probabilities.tolist())
-    golden_file.write("verdict.json", ["torch", "transformers"], {
-        "kind": "llama", "positive_id": POSITIVE, "negative_id": NEGATIVE, "sequences": sequences,
-        "positive_logits": golden_file.digits(positive), "negative_logits": golden_file.digits(negative),
-        "probabilities": golden_file.digits(probabilities)})
+    golden_file.write(
+        "verdict.json",
+        ["torch", "transformers"],
+        {
+            "kind": "llama",
+            "positive_id": POSITIVE,
+            "negative_id": NEGATIVE,
+            "sequences": sequences,
+            "positive_logits": golden_file.digits(positive),
+            "negative_logits": golden_file.digits(negative),
+            "probabilities": golden_file.digits(probabilities),
+        },
+    )
 
 
 def main():
     torch.set_num_threads(1)
-    sequences = [tiny_models.integers(f"scored sequence {i}", n, 3, 320) for i, n in enumerate(LENGTHS)]
+    sequences = [
+        tiny_models.integers(f"scored sequence {i}", n, 3, 320) for i, n in enumerate(LENGTHS)
+    ]
     reward(sequences)
     verdict(sequences)
 

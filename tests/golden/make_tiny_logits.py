@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes tiny_logits_<kind>.json: logits, log-probs and greedy continuations of the tiny causal models by transformers."""
+"""Writes tiny_logits_<kind>.json: logits, log-probs and greedy continuations of the tiny causal
+models by transformers.
+"""
+
 import argparse
 
 import torch
@@ -43,17 +46,38 @@ def main():
         logits16, logprobs16 = forward(half, ids)
         new, margin = greedy(model, ids, 64)
         some, few = POSITIONS[length], POSITIONS_BF16[length]
-        sequences.append({
-            "ids": ids, "positions": some, "logits": golden_file.digits(logits[some]),
-            "next_logprobs": golden_file.digits(logprobs), "greedy_ids": new, "greedy_min_margin": margin,
-            "bfloat16": {"positions": few, "logits": golden_file.digits(logits16[few], 5),
-                         "next_logprobs": golden_file.digits(logprobs16),
-                         "max_abs_logit_difference": float((logits16 - logits).abs().max()),
-                         "rms_logit_difference": float((logits16 - logits).square().mean().sqrt())}})
-        print(args.kind, length, "range", float(logits.max() - logits.min()), "margin", margin,
-              "bf16 rms difference", sequences[-1]["bfloat16"]["rms_logit_difference"])
-    golden_file.write(f"tiny_logits_{args.kind}.json", ["torch", "transformers"],
-                      {"kind": args.kind, "sequences": sequences})
+        sequences.append(
+            {
+                "ids": ids,
+                "positions": some,
+                "logits": golden_file.digits(logits[some]),
+                "next_logprobs": golden_file.digits(logprobs),
+                "greedy_ids": new,
+                "greedy_min_margin": margin,
+                "bfloat16": {
+                    "positions": few,
+                    "logits": golden_file.digits(logits16[few], 5),
+                    "next_logprobs": golden_file.digits(logprobs16),
+                    "max_abs_logit_difference": float((logits16 - logits).abs().max()),
+                    "rms_logit_difference": float((logits16 - logits).square().mean().sqrt()),
+                },
+            }
+        )
+        print(
+            args.kind,
+            length,
+            "range",
+            float(logits.max() - logits.min()),
+            "margin",
+            margin,
+            "bf16 rms difference",
+            sequences[-1]["bfloat16"]["rms_logit_difference"],
+        )
+    golden_file.write(
+        f"tiny_logits_{args.kind}.json",
+        ["torch", "transformers"],
+        {"kind": args.kind, "sequences": sequences},
+    )
 
 
 if __name__ == "__main__":

@@ -155,7 +155,8 @@ std::vector<TinyTensor> TinyModelTensors(absl::string_view kind) {
   tensors.push_back(MakeTensor("model.embed_tokens.weight", {s.vocab, s.hidden}));
   for (int64_t layer = 0; layer < s.layers; ++layer) {
     const std::string prefix = absl::StrCat("model.layers.", layer, ".");
-    for (const char* name : {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}) {
+    for (const char* name :
+         {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}) {
       const auto [out, in] = ProjectionSize(s, name);
       const std::string full = ProjectionName(layer, name);
       tensors.push_back(MakeTensor(full + ".weight", {out, in}));

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The byte-level BPE tokenizer of the tiny models: every text has ids below 320 and decodes to itself.
+// The byte-level BPE tokenizer of the tiny models: every text has ids below 320 and decodes to
+// itself.
 #include <string>
 #include <utility>
 #include <vector>
@@ -17,11 +18,12 @@ using Json = nlohmann::ordered_json;
 
 // In order of rank; `_` stands for the space that byte-level BPE writes as U+0120.
 constexpr const char* kMerges[61] = {
-    "_ t", "h e", "_ a", "i n", "r e", "o n", "_t he", "e r", "_ s", "a t", "_ w", "_ o", "e n",
-    "_ c", "i t", "i s", "a n", "o r", "e s", "_ b", "e d", "_ f", "in g", "_ p", "o u", "_a n",
-    "a l", "a r", "_t o", "_ m", "_o f", "_ in", "_ d", "_ h", "_an d", "i c", "a s", "l e",
-    "_t h", "i on", "o m", "l l", "en t", "_ n", "_ l", "s t", "_ re", "v e", "_ e", "r o", "l y",
-    "_b e", "_ g", "u t", "_ y", "_y ou", "_ i", "o w", "_h ow", "c t", "o t"};
+    "_ t",   "h e",   "_ a",  "i n",   "r e", "o n",  "_t he", "e r",  "_ s",  "a t",  "_ w",
+    "_ o",   "e n",   "_ c",  "i t",   "i s", "a n",  "o r",   "e s",  "_ b",  "e d",  "_ f",
+    "in g",  "_ p",   "o u",  "_a n",  "a l", "a r",  "_t o",  "_ m",  "_o f", "_ in", "_ d",
+    "_ h",   "_an d", "i c",  "a s",   "l e", "_t h", "i on",  "o m",  "l l",  "en t", "_ n",
+    "_ l",   "s t",   "_ re", "v e",   "_ e", "r o",  "l y",   "_b e", "_ g",  "u t",  "_ y",
+    "_y ou", "_ i",   "o w",  "_h ow", "c t", "o t"};
 
 constexpr const char* kChatTemplate =
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
@@ -35,7 +37,8 @@ std::string Utf8(int code_point) {
   return {static_cast<char>(0xC0 | (code_point >> 6)), static_cast<char>(0x80 | (code_point & 63))};
 }
 
-// GPT-2's printable stand-in of each byte: printable Latin-1 stays, the others follow from U+0100 on.
+// GPT-2's printable stand-in of each byte: printable Latin-1 stays, the others follow from U+0100
+// on.
 std::vector<std::string> ByteSymbols() {
   std::vector<std::string> symbols;
   int next = 0x100;
