@@ -11,34 +11,14 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/types/optional.h"
 #include "learner/loss.h"
+#include "learner/micro_batch.h"
 #include "learner/optimizer.h"
 #include "model/adapter.h"
 #include "model/causal_lm.h"
 #include "proto/config.pb.h"
-#include "proto/wire.pb.h"
 
 namespace wideberth::learner {
-
-// Small groups share a forward pass up to so many tokens; a larger group has one of its own.
-inline constexpr int64_t kMicroBatchTokens = 512;
-
-struct TrainCompletion {
-  std::vector<int32_t> tokens;          // Not empty, stop token included.
-  std::vector<float> sampler_logprobs;  // One per token.
-  proto::FinishReason finish = proto::STOP;
-  absl::optional<double> reward;  // Empty: unscored, takes no part.
-};
-
-struct TrainGroup {
-  uint64_t group_id = 0;  // Distinct within a step.
-  std::string source;     // Who sampled it ("actor-0"), for messages.
-  bool on_policy =
-      true;  // Sampled by exactly the adapter being trained: its log-probs have to agree.
-  std::vector<int32_t> prompt;
-  std::vector<TrainCompletion> completions;
-};
 
 // Lengths, finish reasons and rewards are over all completions given; token means over those
 // trained on, at the first iteration.
@@ -100,23 +80,28 @@ class Trainer {
   void AdapterChanged();
 
  private:
-  struct MicroBatch;
-  struct Plan;
+  // A micro-batch and what its first pass leaves for further iterations.
+  struct Pass {
+    MicroBatch batch;
+    at::Tensor reference;  // [M], undefined when beta is 0
+    at::Tensor old;        // [M], of the first iteration
+    at::Tensor entropy;    // [M], of the first iteration
+  };
 
-  Trainer(const model::CausalLm* model, std::shared_ptr<model::Adapter> master, Options options);
-  absl::Status CheckGroups(const std::vector<TrainGroup>& groups) const;
-  Plan MakePlan(const std::vector<TrainGroup>& groups, StepMetrics* metrics) const;
-  void Reference(MicroBatch* batch, StepMetrics* metrics) const;
-  void Accumulate(const Plan& plan, MicroBatch* batch, bool first, LossMetrics* losses,
-                  StepMetrics* metrics);
-  void CompareWithSampler(const std::vector<TrainGroup>& groups, const Plan& plan,
-                          StepMetrics* metrics) const;
+  Trainer(const model::CausalLm* model, std::shared_ptr<model::Adapter> master,
+          std::shared_ptr<model::Adapter> working, Options options);
   absl::StatusOr<StepMetrics> StepOrThrow(const std::vector<TrainGroup>& groups);
+  double Temperature() const { return options_.temperature > 0 ? options_.temperature : 1.0; }
+  void Reference(Pass* pass, StepMetrics* metrics) const;
+  void Accumulate(const LossNormalizer& normalizer, Pass* pass, LossMetrics* losses,
+                  StepMetrics* metrics);
+  absl::StatusOr<double> Update(StepMetrics* metrics);
 
   const model::CausalLm* model_;
   std::shared_ptr<model::Adapter> master_;
   std::shared_ptr<model::Adapter> working_;  // master_ itself unless the model's dtype differs.
   Options options_;
+  LossConfig loss_;
   std::unique_ptr<AdamW> optimizer_;
 };
 

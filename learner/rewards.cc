@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: Apache-2.0
+// Typed scores -> rewards: the forms and normalisations of RewardConfig.
+#include "learner/rewards.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "base/status.h"
+#include "learner/advantages.h"
+
+namespace wideberth::learner {
+namespace {
+
+using proto::RewardConfig;
+
+bool NeedsGuard(const RewardConfig& config) { return config.form() != RewardConfig::U_ONLY; }
+bool NeedsUtility(const RewardConfig& config) { return config.form() != RewardConfig::GUARD_ONLY; }
+
+// A single missing guard leaves t unknown: the missing one could have been the largest.
+absl::optional<double> LargestGuard(const CompletionScores& scores) {
+  if (scores.guards.empty()) return absl::nullopt;
+  double largest = 0;
+  for (const absl::optional<double>& guard : scores.guards) {
+    if (!guard.has_value()) return absl::nullopt;
+    largest = std::max(largest, *guard);
+  }
+  return largest;
+}
+
+absl::optional<double> ValueOf(const proto::Completion& completion, absl::string_view scorer) {
+  for (const proto::Score& score : completion.score()) {
+    if (score.scorer_name() != scorer) continue;
+    if (score.status() != proto::SCORED || !score.has_value()) return absl::nullopt;
+    if (!std::isfinite(score.value())) return absl::nullopt;
+    return score.value();
+  }
+  return absl::nullopt;
+}
+
+double SignedBoundary(double t, double tau, double coefficient) {
+  return t >= tau ? coefficient * t : -coefficient * t;
+}
+
+double RewardOf(const RewardConfig& config, double v, double t, bool unsafe) {
+  const double c = config.boundary_coefficient();
+  const double tau = config.tau();
+  switch (config.form()) {
+    case RewardConfig::BOUNDARY:
+      return v + SignedBoundary(t, tau, c);
+    case RewardConfig::ABSOLUTE:
+      return v + c * std::abs(t - tau);
+    case RewardConfig::SQUARED:
+      return v + c * (t - tau) * (t - tau);
+    case RewardConfig::GUARD_ONLY:
+      return SignedBoundary(t, tau, c);
+    case RewardConfig::PROMPT_AWARE:
+      return unsafe ? v + c * t : v - c * t;
+    case RewardConfig::COMPOUND:
+      return CompoundUtility(t, v, config.lambda(), tau);
+    case RewardConfig::U_ONLY:
+      return v;
+    case RewardConfig::U_MINUS_T:
+      return v - c * t;
+  }
+  return std::nan("");
+}
+
+std::string NamesOf(const std::vector<proto::ScorerConfig>& scorers) {
+  return scorers.empty()
+             ? "none"
+             : absl::StrJoin(scorers, ", ", [](std::string* out, const proto::ScorerConfig& s) {
+                 absl::StrAppend(out, s.name());
+               });
+}
+
+const proto::ScorerConfig* FindScorer(const std::vector<proto::ScorerConfig>& scorers,
+                                      absl::string_view name) {
+  for (const proto::ScorerConfig& scorer : scorers) {
+    if (scorer.name() == name) return &scorer;
+  }
+  return nullptr;
+}
+
+absl::Status Invalid(const std::string& message) { return absl::InvalidArgumentError(message); }
+
+absl::Status ValidateNames(const RewardConfig& config,
+                           const std::vector<proto::ScorerConfig>& scorers) {
+  const std::string form = RewardConfig::Form_Name(config.form());
+  if (NeedsGuard(config) && config.guard().empty()) {
+    return Invalid(
+        absl::StrCat("reward.guard is empty, form ", form, " needs at least one scorer"));
+  }
+  if (NeedsUtility(config) && config.utility().empty()) {
+    return Invalid(absl::StrCat("reward.utility is not set, form ", form, " needs a scorer"));
+  }
+  for (const std::string& name : config.guard()) {
+    const proto::ScorerConfig* scorer = FindScorer(scorers, name);
+    if (scorer == nullptr) {
+      return Invalid(absl::StrCat("reward.guard is \"", name,
+                                  "\", expected the name of a scorer: ", NamesOf(scorers)));
+    }
+    if (scorer->kind() != proto::ScorerConfig::VERDICT ||
+        scorer->output() != proto::ScorerConfig::PROBABILITY) {
+      return Invalid(absl::StrCat("reward.guard is \"", name,
+                                  "\", whose scores are unbounded, expected a scorer of kind "
+                                  "VERDICT with output PROBABILITY"));
+    }
+  }
+  if (config.has_utility() && !config.utility().empty() &&
+      FindScorer(scorers, config.utility()) == nullptr) {
+    return Invalid(absl::StrCat("reward.utility is \"", config.utility(),
+                                "\", expected the name of a scorer: ", NamesOf(scorers)));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+GroupScores GatherScores(const proto::RewardConfig& config, absl::optional<bool> unsafe,
+                         const std::vector<const proto::Completion*>& completions) {
+  GroupScores group;
+  group.unsafe = unsafe;
+  for (const proto::Completion* completion : completions) {
+    CompletionScores scores;
+    if (!config.utility().empty()) scores.utility = ValueOf(*completion, config.utility());
+    for (const std::string& name : config.guard()) {
+      absl::optional<double> t = ValueOf(*completion, name);
+      if (t.has_value() && (*t < 0 || *t > 1)) t.reset();
+      scores.guards.push_back(t);
+    }
+    group.completions.push_back(std::move(scores));
+  }
+  return group;
+}
+
+std::vector<std::string> NeededScorers(const proto::RewardConfig& config) {
+  std::vector<std::string> names;
+  if (NeedsGuard(config)) names.assign(config.guard().begin(), config.guard().end());
+  if (NeedsUtility(config)) names.push_back(config.utility());
+  return names;
+}
+
+proto::RewardConfig::MissingRule MissingRuleFor(const proto::RewardConfig& config,
+                                                proto::ScoreStatus status) {
+  switch (status) {
+    case proto::REFUSED_INPUT:
+      return config.on_refused_input();
+    case proto::TIMED_OUT:
+      return config.on_timed_out();
+    case proto::OVERLOADED:
+      return config.on_overloaded();
+    case proto::MALFORMED_OUTPUT:
+      return config.on_malformed_output();
+    case proto::MODEL_ERROR:
+      return config.on_model_error();
+    case proto::SCORED:
+      break;
+  }
+  WB_CHECK(false, "a score that is present needs no rule for missing ones");
+  return RewardConfig::DROP_COMPLETION;
+}
+
+absl::Status ValidateRewardConfig(const proto::RewardConfig& config,
+                                  const std::vector<proto::ScorerConfig>& scorers) {
+  WB_RETURN_IF_ERROR(ValidateNames(config, scorers));
+  const std::pair<const char*, double> numbers[] = {
+      {"boundary_coefficient", config.boundary_coefficient()},
+      {"utility_weight", config.utility_weight()},
+      {"sigmoid_mu", config.sigmoid_mu()},
+      {"lambda", config.lambda()}};
+  for (const auto& [field, value] : numbers) {
+    if (!std::isfinite(value)) {
+      return Invalid(absl::StrCat("reward.", field, " is ", value, ", expected a finite number"));
+    }
+  }
+  if (!(config.tau() >= 0 && config.tau() <= 1)) {
+    return Invalid(
+        absl::StrCat("reward.tau is ", config.tau(), ", expected a probability in [0, 1]"));
+  }
+  if (config.has_sigmoid_scale() &&
+      !(config.sigmoid_scale() > 0 && std::isfinite(config.sigmoid_scale()))) {
+    return Invalid(absl::StrCat("reward.sigmoid_scale is ", config.sigmoid_scale(),
+                                ", expected a positive number"));
+  }
+  if (config.max_retries() < 0) {
+    return Invalid(
+        absl::StrCat("reward.max_retries is ", config.max_retries(), ", expected at least 0"));
+  }
+  return absl::OkStatus();
+}
+
+double CompoundUtility(double t, double u, double lambda, double tau) {
+  return t >= tau ? -(1 - t) * lambda : u - t;
+}
+
+bool InBoundaryMass(double t) { return std::abs(t - 0.5) < 0.1; }
+
+double RewardComposer::running_deviation() const {
+  return count_ < 2 ? 1.0 : std::sqrt(sum_squares_ / static_cast<double>(count_ - 1));
+}
+
+bool RewardComposer::Rewardable(const CompletionScores& scores) const {
+  return (!NeedsUtility(config_) || scores.utility.has_value()) &&
+         (!NeedsGuard(config_) || LargestGuard(scores).has_value());
+}
+
+absl::Status RewardComposer::Check(const GroupScores& group) const {
+  if (config_.form() == RewardConfig::PROMPT_AWARE && !group.unsafe.has_value()) {
+    return Invalid(
+        "a prompt has no \"unsafe\" label, expected true or false on every prompt of a run whose "
+        "reward.form is PROMPT_AWARE");
+  }
+  for (const CompletionScores& scores : group.completions) {
+    if (static_cast<int>(scores.guards.size()) != config_.guard_size()) {
+      return Invalid(absl::StrCat("a completion has ", scores.guards.size(),
+                                  " guard scores, expected ", config_.guard_size()));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<std::vector<CompletionReward>>> RewardComposer::Compose(
+    const std::vector<GroupScores>& groups) {
+  for (const GroupScores& group : groups) WB_RETURN_IF_ERROR(Check(group));
+  for (const GroupScores& group : groups) {
+    for (const CompletionScores& scores : group.completions) {
+      if (!scores.utility.has_value() || !Rewardable(scores)) continue;
+      const double distance = *scores.utility - mean_;
+      mean_ += distance / static_cast<double>(++count_);
+      sum_squares_ += distance * (*scores.utility - mean_);
+    }
+  }
+  return Evaluate(groups);
+}
+
+absl::StatusOr<std::vector<std::vector<CompletionReward>>> RewardComposer::Evaluate(
+    const std::vector<GroupScores>& groups) const {
+  std::vector<std::vector<CompletionReward>> rewards;
+  for (const GroupScores& group : groups) {
+    WB_RETURN_IF_ERROR(Check(group));
+    rewards.push_back(ComposeGroup(group));
+  }
+  return rewards;
+}
+
+void RewardComposer::NormalizeUtilities(std::vector<CompletionReward>* rewards) const {
+  std::vector<double> utilities;
+  for (const CompletionReward& reward : *rewards) {
+    if (reward.normalized_utility.has_value()) utilities.push_back(*reward.normalized_utility);
+  }
+  const Moments group = SampleMoments(utilities);
+  const double running = running_deviation() + (count_ < 2 ? 0.0 : kDeviationEpsilon);
+  const double mu = config_.has_sigmoid_mu() ? config_.sigmoid_mu() : mean_;
+  const double scale = config_.has_sigmoid_scale() ? config_.sigmoid_scale() : running;
+  for (CompletionReward& reward : *rewards) {
+    if (!reward.normalized_utility.has_value()) continue;
+    double& u = *reward.normalized_utility;
+    switch (config_.utility_normalization()) {
+      case RewardConfig::RAW:
+        break;
+      case RewardConfig::GROUP_ZSCORE:
+        u = utilities.size() < 2 ? 0.0 : (u - group.mean) / (group.deviation + kDeviationEpsilon);
+        break;
+      case RewardConfig::RUNNING_ZSCORE:
+        u = (u - mean_) / running;
+        break;
+      case RewardConfig::SIGMOID:
+        u = 1 / (1 + std::exp(-(u - mu) / scale));
+        break;
+    }
+    u *= config_.utility_weight();
+  }
+}
+
+std::vector<CompletionReward> RewardComposer::ComposeGroup(const GroupScores& group) const {
+  std::vector<CompletionReward> rewards;
+  for (const CompletionScores& scores : group.completions) {
+    CompletionReward reward;
+    reward.t = LargestGuard(scores);
+    reward.utility = scores.utility;
+    if (NeedsUtility(config_) && Rewardable(scores)) reward.normalized_utility = scores.utility;
+    rewards.push_back(reward);
+  }
+  NormalizeUtilities(&rewards);
+  for (size_t i = 0; i < rewards.size(); ++i) {
+    if (!Rewardable(group.completions[i])) continue;
+    rewards[i].reward = RewardOf(config_, rewards[i].normalized_utility.value_or(0),
+                                 rewards[i].t.value_or(0), group.unsafe.value_or(false));
+  }
+  return rewards;
+}
+
+std::string RewardComposer::Serialize() const {
+  return absl::StrFormat("%d %a %a", count_, mean_, sum_squares_);
+}
+
+absl::Status RewardComposer::Restore(absl::string_view state) {
+  const std::vector<std::string> parts = absl::StrSplit(state, ' ');
+  int64_t count = 0;
+  double mean = 0, sum_squares = 0;
+  // strtod reads hexadecimal floats, which are exact; absl::SimpleAtod does not.
+  auto parse = [](const std::string& text, double* value) {
+    char* end = nullptr;
+    *value = std::strtod(text.c_str(), &end);
+    return !text.empty() && end == text.c_str() + text.size() && std::isfinite(*value);
+  };
+  if (parts.size() != 3 || !absl::SimpleAtoi(parts[0], &count) || count < 0 ||
+      !parse(parts[1], &mean) || !parse(parts[2], &sum_squares) || sum_squares < 0) {
+    return Invalid(absl::StrCat("reward statistics are \"", state,
+                                "\", expected a count, a mean and a sum of squares"));
+  }
+  count_ = count;
+  mean_ = mean;
+  sum_squares_ = sum_squares;
+  return absl::OkStatus();
+}
+
+}  // namespace wideberth::learner
