@@ -50,7 +50,7 @@ class HealthPage {
     std::string host = "127.0.0.1";
     int port = 0;                            // 0: any free port; -1: no server.
     std::function<RoleStatus()> status;
-    const Metrics* metrics = nullptr;        // Must outlive the page; null: /metrics is empty.
+    const Metrics* metrics = nullptr;        // Must outlive the page; may be null. The names "wideberth_status_*" are taken by the page.
   };
 
   // Serves at once. With port -1 nothing is served and address() is empty. Unavailable: "cannot listen on 127.0.0.1:80: ...".

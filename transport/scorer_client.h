@@ -20,7 +20,10 @@ class ScorerClient {
     int max_items_per_call = 16;  // Larger batches are split, so that replicas share them.
     absl::Duration first_backoff = absl::Milliseconds(50);
     absl::Duration max_backoff = absl::Seconds(2);
-    int max_attempts = 5;         // Calls per piece, over all replicas, before a failure is final. Overload has no such bound.
+    // Attempts of a piece that may fail at a replica (it dies, it answers an error) before the failure is final. Small, since the items
+    // themselves may be what it dies of. Overload, and a replica that is not there, do not count.
+    int max_attempts = 3;
+    absl::Duration unreachable_timeout = absl::Seconds(30);  // No connection for so long is final: time to restart a replica.
   };
 
   // A client of the scorer called `scorer_name`, without replicas yet.

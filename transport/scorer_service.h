@@ -13,7 +13,7 @@
 
 namespace wideberth::transport {
 
-// `Score` is called from several server threads at once; it enqueues and returns. `done` is called exactly once, from any thread, possibly
+// `Score` is called from several server threads at once; it enqueues and returns. `done` is called once, from any thread, possibly
 // before `Score` returns; it may be called after the client has gone. ResourceExhausted makes the client back off and try again.
 class ScoreHandler {
  public:
@@ -23,12 +23,12 @@ class ScoreHandler {
 
 class ScorerServer {
  public:
-  // As LearnerServer::Start. `handler` must outlive the server and call every `done` it was given, or the server cannot be destroyed.
+  // As LearnerServer::Start. `handler` must outlive the server.
   static absl::StatusOr<std::unique_ptr<ScorerServer>> Start(absl::string_view address, ScoreHandler* handler);
   virtual ~ScorerServer() = default;
   virtual std::string address() const = 0;
-  // Refuses new calls, waits for the running ones to be answered at most `grace`, then cancels them for their clients; blocks until every
-  // `done` was called, so close the handler's queue first. Idempotent.
+  // Refuses new calls, waits for the running ones to be answered at most `grace`, then cancels them. A `done` that comes later, even
+  // after the server is gone, does nothing. Idempotent; the destructor does the same without grace.
   virtual void Shutdown(absl::Duration grace) = 0;
 };
 

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "transport/adapter_carrier.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/log.h"
+#include "base/status.h"
+
+namespace wideberth::transport {
+namespace {
+// Somebody waits: look again soon, but leave the learner time to finish its step.
+constexpr absl::Duration kWaitingPoll = absl::Milliseconds(50);
+}  // namespace
+
+absl::Status GrpcAdapterCarrier::Publish(std::shared_ptr<const AdapterBlob> blob) {
+  WB_RETURN_IF_ERROR(VerifyAdapterBlob(*blob));
+  MutexLock lock(mutex_);
+  if (newest_ != nullptr && blob->manifest.version() <= newest_->manifest.version()) {
+    return absl::InvalidArgumentError(absl::StrCat("adapter version ", blob->manifest.version(), " published after version ",
+                                                   newest_->manifest.version(), ", must be higher"));
+  }
+  newest_ = std::move(blob);
+  return absl::OkStatus();
+}
+
+std::shared_ptr<const AdapterBlob> GrpcAdapterCarrier::Newest(const proto::FetchAdapterRequest& request) const {
+  MutexLock lock(mutex_);
+  if (newest_ == nullptr) return nullptr;
+  if (request.have_any() && newest_->manifest.version() <= request.have_version()) return nullptr;
+  return newest_;
+}
+
+absl::StatusOr<std::shared_ptr<const AdapterBlob>> GrpcAdapterSource::Receive(std::optional<uint64_t> have) {
+  proto::FetchAdapterRequest request;
+  request.set_member_id(member_id_());
+  request.set_have_any(have.has_value());
+  if (have) request.set_have_version(*have);
+  return client_->FetchAdapter(request);
+}
+
+AdapterReceiver::AdapterReceiver(AdapterSource* source, LearnerClient* client, std::function<std::string()> member_id,
+                                 absl::Duration poll_interval)
+    : source_(source), client_(client), member_id_(std::move(member_id)), poll_interval_(poll_interval) {
+  thread_ = std::thread([this] { Run(); });
+}
+
+AdapterReceiver::~AdapterReceiver() { Stop(); }
+
+void AdapterReceiver::Stop() {
+  {
+    MutexLock lock(mutex_);
+    stopped_ = true;
+    wake_.SignalAll();
+    staged_changed_.SignalAll();
+  }
+  if (thread_.joinable()) thread_.join();
+}
+
+std::shared_ptr<const AdapterBlob> AdapterReceiver::TakeNewer(std::optional<uint64_t> than) {
+  MutexLock lock(mutex_);
+  if (staged_ == nullptr || (than && staged_->manifest.version() <= *than)) return nullptr;
+  return staged_;
+}
+
+absl::StatusOr<std::shared_ptr<const AdapterBlob>> AdapterReceiver::WaitFor(uint64_t version, absl::Time deadline) {
+  MutexLock lock(mutex_);
+  ++num_waiting_;
+  wake_.SignalAll();
+  while (!stopped_ && (staged_ == nullptr || staged_->manifest.version() < version) && absl::Now() < deadline) {
+    staged_changed_.WaitFor(mutex_, deadline - absl::Now());
+  }
+  --num_waiting_;
+  if (staged_ != nullptr && staged_->manifest.version() >= version) return staged_;
+  if (stopped_) return absl::CancelledError(absl::StrCat("waiting for adapter version ", version, ": the receiver was stopped"));
+  return absl::DeadlineExceededError(absl::StrCat(
+      "adapter version ", version, " did not arrive in time; newest here is ",
+      staged_ == nullptr ? "none" : absl::StrCat(staged_->manifest.version()),
+      last_error_.ok() ? std::string() : absl::StrCat("; last failure: ", last_error_.message())));
+}
+
+absl::Status AdapterReceiver::Acknowledge(uint64_t version, const std::string& fingerprint) {
+  proto::AcknowledgeAdapterRequest request;
+  request.set_member_id(member_id_());
+  request.set_version(version);
+  request.set_fingerprint(fingerprint);
+  return client_->AcknowledgeAdapter(request).status();
+}
+
+absl::Status AdapterReceiver::FetchOnce() {
+  std::optional<uint64_t> have;
+  {
+    MutexLock lock(mutex_);
+    if (staged_ != nullptr) have = staged_->manifest.version();
+  }
+  WB_ASSIGN_OR_RETURN(std::shared_ptr<const AdapterBlob> blob, source_->Receive(have));
+  if (blob == nullptr) return absl::OkStatus();
+  // Sources verify too; bytes that are sampled from are worth the second look (10 GB/s).
+  WB_RETURN_IF_ERROR(VerifyAdapterBlob(*blob));
+  MutexLock lock(mutex_);
+  if (have && blob->manifest.version() <= *have) {
+    return absl::InternalError(absl::StrCat("received adapter version ", blob->manifest.version(), ", asked for one above ", *have));
+  }
+  staged_ = std::move(blob);
+  staged_changed_.SignalAll();
+  return absl::OkStatus();
+}
+
+void AdapterReceiver::Run() {
+  while (true) {
+    const absl::Status status = FetchOnce();
+    MutexLock lock(mutex_);
+    if (!status.ok() && !stopped_ && status != last_error_) WB_LOG(WARNING) << "adapter not received: " << status.message();
+    last_error_ = status;
+    const absl::Time start = absl::Now();
+    while (!stopped_) {
+      const absl::Duration pause = num_waiting_ > 0 ? std::min(kWaitingPoll, poll_interval_) : poll_interval_;
+      if (absl::Now() - start >= pause) break;
+      wake_.WaitFor(mutex_, start + pause - absl::Now());
+    }
+    if (stopped_) return;
+  }
+}
+
+}  // namespace wideberth::transport

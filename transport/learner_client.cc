@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "transport/learner_client.h"
+
+#include <netdb.h>
+
+#include <functional>
+#include <new>
+#include <set>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/time/clock.h"
+#include "base/mutex.h"
+#include "base/status.h"
+#include "proto/wire.grpc.pb.h"
+#include "transport/rpc.h"
+
+namespace wideberth::transport {
+namespace {
+
+// Puts the chunks of one stream together, refusing the first that does not fit.
+class BlobAssembly {
+ public:
+  absl::Status Add(const proto::AdapterChunk& chunk) {
+    if (blob_ == nullptr) {
+      if (!chunk.has_manifest()) return absl::DataLossError("adapter stream: the first chunk has no manifest");
+      WB_RETURN_IF_ERROR(VerifyAdapterManifest(chunk.manifest()));
+      blob_ = std::make_shared<AdapterBlob>();
+      blob_->manifest = chunk.manifest();
+      try {
+        blob_->bytes.reserve(chunk.manifest().num_bytes());
+      } catch (const std::exception&) {
+        return absl::ResourceExhaustedError(absl::StrCat(Name(), " has ", chunk.manifest().num_bytes(), " bytes: no memory"));
+      }
+    } else if (chunk.has_manifest()) {
+      return absl::DataLossError(absl::StrCat(Name(), ": a second manifest in its stream"));
+    }
+    const uint64_t have = blob_->bytes.size();
+    if (chunk.offset_bytes() != have || chunk.data().size() > blob_->manifest.num_bytes() - have) {
+      return absl::DataLossError(absl::StrCat(Name(), ": a chunk of ", chunk.data().size(), " bytes at ", chunk.offset_bytes(),
+                                              ", expected at ", have, " of ", blob_->manifest.num_bytes()));
+    }
+    blob_->bytes.append(chunk.data());
+    return absl::OkStatus();
+  }
+
+  // Null when no chunk came.
+  absl::StatusOr<std::shared_ptr<const AdapterBlob>> Finish() {
+    if (blob_ == nullptr) return std::shared_ptr<const AdapterBlob>();
+    WB_RETURN_IF_ERROR(VerifyAdapterBlob(*blob_));
+    return std::shared_ptr<const AdapterBlob>(std::move(blob_));
+  }
+
+ private:
+  std::string Name() const { return absl::StrCat("adapter version ", blob_->manifest.version()); }
+  std::shared_ptr<AdapterBlob> blob_;
+};
+
+class GrpcLearnerClient final : public LearnerClient {
+ public:
+  GrpcLearnerClient(absl::string_view address, const Options& options)
+      : address_(address), options_(options), channel_(MakeChannel(address_)), stub_(proto::Learner::NewStub(channel_)) {}
+
+  bool WaitForConnected(absl::Time deadline) { return channel_->WaitForConnected(absl::ToChronoTime(deadline)); }
+
+  absl::StatusOr<proto::RegisterResponse> Register(const proto::RegisterRequest& request) override {
+    return Unary<proto::RegisterResponse>("Register", request, &proto::Learner::Stub::Register);
+  }
+  absl::StatusOr<proto::HeartbeatResponse> Heartbeat(const proto::HeartbeatRequest& request) override {
+    return Unary<proto::HeartbeatResponse>("Heartbeat", request, &proto::Learner::Stub::Heartbeat);
+  }
+  absl::StatusOr<proto::LeasePromptsResponse> LeasePrompts(const proto::LeasePromptsRequest& request) override {
+    return Unary<proto::LeasePromptsResponse>("LeasePrompts", request, &proto::Learner::Stub::LeasePrompts);
+  }
+  absl::StatusOr<proto::SubmitGroupResponse> SubmitGroup(const proto::SubmitGroupRequest& request) override {
+    return Unary<proto::SubmitGroupResponse>("SubmitGroup", request, &proto::Learner::Stub::SubmitGroup);
+  }
+  absl::StatusOr<proto::AcknowledgeAdapterResponse> AcknowledgeAdapter(const proto::AcknowledgeAdapterRequest& request) override {
+    return Unary<proto::AcknowledgeAdapterResponse>("AcknowledgeAdapter", request, &proto::Learner::Stub::AcknowledgeAdapter);
+  }
+
+  absl::StatusOr<std::shared_ptr<const AdapterBlob>> FetchAdapter(const proto::FetchAdapterRequest& request) override {
+    std::shared_ptr<const AdapterBlob> blob;
+    WB_RETURN_IF_ERROR(Retry("FetchAdapter", options_.fetch_timeout, [&](grpc::ClientContext* context) -> absl::Status {
+      BlobAssembly assembly;
+      const std::unique_ptr<grpc::ClientReader<proto::AdapterChunk>> reader = stub_->FetchAdapter(context, request);
+      proto::AdapterChunk chunk;
+      absl::Status unfit;
+      while (unfit.ok() && reader->Read(&chunk)) unfit = assembly.Add(chunk);
+      if (!unfit.ok()) context->TryCancel();
+      const grpc::Status ended = reader->Finish();
+      WB_RETURN_IF_ERROR(unfit);
+      WB_RETURN_IF_ERROR(FromGrpc(ended));
+      WB_ASSIGN_OR_RETURN(blob, assembly.Finish());
+      return absl::OkStatus();
+    }));
+    return blob;
+  }
+
+  void Cancel() override {
+    MutexLock lock(mutex_);
+    cancelled_ = true;
+    for (grpc::ClientContext* context : running_) context->TryCancel();
+    cancelled_changed_.SignalAll();
+  }
+
+ private:
+  template <typename Response, typename Request>
+  absl::StatusOr<Response> Unary(absl::string_view call, const Request& request,
+                                 grpc::Status (proto::Learner::Stub::*method)(grpc::ClientContext*, const Request&, Response*)) {
+    Response response;
+    WB_RETURN_IF_ERROR(Retry(call, options_.call_timeout, [&](grpc::ClientContext* context) {
+      response.Clear();
+      return FromGrpc((stub_.get()->*method)(context, request, &response));
+    }));
+    return response;
+  }
+
+  // Attempts until one succeeds, fails for another reason than the connection, or the time is over.
+  absl::Status Retry(absl::string_view call, absl::Duration timeout,
+                     const std::function<absl::Status(grpc::ClientContext*)>& attempt) {
+    const absl::Time deadline = absl::Now() + timeout;
+    Backoff backoff(options_.first_backoff, options_.max_backoff);
+    while (true) {
+      grpc::ClientContext context;
+      context.set_deadline(absl::ToChronoTime(deadline));
+      if (!Begin(&context)) return Cancelled(call);
+      const absl::Status status = attempt(&context);
+      const bool cancelled = End(&context);
+      if (status.ok()) return status;
+      if (cancelled) return Cancelled(call);
+      if (absl::IsDeadlineExceeded(status)) {
+        return absl::DeadlineExceededError(
+            absl::StrCat("learner at ", address_, " did not answer ", call, " within ", absl::FormatDuration(timeout)));
+      }
+      if (!absl::IsUnavailable(status)) return status;
+      const absl::Duration delay = backoff.Next();
+      if (absl::Now() + delay >= deadline) {
+        return absl::UnavailableError(absl::StrCat("learner at ", address_, " could not be reached for ", call, " within ",
+                                                   absl::FormatDuration(timeout), ": ", status.message()));
+      }
+      if (!Pause(delay)) return Cancelled(call);
+    }
+  }
+
+  bool Begin(grpc::ClientContext* context) {
+    MutexLock lock(mutex_);
+    if (!cancelled_) running_.insert(context);
+    return !cancelled_;
+  }
+  bool End(grpc::ClientContext* context) {
+    MutexLock lock(mutex_);
+    running_.erase(context);
+    return cancelled_;
+  }
+  // False when cancelled meanwhile.
+  bool Pause(absl::Duration delay) {
+    const absl::Time until = absl::Now() + delay;
+    MutexLock lock(mutex_);
+    while (!cancelled_ && absl::Now() < until) cancelled_changed_.WaitFor(mutex_, until - absl::Now());
+    return !cancelled_;
+  }
+  absl::Status Cancelled(absl::string_view call) const {
+    return absl::CancelledError(absl::StrCat(call, " to the learner at ", address_, " was cancelled here"));
+  }
+
+  const std::string address_;
+  const Options options_;
+  const std::shared_ptr<grpc::Channel> channel_;
+  const std::unique_ptr<proto::Learner::Stub> stub_;
+  Mutex mutex_;
+  CondVar cancelled_changed_;
+  std::set<grpc::ClientContext*> running_ ABSL_GUARDED_BY(mutex_);
+  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+// The library does not tell why it cannot connect; an unknown host name is the reason a person can mend.
+std::string HostTrouble(const std::string& host) {
+  addrinfo* found = nullptr;
+  const int error = getaddrinfo(host.c_str(), nullptr, nullptr, &found);
+  if (error != 0) return absl::StrCat("host name ", host, " is not known (", absl::AsciiStrToLower(gai_strerror(error)), ")");
+  freeaddrinfo(found);
+  return "nothing accepts connections there";
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<LearnerClient>> LearnerClient::Connect(absl::string_view address, absl::Duration timeout,
+                                                                      const Options& options) {
+  std::string host;
+  int port = 0;
+  WB_RETURN_IF_ERROR(Annotate(SplitAddress(address, &host, &port), "learner"));
+  auto client = std::make_unique<GrpcLearnerClient>(address, options);
+  if (!client->WaitForConnected(absl::Now() + timeout)) {
+    return absl::UnavailableError(
+        absl::StrCat("learner at ", address, " could not be reached within ", absl::FormatDuration(timeout), ": ", HostTrouble(host)));
+  }
+  return client;
+}
+
+absl::StatusOr<std::unique_ptr<LearnerClient>> LearnerClient::Connect(absl::string_view address, absl::Duration timeout) {
+  return Connect(address, timeout, Options());
+}
+
+}  // namespace wideberth::transport

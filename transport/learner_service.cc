@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "transport/learner_service.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/status.h"
+#include "proto/wire.grpc.pb.h"
+#include "transport/rpc.h"
+
+namespace wideberth::transport {
+namespace {
+
+constexpr uint64_t kChunkBytes = uint64_t{1} << 20;
+
+// Streams one version: manifest with the first chunk, then the bytes in order. Holds the version until the stream ends, however many newer
+// ones are published meanwhile. Deletes itself.
+class AdapterStream final : public grpc::ServerWriteReactor<proto::AdapterChunk> {
+ public:
+  explicit AdapterStream(const absl::StatusOr<std::shared_ptr<const AdapterBlob>>& found) {
+    if (!found.ok()) {
+      Finish(ToGrpc(found.status()));
+    } else if (*found == nullptr) {
+      Finish(grpc::Status::OK);
+    } else {
+      blob_ = *found;
+      *chunk_.mutable_manifest() = blob_->manifest;
+      WriteNext();
+    }
+  }
+
+  void OnWriteDone(bool ok) override {
+    if (!ok) {
+      Finish(grpc::Status(grpc::StatusCode::UNAVAILABLE, "the receiver went away"));
+    } else if (offset_ < blob_->bytes.size()) {
+      chunk_.clear_manifest();
+      WriteNext();
+    } else {
+      Finish(grpc::Status::OK);
+    }
+  }
+  void OnDone() override { delete this; }
+
+ private:
+  void WriteNext() {
+    const uint64_t size = std::min<uint64_t>(kChunkBytes, blob_->bytes.size() - offset_);
+    chunk_.set_offset_bytes(offset_);
+    chunk_.set_data(blob_->bytes.data() + offset_, size);
+    offset_ += size;
+    StartWrite(&chunk_);
+  }
+
+  std::shared_ptr<const AdapterBlob> blob_;
+  proto::AdapterChunk chunk_;
+  uint64_t offset_ = 0;
+};
+
+class LearnerCalls final : public proto::Learner::CallbackService {
+ public:
+  explicit LearnerCalls(LearnerHandler* handler) : handler_(handler) {}
+
+  grpc::ServerUnaryReactor* Register(grpc::CallbackServerContext* context, const proto::RegisterRequest* request,
+                                     proto::RegisterResponse* response) override {
+    return Answer(context, response, [&] { return handler_->Register(*request); });
+  }
+  grpc::ServerUnaryReactor* Heartbeat(grpc::CallbackServerContext* context, const proto::HeartbeatRequest* request,
+                                      proto::HeartbeatResponse* response) override {
+    return Answer(context, response, [&] { return handler_->Heartbeat(*request); });
+  }
+  grpc::ServerUnaryReactor* LeasePrompts(grpc::CallbackServerContext* context, const proto::LeasePromptsRequest* request,
+                                         proto::LeasePromptsResponse* response) override {
+    return Answer(context, response, [&] { return handler_->LeasePrompts(*request); });
+  }
+  grpc::ServerUnaryReactor* SubmitGroup(grpc::CallbackServerContext* context, const proto::SubmitGroupRequest* request,
+                                        proto::SubmitGroupResponse* response) override {
+    return Answer(context, response, [&] { return handler_->SubmitGroup(*request); });
+  }
+  grpc::ServerUnaryReactor* AcknowledgeAdapter(grpc::CallbackServerContext* context,
+                                               const proto::AcknowledgeAdapterRequest* request,
+                                               proto::AcknowledgeAdapterResponse* response) override {
+    return Answer(context, response, [&] { return handler_->AcknowledgeAdapter(*request); });
+  }
+  grpc::ServerWriteReactor<proto::AdapterChunk>* FetchAdapter(grpc::CallbackServerContext*,
+                                                              const proto::FetchAdapterRequest* request) override {
+    return new AdapterStream(NoThrow([&] { return handler_->NewestAdapter(*request); }));
+  }
+
+ private:
+  template <typename Response, typename Function>
+  grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context, Response* response, Function call) {
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    absl::StatusOr<Response> answer = NoThrow(call);
+    if (answer.ok()) *response = *std::move(answer);
+    reactor->Finish(ToGrpc(answer.status()));
+    return reactor;
+  }
+
+  LearnerHandler* const handler_;
+};
+
+class GrpcLearnerServer final : public LearnerServer {
+ public:
+  explicit GrpcLearnerServer(LearnerHandler* handler) : calls_(handler) {}
+  ~GrpcLearnerServer() override { Shutdown(absl::ZeroDuration()); }
+
+  absl::Status Listen(absl::string_view address) {
+    WB_ASSIGN_OR_RETURN(listening_, transport::Listen(address, &calls_));
+    return absl::OkStatus();
+  }
+  std::string address() const override { return listening_.address; }
+  void Shutdown(absl::Duration grace) override {
+    if (listening_.server == nullptr) return;
+    listening_.server->Shutdown(absl::ToChronoTime(absl::Now() + grace));
+    listening_.server->Wait();
+  }
+
+ private:
+  LearnerCalls calls_;
+  ListeningServer listening_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<LearnerServer>> LearnerServer::Start(absl::string_view address, LearnerHandler* handler) {
+  auto server = std::make_unique<GrpcLearnerServer>(handler);
+  WB_RETURN_IF_ERROR(server->Listen(address));
+  return server;
+}
+
+}  // namespace wideberth::transport

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the RPC servers and clients of this folder share: channel and server settings, status conversion, back-off. Private to transport, since
+// it names types of the RPC library.
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <exception>
+#include <memory>
+#include <random>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+
+namespace wideberth::transport {
+
+// A lazy channel: no size limit on messages, dead peers noticed by keepalive within 40 s, no proxy.
+std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address);
+
+struct ListeningServer {
+  std::unique_ptr<grpc::Server> server;
+  std::string address;  // What to tell others.
+};
+// Serves `service` on `address`; a port in use is an error, never shared. Unavailable with the system's reason.
+absl::StatusOr<ListeningServer> Listen(absl::string_view address, grpc::Service* service);
+
+// "host:port" of a listener as others reach it: this machine's name for the any-address.
+std::string PublicAddress(absl::string_view listen_host, int port);
+// InvalidArgument unless `address` is "host:port" or "[v6]:port" with a port of 0 .. 65535.
+absl::Status SplitAddress(absl::string_view address, std::string* host, int* port);
+// Why nobody can listen there: "address already in use", ... or an empty string when it works now.
+std::string WhyNotListening(const std::string& host, int port);
+
+absl::Status FromGrpc(const grpc::Status& status);
+grpc::Status ToGrpc(const absl::Status& status);
+
+// A call of somebody else's code from a reaction: an exception becomes Internal.
+template <typename Function>
+auto NoThrow(Function function) -> decltype(function()) {
+  try {
+    return function();
+  } catch (const std::exception& e) {
+    return absl::InternalError(absl::StrCat("exception in a call's handler: ", e.what()));
+  }
+}
+
+// Exponential with full range jitter in [1/2, 1]. Not thread-safe.
+class Backoff {
+ public:
+  Backoff(absl::Duration first, absl::Duration max) : next_(first), max_(max), random_(std::random_device{}()) {}
+  absl::Duration Next() {
+    const absl::Duration delay = next_ * std::uniform_real_distribution<double>(0.5, 1.0)(random_);
+    next_ = std::min(next_ * 2, max_);
+    return delay;
+  }
+
+ private:
+  absl::Duration next_;
+  const absl::Duration max_;
+  std::minstd_rand random_;
+};
+
+}  // namespace wideberth::transport

@@ -1,0 +1,286 @@
+// SPDX-License-Identifier: Apache-2.0
+// One Score call = pieces of the batch, each either in flight at one replica or waiting for its next attempt. The calling thread only waits and
+// starts attempts; answers arrive on the library's threads.
+#include "transport/scorer_client.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/mutex.h"
+#include "proto/wire.grpc.pb.h"
+#include "transport/rpc.h"
+
+namespace wideberth::transport {
+namespace {
+
+struct Replica {
+  explicit Replica(const std::string& address)
+      : address(address), channel(MakeChannel(address)), stub(proto::Scorer::NewStub(channel)) {}
+  const std::string address;
+  const std::shared_ptr<grpc::Channel> channel;
+  const std::unique_ptr<proto::Scorer::Stub> stub;
+  int64_t num_outstanding = 0;  // Items, guarded by the client's mutex.
+};
+
+// One attempt at one replica. Lives until its answer came and everybody has forgotten it.
+struct Attempt {
+  grpc::ClientContext context;
+  proto::ScoreRequest request;
+  proto::ScoreResponse response;
+  std::shared_ptr<Replica> replica;
+};
+
+// Items of a batch that travel together, and how far they are.
+struct Piece {
+  Piece(std::vector<size_t> items, const ScorerClient::Options& options)
+      : items(std::move(items)), backoff(options.first_backoff, options.max_backoff) {}
+  std::vector<size_t> items;
+  Backoff backoff;
+  std::shared_ptr<Attempt> attempt;   // In flight; null: waiting for `next_try`.
+  absl::Time next_try = absl::InfinitePast();
+  absl::Time unreachable_since = absl::InfiniteFuture();
+  int num_failures = 0;
+  std::string failed_address;         // Avoided at the next attempt if there is another.
+  std::string last_trouble;
+  bool overloaded = false;            // The last trouble was a full queue.
+};
+
+// Whether the request never reached the replica: such an attempt cannot be the fault of its items.
+bool NeverConnected(const absl::Status& status) {
+  return absl::IsUnavailable(status) && absl::StrContains(absl::AsciiStrToLower(status.message()), "failed to connect");
+}
+
+// Another attempt can help: the connection broke, the replica stopped or fell over. The rest are verdicts about the request.
+bool MayPass(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kUnavailable:
+    case absl::StatusCode::kAborted:
+    case absl::StatusCode::kCancelled:
+    case absl::StatusCode::kInternal:
+    case absl::StatusCode::kUnknown: return true;
+    default: return false;
+  }
+}
+
+class GrpcScorerClient final : public ScorerClient {
+ public:
+  GrpcScorerClient(absl::string_view scorer_name, const Options& options)
+      : name_(scorer_name), options_(options), shared_(std::make_shared<Shared>()) {}
+  ~GrpcScorerClient() override { Cancel(); }
+
+  std::vector<proto::Score> Score(const std::vector<proto::ScoreItem>& items, absl::Duration timeout) override {
+    Batch batch{items, std::vector<proto::Score>(items.size()), std::vector<bool>(items.size()), absl::Now() + timeout, timeout, {}};
+    const size_t piece_items = std::max(options_.max_items_per_call, 1);
+    for (size_t first = 0; first < items.size(); first += piece_items) {
+      std::vector<size_t> indices;
+      for (size_t i = first; i < std::min(items.size(), first + piece_items); ++i) indices.push_back(i);
+      batch.pieces.push_back(std::make_shared<Piece>(std::move(indices), options_));
+    }
+    MutexLock lock(shared_->mutex);
+    while (!batch.pieces.empty()) {
+      if (shared_->cancelled || absl::Now() >= batch.deadline) {
+        GiveUp(batch, shared_->cancelled);
+        break;
+      }
+      absl::Time wake = batch.deadline;
+      CollectAnswers(batch);
+      for (const std::shared_ptr<Piece>& piece : batch.pieces) {
+        if (piece->attempt != nullptr) continue;
+        if (piece->next_try <= absl::Now()) StartAttempt(*piece, batch);
+        if (piece->attempt == nullptr && piece->next_try > absl::Now()) wake = std::min(wake, piece->next_try);
+      }
+      // Answers that came while attempts were started are in `answered` already.
+      if (!batch.pieces.empty() && !HasAnswer(batch)) shared_->changed.WaitFor(shared_->mutex, wake - absl::Now());
+    }
+    return std::move(batch.scores);
+  }
+
+  void SetEndpoints(std::vector<std::string> addresses) override {
+    MutexLock lock(shared_->mutex);
+    std::map<std::string, std::shared_ptr<Replica>> replicas;
+    for (const std::string& address : addresses) {
+      const auto known = shared_->replicas.find(address);
+      replicas[address] = known != shared_->replicas.end() ? known->second : std::make_shared<Replica>(address);
+    }
+    shared_->replicas = std::move(replicas);
+    shared_->changed.SignalAll();
+  }
+
+  void Cancel() override {
+    MutexLock lock(shared_->mutex);
+    shared_->cancelled = true;
+    shared_->changed.SignalAll();
+  }
+
+ private:
+  // What the library's threads touch; outlives the client for answers that come late.
+  struct Shared {
+    Mutex mutex;
+    CondVar changed;
+    std::map<std::string, std::shared_ptr<Replica>> replicas ABSL_GUARDED_BY(mutex);
+    std::map<const Attempt*, absl::Status> answered ABSL_GUARDED_BY(mutex);
+    std::set<const Attempt*> abandoned ABSL_GUARDED_BY(mutex);
+    bool cancelled ABSL_GUARDED_BY(mutex) = false;
+  };
+
+  // Lives on the stack of one Score call.
+  struct Batch {
+    const std::vector<proto::ScoreItem>& items;
+    std::vector<proto::Score> scores;
+    std::vector<bool> answered;
+    absl::Time deadline;
+    absl::Duration timeout;
+    std::vector<std::shared_ptr<Piece>> pieces;  // Those with an item unanswered.
+  };
+
+  std::shared_ptr<Replica> LeastBusy(const std::string& avoid) ABSL_EXCLUSIVE_LOCKS_REQUIRED(shared_->mutex) {
+    std::shared_ptr<Replica> best;
+    for (const auto& [address, replica] : shared_->replicas) {
+      if (address == avoid && shared_->replicas.size() > 1) continue;
+      if (best == nullptr || replica->num_outstanding < best->num_outstanding) best = replica;
+    }
+    return best;
+  }
+
+  void StartAttempt(Piece& piece, const Batch& batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(shared_->mutex) {
+    const std::shared_ptr<Replica> replica = LeastBusy(piece.failed_address);
+    if (replica == nullptr) {
+      piece.last_trouble = "no replica is registered";
+      return;  // SetEndpoints wakes the caller.
+    }
+    auto attempt = std::make_shared<Attempt>();
+    attempt->context.set_deadline(absl::ToChronoTime(batch.deadline));
+    for (const size_t i : piece.items) *attempt->request.add_item() = batch.items[i];
+    attempt->replica = replica;
+    const int64_t num_items = static_cast<int64_t>(piece.items.size());
+    replica->num_outstanding += num_items;
+    piece.attempt = attempt;
+    replica->stub->async()->Score(
+        &attempt->context, &attempt->request, &attempt->response,
+        [shared = shared_, attempt, num_items](const grpc::Status& status) {
+          MutexLock lock(shared->mutex);
+          attempt->replica->num_outstanding -= num_items;
+          if (shared->abandoned.erase(attempt.get()) == 0) shared->answered[attempt.get()] = FromGrpc(status);
+          shared->changed.SignalAll();
+        });
+  }
+
+  bool HasAnswer(const Batch& batch) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(shared_->mutex) {
+    return std::any_of(batch.pieces.begin(), batch.pieces.end(),
+                       [&](const auto& piece) { return shared_->answered.count(piece->attempt.get()) > 0; });
+  }
+
+  void CollectAnswers(Batch& batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(shared_->mutex) {
+    for (const std::shared_ptr<Piece>& piece : batch.pieces) {
+      const auto answer = shared_->answered.find(piece->attempt.get());
+      if (answer == shared_->answered.end()) continue;
+      const std::shared_ptr<Attempt> attempt = std::move(piece->attempt);
+      piece->attempt = nullptr;
+      absl::Status status = std::move(answer->second);
+      shared_->answered.erase(answer);
+      if (status.ok() && attempt->response.score_size() != static_cast<int>(piece->items.size())) {
+        status = absl::InternalError(absl::StrCat("answered ", attempt->response.score_size(), " scores to ", piece->items.size(),
+                                                  " items"));
+      }
+      if (status.ok()) {
+        TakeScores(*piece, *attempt, batch);
+      } else {
+        Judge(*piece, *attempt, status, batch);
+      }
+    }
+    batch.pieces.erase(std::remove_if(batch.pieces.begin(), batch.pieces.end(), [](const auto& p) { return p->items.empty(); }),
+                       batch.pieces.end());
+  }
+
+  // Items whose result is OVERLOADED stay in the piece and are tried again.
+  void TakeScores(Piece& piece, Attempt& attempt, Batch& batch) {
+    std::vector<size_t> again;
+    for (size_t k = 0; k < piece.items.size(); ++k) {
+      proto::Score& score = *attempt.response.mutable_score(static_cast<int>(k));
+      if (score.status() == proto::OVERLOADED) {
+        again.push_back(piece.items[k]);
+        piece.last_trouble = absl::StrCat("replica at ", attempt.replica->address, ": ", score.message());
+      } else {
+        if (!score.has_scorer_name()) score.set_scorer_name(name_);
+        batch.scores[piece.items[k]].Swap(&score);
+      }
+    }
+    piece.items = std::move(again);
+    piece.failed_address.clear();
+    piece.overloaded = true;
+    piece.num_failures = 0;
+    piece.unreachable_since = absl::InfiniteFuture();
+    piece.next_try = absl::Now() + piece.backoff.Next();
+  }
+
+  // What a failed attempt means for its piece: another try, or a typed result.
+  void Judge(Piece& piece, const Attempt& attempt, const absl::Status& status, Batch& batch) {
+    piece.last_trouble = absl::StrCat("replica at ", attempt.replica->address, ": ", status.message());
+    piece.failed_address = attempt.replica->address;
+    piece.overloaded = absl::IsResourceExhausted(status);
+    piece.next_try = absl::Now() + piece.backoff.Next();
+    if (piece.overloaded) return;
+    if (absl::IsDeadlineExceeded(status)) {
+      piece.last_trouble = absl::StrCat("replica at ", attempt.replica->address, " did not answer");
+      return;  // The batch's own deadline has come too.
+    }
+    if (NeverConnected(status)) {
+      piece.unreachable_since = std::min(piece.unreachable_since, absl::Now());
+      if (absl::Now() - piece.unreachable_since < options_.unreachable_timeout) return;
+    } else if (MayPass(status) && ++piece.num_failures < options_.max_attempts) {
+      return;
+    }
+    Settle(piece, proto::MODEL_ERROR, absl::StrCat("scorer ", name_, ": ", piece.last_trouble), batch);
+  }
+
+  void Settle(Piece& piece, proto::ScoreStatus status, const std::string& message, Batch& batch) {
+    for (const size_t i : piece.items) {
+      proto::Score& score = batch.scores[i];
+      score.set_scorer_name(name_);
+      score.set_status(status);
+      score.set_message(message);
+    }
+    piece.items.clear();
+  }
+
+  // The end of the time: what is not answered gets its type, what is in flight is left to itself.
+  void GiveUp(Batch& batch, bool cancelled) ABSL_EXCLUSIVE_LOCKS_REQUIRED(shared_->mutex) {
+    CollectAnswers(batch);
+    for (const std::shared_ptr<Piece>& piece : batch.pieces) {
+      if (piece->attempt != nullptr) {
+        piece->last_trouble = absl::StrCat("replica at ", piece->attempt->replica->address, " did not answer");
+        piece->overloaded = false;
+        shared_->abandoned.insert(piece->attempt.get());
+        piece->attempt->context.TryCancel();
+      }
+      const std::string within = absl::StrCat(" within ", absl::FormatDuration(batch.timeout));
+      if (cancelled) {
+        Settle(*piece, proto::MODEL_ERROR, absl::StrCat("scorer ", name_, ": cancelled here"), batch);
+      } else if (piece->overloaded) {
+        Settle(*piece, proto::OVERLOADED, absl::StrCat("scorer ", name_, ": no room", within, "; ", piece->last_trouble), batch);
+      } else {
+        Settle(*piece, proto::TIMED_OUT, absl::StrCat("scorer ", name_, ": no score", within, "; ", piece->last_trouble), batch);
+      }
+    }
+  }
+
+  const std::string name_;
+  const Options options_;
+  const std::shared_ptr<Shared> shared_;
+};
+
+}  // namespace
+
+std::unique_ptr<ScorerClient> ScorerClient::Create(absl::string_view scorer_name, const Options& options) {
+  return std::make_unique<GrpcScorerClient>(scorer_name, options);
+}
+std::unique_ptr<ScorerClient> ScorerClient::Create(absl::string_view scorer_name) { return Create(scorer_name, Options()); }
+
+}  // namespace wideberth::transport

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "transport/scorer_service.h"
+
+#include <utility>
+
+#include "base/mutex.h"
+#include "base/status.h"
+#include "proto/wire.grpc.pb.h"
+#include "transport/rpc.h"
+
+namespace wideberth::transport {
+namespace {
+
+class ScoreCall;
+
+// Joins the handler's `done`, which may come late or from any thread, and the call, which a client's cancellation may end first.
+class Ending {
+ public:
+  Ending(ScoreCall* call, proto::ScoreResponse* response) : call_(call), response_(response) {}
+  void Finish(absl::StatusOr<proto::ScoreResponse> answer);
+
+ private:
+  Mutex mutex_;
+  ScoreCall* call_ ABSL_GUARDED_BY(mutex_);  // Null once finished: the call and its response may be gone.
+  proto::ScoreResponse* const response_;
+};
+
+class ScoreCall final : public grpc::ServerUnaryReactor {
+ public:
+  explicit ScoreCall(proto::ScoreResponse* response) : ending_(std::make_shared<Ending>(this, response)) {}
+  const std::shared_ptr<Ending>& ending() const { return ending_; }
+  void OnCancel() override { ending_->Finish(absl::CancelledError("the call was cancelled")); }
+  void OnDone() override { delete this; }
+
+ private:
+  const std::shared_ptr<Ending> ending_;
+};
+
+void Ending::Finish(absl::StatusOr<proto::ScoreResponse> answer) {
+  ScoreCall* call = nullptr;
+  {
+    MutexLock lock(mutex_);
+    std::swap(call, call_);
+  }
+  if (call == nullptr) return;
+  if (answer.ok()) *response_ = *std::move(answer);
+  call->Finish(ToGrpc(answer.status()));
+}
+
+class ScorerCalls final : public proto::Scorer::CallbackService {
+ public:
+  explicit ScorerCalls(ScoreHandler* handler) : handler_(handler) {}
+
+  grpc::ServerUnaryReactor* Score(grpc::CallbackServerContext*, const proto::ScoreRequest* request,
+                                  proto::ScoreResponse* response) override {
+    auto* call = new ScoreCall(response);
+    const std::shared_ptr<Ending> ending = call->ending();
+    const absl::Status thrown = NoThrow([&] {
+      handler_->Score(*request, [ending](absl::StatusOr<proto::ScoreResponse> answer) { ending->Finish(std::move(answer)); });
+      return absl::OkStatus();
+    });
+    if (!thrown.ok()) ending->Finish(thrown);
+    return call;
+  }
+
+ private:
+  ScoreHandler* const handler_;
+};
+
+class GrpcScorerServer final : public ScorerServer {
+ public:
+  explicit GrpcScorerServer(ScoreHandler* handler) : calls_(handler) {}
+  ~GrpcScorerServer() override { Shutdown(absl::ZeroDuration()); }
+
+  absl::Status Listen(absl::string_view address) {
+    WB_ASSIGN_OR_RETURN(listening_, transport::Listen(address, &calls_));
+    return absl::OkStatus();
+  }
+  std::string address() const override { return listening_.address; }
+  void Shutdown(absl::Duration grace) override {
+    if (listening_.server == nullptr) return;
+    listening_.server->Shutdown(absl::ToChronoTime(absl::Now() + grace));
+    listening_.server->Wait();
+  }
+
+ private:
+  ScorerCalls calls_;
+  ListeningServer listening_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<ScorerServer>> ScorerServer::Start(absl::string_view address, ScoreHandler* handler) {
+  auto server = std::make_unique<GrpcScorerServer>(handler);
+  WB_RETURN_IF_ERROR(server->Listen(address));
+  return server;
+}
+
+}  // namespace wideberth::transport
