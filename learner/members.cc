@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "learner/members.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace wideberth::learner {
+
+Members::Member* Members::FindById(const std::string& member_id) {
+  const auto name = name_of_id_.find(member_id);
+  if (name == name_of_id_.end()) return nullptr;
+  Member& member = by_name_.at(name->second);
+  return member.id == member_id ? &member : nullptr;
+}
+
+absl::StatusOr<Members::Registered> Members::Register(const proto::RegisterRequest& request) {
+  if (request.name().empty()) return absl::InvalidArgumentError("Register: the member's name is empty");
+  if (request.role() == proto::SCORER && (request.address().empty() || request.scorer_name().empty())) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("Register: scorer ", request.name(), " must send its address and scorer_name"));
+  }
+  // An actor first asks for the configuration, which says what weights to load; it is a member once it comes back with their fingerprint.
+  if (request.role() == proto::ACTOR && request.base_fingerprint().empty()) return Registered{};
+  if (request.role() == proto::ACTOR && request.base_fingerprint() != base_fingerprint_) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("Register: ", request.name(), " has base weights with fingerprint ",
+                     request.base_fingerprint(), ", expected ", base_fingerprint_, " as in the learner; policy.model.path must hold the same files everywhere"));
+  }
+  MutexLock lock(mutex_);
+  Registered result;
+  result.member_id = absl::StrCat(request.name(), "#", ++num_registrations_);
+  const auto former = by_name_.find(request.name());
+  if (former != by_name_.end()) result.ended_id = former->second.id;
+  Member member;
+  member.id = result.member_id;
+  member.registration = request;
+  member.status.set_state("starting");
+  member.last_heard = clock_->Now();
+  by_name_[request.name()] = std::move(member);
+  name_of_id_[result.member_id] = request.name();
+  return result;
+}
+
+bool Members::Heartbeat(const std::string& member_id, const proto::MemberStatus& status, bool drain) {
+  MutexLock lock(mutex_);
+  Member* member = FindById(member_id);
+  if (member == nullptr) return false;
+  const std::string last_error = member->status.last_error();
+  member->status = status;
+  // An error stays on the page until a newer one replaces it.
+  if (!status.has_last_error()) member->status.set_last_error(last_error);
+  member->last_heard = clock_->Now();
+  member->lost = false;
+  member->told_to_drain |= drain;
+  return true;
+}
+
+bool Members::Touch(const std::string& member_id, bool drain) {
+  MutexLock lock(mutex_);
+  Member* member = FindById(member_id);
+  if (member == nullptr) return false;
+  member->last_heard = clock_->Now();
+  member->lost = false;
+  member->told_to_drain |= drain;
+  return true;
+}
+
+bool Members::Acknowledge(const std::string& member_id, uint64_t version, const std::string& fingerprint) {
+  MutexLock lock(mutex_);
+  Member* member = FindById(member_id);
+  if (member == nullptr) return false;
+  member->version = version;
+  member->fingerprint = fingerprint;
+  member->last_heard = clock_->Now();
+  return true;
+}
+
+std::vector<Members::Member> Members::ReapLost() {
+  MutexLock lock(mutex_);
+  std::vector<Member> lost;
+  const absl::Time now = clock_->Now();
+  for (auto& [name, member] : by_name_) {
+    if (member.lost || now - member.last_heard <= timeout_) continue;
+    member.lost = true;
+    lost.push_back(member);
+  }
+  return lost;
+}
+
+std::vector<proto::ScorerEndpoint> Members::ScorerEndpoints() const {
+  MutexLock lock(mutex_);
+  std::map<std::string, proto::ScorerEndpoint> by_scorer;
+  for (const auto& [name, member] : by_name_) {
+    if (member.lost || member.registration.role() != proto::SCORER) continue;
+    proto::ScorerEndpoint& endpoint = by_scorer[member.registration.scorer_name()];
+    endpoint.set_scorer_name(member.registration.scorer_name());
+    endpoint.add_address(member.registration.address());
+  }
+  std::vector<proto::ScorerEndpoint> endpoints;
+  for (auto& [name, endpoint] : by_scorer) endpoints.push_back(std::move(endpoint));
+  return endpoints;
+}
+
+std::vector<Members::Member> Members::Snapshot() const {
+  MutexLock lock(mutex_);
+  std::vector<Member> members;
+  for (const auto& [name, member] : by_name_) members.push_back(member);
+  return members;
+}
+
+std::string Members::NameOf(const std::string& member_id) const {
+  MutexLock lock(mutex_);
+  const auto name = name_of_id_.find(member_id);
+  return name == name_of_id_.end() ? "unknown member" : name->second;
+}
+
+int Members::NumAlive(proto::Role role) const {
+  MutexLock lock(mutex_);
+  int n = 0;
+  for (const auto& [name, member] : by_name_) n += !member.lost && member.registration.role() == role;
+  return n;
+}
+
+bool Members::AllTold() const {
+  MutexLock lock(mutex_);
+  for (const auto& [name, member] : by_name_) {
+    if (!member.lost && !member.told_to_drain) return false;
+  }
+  return true;
+}
+
+std::pair<int, int> Members::ActorsAt(uint64_t version) const {
+  MutexLock lock(mutex_);
+  int at = 0, all = 0;
+  for (const auto& [name, member] : by_name_) {
+    if (member.lost || member.registration.role() != proto::ACTOR) continue;
+    ++all;
+    at += member.version.has_value() && *member.version >= version;
+  }
+  return {at, all};
+}
+
+}  // namespace wideberth::learner
