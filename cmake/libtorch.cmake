@@ -14,13 +14,15 @@ target_link_options(libtorch INTERFACE -Wl,-rpath,${WIDEBERTH_LIBTORCH}/lib -Wl,
 
 if(WIDEBERTH_GPU)
   find_package(CUDAToolkit REQUIRED)
-  find_library(NCCL_LIBRARY nccl REQUIRED)
+  find_library(NCCL_LIBRARY nccl REQUIRED HINTS ${CUDAToolkit_LIBRARY_ROOT} ${CUDAToolkit_LIBRARY_DIR} PATH_SUFFIXES lib lib64)
+  find_path(NCCL_INCLUDE_DIR nccl.h REQUIRED HINTS ${CUDAToolkit_INCLUDE_DIRS})
   # Without --no-as-needed the linker drops libtorch_cuda.so, which no symbol of ours names, and CUDA is silently absent.
   target_link_libraries(libtorch INTERFACE
     -Wl,--no-as-needed ${WIDEBERTH_LIBTORCH}/lib/libtorch.so ${WIDEBERTH_LIBTORCH}/lib/libtorch_cuda.so
     ${WIDEBERTH_LIBTORCH}/lib/libc10_cuda.so -Wl,--as-needed)
-  target_include_directories(libtorch SYSTEM INTERFACE ${CUDAToolkit_INCLUDE_DIRS})
-  target_compile_definitions(libtorch INTERFACE WIDEBERTH_GPU=1)
+  # CUDA's headers and the definition go only to sources that need them: everything else is the release preset's object from the cache.
   add_library(nccl INTERFACE)
+  target_include_directories(nccl SYSTEM INTERFACE ${CUDAToolkit_INCLUDE_DIRS} ${NCCL_INCLUDE_DIR})
+  target_compile_definitions(nccl INTERFACE WIDEBERTH_GPU=1)
   target_link_libraries(nccl INTERFACE ${NCCL_LIBRARY} CUDA::cudart)
 endif()

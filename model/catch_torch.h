@@ -13,12 +13,20 @@
 
 namespace wideberth::model {
 
-// Runs `work`; what it throws becomes Internal (ResourceExhausted for memory) with `what` and the first line of the exception's text.
+namespace internal {
+template <typename T>
+struct IsStatusOr : std::false_type {};
+template <typename T>
+struct IsStatusOr<absl::StatusOr<T>> : std::true_type {};
+}  // namespace internal
+
+// Runs `work`, which returns nothing, a Status, a StatusOr<T> or a T (then StatusOr<T> comes back); what it throws becomes Internal (ResourceExhausted for memory) with `what` and the first line of the exception's text.
 template <typename Work>
 auto CatchTorch(absl::string_view what, Work&& work) {
   using Result = std::invoke_result_t<Work>;
-  constexpr bool returns_status = std::is_same_v<Result, absl::Status>;
-  using Returned = std::conditional_t<std::is_void_v<Result> || returns_status, absl::Status, absl::StatusOr<Result>>;
+  constexpr bool is_status = std::is_same_v<Result, absl::Status> || internal::IsStatusOr<Result>::value;
+  using Value = std::conditional_t<std::is_void_v<Result>, int, Result>;
+  using Returned = std::conditional_t<std::is_void_v<Result>, absl::Status, std::conditional_t<is_status, Result, absl::StatusOr<Value>>>;
   auto first_line = [](const char* text) {
     const absl::string_view all(text);
     return all.substr(0, all.find('\n'));

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The language model: a Hugging Face folder and its forward pass over token trees, the same code for sampling, scoring and learning.
-// Shapes: N packed tokens, H hidden, V vocabulary, K key/value heads, D head dimension, P prefix tokens.
+// Shapes: N packed tokens, H hidden, V vocabulary, Q query heads, K key/value heads, D head dimension, P prefix tokens.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
+#include <array>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -31,25 +33,21 @@ struct ForwardOptions {
   std::vector<KvPrefix>* root_kv = nullptr;
 };
 
-// Not thread-safe: one thread per process owns the device and does all torch work. Weights are read-only and memory-mapped where the
-// stored dtype is the running one, so processes on one host share them.
-class CausalLm {
+// One thread per process owns the device and does all torch work; const methods keep no state. Weights are read-only and memory-mapped where
+// the stored dtype is the running one, so processes on one host share them.
+class CausalLm final {
  public:
-  virtual ~CausalLm() = default;
-
   // Errors name file, tensor or field, found and expected.
   static absl::StatusOr<std::unique_ptr<CausalLm>> Load(const proto::ModelConfig& config);
 
   // Hidden states after the final norm, [N, H]. Differentiable in the adapter's tensors when gradients are on. Throws c10::Error: call it
   // inside CatchTorch.
-  virtual at::Tensor Hidden(const TokenTree& tree, const ForwardOptions& options) const = 0;
+  at::Tensor Hidden(const TokenTree& tree, const ForwardOptions& options) const;
 
-  // One decode step for B completions, see model/generate.h, its only caller besides tests.
-  struct DecodeSequence {
-    const KvPrefix* prompt = nullptr;  // Shared by the group.
-    int64_t group = 0;                 // Sequences of one group are adjacent in the batch and have equal `group`.
-  };
-  class DecodeCache;  // model/causal_lm.cc
+  // The layers themselves, attention left to the caller: Hidden and DecodeBatch are the two callers. ids and positions int64 [N];
+  // attend(layer, q [N, Q, D], k [N, K, D], v [N, K, D]), rotary applied, returns [N, Q * D].
+  using Attend = std::function<at::Tensor(int64_t, const at::Tensor&, const at::Tensor&, const at::Tensor&)>;
+  at::Tensor RunLayers(const at::Tensor& ids_N, const at::Tensor& positions_N, const Adapter* adapter, const Attend& attend) const;
 
   const ModelSpec& spec() const { return spec_; }
   at::ScalarType dtype() const { return dtype_; }
@@ -58,13 +56,31 @@ class CausalLm {
   const std::string& fingerprint() const { return fingerprint_; }
   // Output head [V, H] (the embedding where tied); for sequence classification the score head [1, H].
   const at::Tensor& head() const { return head_; }
+  // A vector of token ids or rows as an int64 tensor on the model's device.
+  at::Tensor Indices(const std::vector<int64_t>& values) const;
 
- protected:
+ private:
+  struct Linear {
+    at::Tensor weight;  // [out, in]
+    at::Tensor bias;    // [out] or undefined
+  };
+  struct Layer {
+    at::Tensor input_norm, post_attention_norm;  // [H]
+    std::array<Linear, kNumProjections> linears;
+  };
+  struct TensorReader;
+  CausalLm() = default;
+  absl::Status LoadTensors(TensorReader& reader);
+  void MakeInverseFrequencies();
+  at::Tensor Project(int64_t layer, Projection projection, const at::Tensor& x_NI, const Adapter* adapter) const;
+
   ModelSpec spec_;
   at::ScalarType dtype_ = at::kFloat;
   at::Device device_ = at::kCPU;
   std::string fingerprint_;
-  at::Tensor head_;
+  at::Tensor embedding_, final_norm_, head_;
+  std::vector<Layer> layers_;
+  at::Tensor inverse_frequencies_;  // [D / 2] float32, rotary scaling applied
 };
 
 }  // namespace wideberth::model

@@ -12,6 +12,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/optional.h"
 #include "absl/types/span.h"
+#include "model/token_decoder.h"
 
 namespace wideberth::model {
 
@@ -47,6 +48,7 @@ class Tokenizer {
   friend class StreamDecoder;
   struct State;
   explicit Tokenizer(std::unique_ptr<State> state);
+  static absl::StatusOr<std::unique_ptr<Tokenizer>> Load(absl::string_view file, absl::string_view config);
   std::unique_ptr<State> state_;
 };
 
@@ -63,9 +65,7 @@ class StreamDecoder {
  private:
   const Tokenizer& tokenizer_;
   const bool skip_special_tokens_;
-  std::string pending_;     // Bytes not yet emitted (byte-level).
-  std::string byte_run_;    // Bytes of a run of <0xNN> tokens (byte fallback).
-  bool at_start_ = true;
+  TokenDecoder::Progress progress_;
 };
 
 }  // namespace wideberth::model

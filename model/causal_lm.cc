@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+// Loading, and the layers. What the attention of a token tree or of a decode step looks like is in attention.cc and decode.cc.
+#include "model/causal_lm.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include <cmath>
+#include <set>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/status.h"
+#include "model/attention.h"
+#include "model/catch_torch.h"
+#include "model/runtime.h"
+#include "model/safetensors.h"
+
+namespace wideberth::model {
+namespace {
+
+using ::at::Tensor;
+
+absl::StatusOr<at::ScalarType> StoredType(const StoredTensor& stored, absl::string_view name) {
+  if (stored.dtype == "F32") return at::kFloat;
+  if (stored.dtype == "BF16") return at::kBFloat16;
+  if (stored.dtype == "F16") return at::kHalf;
+  if (stored.dtype == "F64") return at::kDouble;
+  return absl::InvalidArgumentError(
+      absl::StrCat(stored.file, ": tensor \"", name, "\" is ", stored.dtype, ", expected F32, BF16, F16 or F64"));
+}
+
+Tensor RmsNorm(const Tensor& x_NH, const Tensor& weight_H, double epsilon) {
+  const auto type = x_NH.scalar_type();
+  if (type == at::kFloat || type == at::kDouble) {
+    return x_NH * at::rsqrt(x_NH.square().mean(-1, true) + epsilon) * weight_H;
+  }
+  const Tensor x = x_NH.to(at::kFloat);
+  return weight_H * (x * at::rsqrt(x.square().mean(-1, true) + epsilon)).to(type);
+}
+
+// Rotates halves: [N, heads, D] by cos and sin [N, 1, D].
+Tensor Rotate(const Tensor& x_NAD, const Tensor& cos_N1D, const Tensor& sin_N1D) {
+  const int64_t half = x_NAD.size(-1) / 2;
+  const Tensor turned = at::cat({x_NAD.narrow(-1, half, half).neg(), x_NAD.narrow(-1, 0, half)}, -1);
+  return x_NAD * cos_N1D + turned * sin_N1D;
+}
+
+double Llama3Frequency(double frequency, const Llama3RopeScaling& scaling) {
+  const double original = static_cast<double>(scaling.original_max_positions);
+  const double wavelength = 2 * M_PI / frequency;
+  if (wavelength < original / scaling.high_freq_factor) return frequency;
+  if (wavelength > original / scaling.low_freq_factor) return frequency / scaling.factor;
+  const double smooth =
+      (original / wavelength - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor);
+  return (1 - smooth) * frequency / scaling.factor + smooth * frequency;
+}
+
+}  // namespace
+
+struct CausalLm::TensorReader {
+  std::shared_ptr<const WeightFiles> files;
+  at::ScalarType dtype;
+  at::Device device;
+  std::set<std::string> used;
+
+  absl::StatusOr<Tensor> Read(const std::string& name, const std::vector<int64_t>& shape) {
+    WB_ASSIGN_OR_RETURN(const StoredTensor stored, files->Find(name, shape));
+    WB_ASSIGN_OR_RETURN(const at::ScalarType type, StoredType(stored, name));
+    used.insert(name);
+    // The mapping is read-only; nothing in the model writes to a weight.
+    Tensor tensor = at::from_blob(const_cast<char*>(stored.data), stored.shape, [keep = files](void*) {}, at::TensorOptions(type));
+    return tensor.to(device, dtype);
+  }
+  bool Has(const std::string& name) const { return files->tensors().count(name) > 0; }
+
+  absl::Status CheckAllUsed(const ModelSpec& spec) const {
+    std::vector<std::string> unexpected;
+    for (const auto& [name, unused] : files->tensors()) {
+      const bool known = used.count(name) || absl::EndsWith(name, "rotary_emb.inv_freq") ||
+                         (name == "lm_head.weight" && (spec.tied_embeddings || spec.sequence_classification));
+      if (!known) unexpected.push_back(name);
+    }
+    if (unexpected.empty()) return absl::OkStatus();
+    const size_t shown = std::min<size_t>(unexpected.size(), 3);
+    return absl::InvalidArgumentError(absl::StrCat(
+        files->source(), ": ", unexpected.size(), " tensor(s) that a ", spec.architecture, " of this config.json does not have: ",
+        absl::StrJoin(unexpected.begin(), unexpected.begin() + shown, ", "), unexpected.size() > shown ? ", ..." : ""));
+  }
+};
+
+absl::Status CausalLm::LoadTensors(TensorReader& reader) {
+  const int64_t hidden = spec_.hidden;
+  WB_ASSIGN_OR_RETURN(embedding_, reader.Read("model.embed_tokens.weight", {spec_.vocab, hidden}));
+  WB_ASSIGN_OR_RETURN(final_norm_, reader.Read("model.norm.weight", {hidden}));
+  if (spec_.sequence_classification) {
+    WB_ASSIGN_OR_RETURN(head_, reader.Read("score.weight", {1, hidden}));
+  } else if (spec_.tied_embeddings) {
+    head_ = embedding_;
+  } else {
+    WB_ASSIGN_OR_RETURN(head_, reader.Read("lm_head.weight", {spec_.vocab, hidden}));
+  }
+  layers_.resize(spec_.num_layers);
+  for (int64_t i = 0; i < spec_.num_layers; ++i) {
+    const std::string prefix = absl::StrCat("model.layers.", i, ".");
+    Layer& layer = layers_[i];
+    WB_ASSIGN_OR_RETURN(layer.input_norm, reader.Read(prefix + "input_layernorm.weight", {hidden}));
+    WB_ASSIGN_OR_RETURN(layer.post_attention_norm, reader.Read(prefix + "post_attention_layernorm.weight", {hidden}));
+    for (int p = 0; p < kNumProjections; ++p) {
+      const auto projection = static_cast<Projection>(p);
+      const std::string name = absl::StrCat(prefix, ProjectionModule(projection));
+      const int64_t out = ProjectionOutputs(spec_, projection);
+      WB_ASSIGN_OR_RETURN(layer.linears[p].weight, reader.Read(name + ".weight", {out, ProjectionInputs(spec_, projection)}));
+      if (spec_.qkv_bias && p <= static_cast<int>(Projection::kV)) {
+        WB_ASSIGN_OR_RETURN(layer.linears[p].bias, reader.Read(name + ".bias", {out}));
+      }
+    }
+  }
+  return reader.CheckAllUsed(spec_);
+}
+
+void CausalLm::MakeInverseFrequencies() {
+  const int64_t half = spec_.head_dim / 2;
+  // float32 throughout, as transformers computes them.
+  Tensor inverse = 1.0 / at::pow(at::scalar_tensor(spec_.rope_theta, at::kFloat),
+                                 at::arange(0, spec_.head_dim, 2, at::kLong).to(at::kFloat) / static_cast<double>(spec_.head_dim));
+  if (spec_.rope_scaling) {
+    float* values = inverse.data_ptr<float>();
+    for (int64_t i = 0; i < half; ++i) values[i] = static_cast<float>(Llama3Frequency(values[i], *spec_.rope_scaling));
+  }
+  inverse_frequencies_ = inverse.to(device_);
+}
+
+absl::StatusOr<std::unique_ptr<CausalLm>> CausalLm::Load(const proto::ModelConfig& config) {
+  if (config.path().empty()) return absl::InvalidArgumentError("model.path is empty, expected a Hugging Face folder");
+  WB_ASSIGN_OR_RETURN(ModelSpec spec, ReadModelSpec(config.path()));
+  WB_ASSIGN_OR_RETURN(const at::Device device, ParseDevice(config.device()));
+  WB_ASSIGN_OR_RETURN(std::shared_ptr<const WeightFiles> files, WeightFiles::OpenFolder(config.path()));
+  std::unique_ptr<CausalLm> model(new CausalLm);
+  model->spec_ = std::move(spec);
+  model->dtype_ = ScalarTypeOf(config.dtype());
+  model->device_ = device;
+  model->fingerprint_ = files->Fingerprint();
+  TensorReader reader{files, model->dtype_, device, {}};
+  WB_RETURN_IF_ERROR(CatchTorch(absl::StrCat("loading ", config.path()), [&]() -> absl::Status {
+    const c10::AutoGradMode no_gradient(false);
+    WB_RETURN_IF_ERROR(model->LoadTensors(reader));
+    model->MakeInverseFrequencies();
+    return absl::OkStatus();
+  }));
+  return model;
+}
+
+Tensor CausalLm::Indices(const std::vector<int64_t>& values) const {
+  return at::tensor(values, at::TensorOptions(at::kLong)).to(device_);
+}
+
+Tensor CausalLm::Project(int64_t layer, Projection projection, const Tensor& x_NI, const Adapter* adapter) const {
+  const Linear& linear = layers_[layer].linears[static_cast<int>(projection)];
+  Tensor y = linear.bias.defined() ? at::linear(x_NI, linear.weight, linear.bias) : at::mm(x_NI, linear.weight.t());
+  const Adapter::Pair* lora = adapter == nullptr ? nullptr : adapter->Find(layer, projection);
+  if (lora == nullptr) return y;
+  const Tensor low = at::mm(x_NI, lora->a.t());
+  if (!c10::GradMode::is_enabled()) return y.addmm_(low, lora->b.t(), 1.0, adapter->scaling());
+  return at::addmm(y, low, lora->b.t(), 1.0, adapter->scaling());
+}
+
+Tensor CausalLm::RunLayers(const Tensor& ids_N, const Tensor& positions_N, const Adapter* adapter, const Attend& attend) const {
+  const int64_t n = ids_N.size(0), d = spec_.head_dim;
+  const Tensor half_angles = at::outer(positions_N.to(at::kFloat), inverse_frequencies_);
+  const Tensor angles_N1D = at::cat({half_angles, half_angles}, -1).unsqueeze(1);
+  const Tensor cos_N1D = angles_N1D.cos().to(dtype_), sin_N1D = angles_N1D.sin().to(dtype_);
+  Tensor x_NH = embedding_.index_select(0, ids_N);
+  for (int64_t i = 0; i < spec_.num_layers; ++i) {
+    const Layer& layer = layers_[i];
+    const Tensor attention_in = RmsNorm(x_NH, layer.input_norm, spec_.norm_epsilon);
+    const Tensor q = Rotate(Project(i, Projection::kQ, attention_in, adapter).view({n, spec_.num_heads, d}), cos_N1D, sin_N1D);
+    const Tensor k = Rotate(Project(i, Projection::kK, attention_in, adapter).view({n, spec_.num_kv_heads, d}), cos_N1D, sin_N1D);
+    const Tensor v = Project(i, Projection::kV, attention_in, adapter).view({n, spec_.num_kv_heads, d});
+    x_NH = x_NH + Project(i, Projection::kO, attend(i, q, k, v), adapter);
+    const Tensor mlp_in = RmsNorm(x_NH, layer.post_attention_norm, spec_.norm_epsilon);
+    const Tensor gated = at::silu(Project(i, Projection::kGate, mlp_in, adapter)) * Project(i, Projection::kUp, mlp_in, adapter);
+    x_NH = x_NH + Project(i, Projection::kDown, gated, adapter);
+  }
+  return RmsNorm(x_NH, final_norm_, spec_.norm_epsilon);
+}
+
+Tensor CausalLm::Hidden(const TokenTree& tree, const ForwardOptions& options) const {
+  WB_CHECK(tree.num_tokens > 0, "a token tree has at least one node");
+  const int64_t prefix_length = options.prefix == nullptr ? 0 : options.prefix->length;
+  std::vector<int64_t> ids, positions;
+  ids.reserve(tree.num_tokens);
+  positions.reserve(tree.num_tokens);
+  for (const TokenTree::Node& node : tree.nodes) {
+    for (size_t i = 0; i < node.tokens.size(); ++i) {
+      ids.push_back(node.tokens[i]);
+      positions.push_back(prefix_length + node.first_position + static_cast<int64_t>(i));
+    }
+  }
+  const TreeAttention attention(tree, options.prefix, *this);
+  if (options.root_kv != nullptr) attention.PrepareRootKv(options.root_kv);
+  return RunLayers(Indices(ids), Indices(positions), options.adapter,
+                   [&](int64_t layer, const Tensor& q, const Tensor& k, const Tensor& v) {
+                     if (options.root_kv != nullptr) attention.KeepRootKv(layer, k, v, options.root_kv);
+                     return attention.Attend(layer, q, k, v);
+                   });
+}
+
+}  // namespace wideberth::model

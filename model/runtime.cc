@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/runtime.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+
+#include "absl/strings/str_cat.h"
+
+// The GEMMs of a CPU build are MKL's. MKL asks this function whether it may take its AVX-512 and AVX2 paths; on AMD processors its own answer is
+// no, which halves their speed. Results agree to rounding.
+extern "C" int mkl_serv_intel_cpu_true() { return 1; }
+
+namespace wideberth::model {
+
+void ConfigureRuntime(int num_threads) {
+  at::set_num_threads(num_threads > 0 ? num_threads : 1);
+  at::set_num_interop_threads(1);
+}
+
+at::ScalarType ScalarTypeOf(proto::DType dtype) {
+  switch (dtype) {
+    case proto::BFLOAT16:
+      return at::kBFloat16;
+    case proto::FLOAT64:
+      return at::kDouble;
+    case proto::FLOAT32:
+      break;
+  }
+  return at::kFloat;
+}
+
+absl::StatusOr<at::Device> ParseDevice(const std::string& name) {
+  if (name == "cpu" || name.empty()) return at::Device(at::kCPU);
+  const bool numbered = name.rfind("cuda:", 0) == 0 && name.size() > 5 && name.find_first_not_of("0123456789", 5) == std::string::npos;
+  if (!numbered && name != "cuda") {
+    return absl::InvalidArgumentError(absl::StrCat("device is \"", name, "\", expected \"cpu\" or \"cuda:N\""));
+  }
+  if (!at::hasCUDA()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("device is \"", name, "\", but no GPU can be used here: this needs the gpu preset and a visible CUDA device"));
+  }
+  const int index = numbered ? std::stoi(name.substr(5)) : 0;
+  const int available = static_cast<int>(at::getNumGPUs());
+  if (index >= available) {
+    return absl::FailedPreconditionError(absl::StrCat("device is \"", name, "\", but this machine has ", available, " GPU(s)"));
+  }
+  return at::Device(at::kCUDA, static_cast<at::DeviceIndex>(index));
+}
+
+}  // namespace wideberth::model

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+// See tokenizer_json.h.
+#include "model/tokenizer_json.h"
+
+#include <algorithm>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/status.h"
+
+namespace wideberth::model {
+namespace {
+
+const nlohmann::json kNull;
+
+std::string Brief(const nlohmann::json& value) {
+  if (value.is_null()) return "absent";
+  std::string text = value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  if (text.size() > 80) text = text.substr(0, 80) + "...";
+  return text;
+}
+
+}  // namespace
+
+absl::StatusOr<nlohmann::json> ParseJson(absl::string_view text, absl::string_view file) {
+  try {
+    return nlohmann::json::parse(text.begin(), text.end());
+  } catch (const nlohmann::json::parse_error& error) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(file, " is not JSON: it goes wrong at byte ", error.byte, " of ", text.size()));
+  }
+}
+
+absl::Status JsonNode::Unsupported(absl::string_view supported) const {
+  return absl::InvalidArgumentError(
+      absl::StrCat(place_, " is ", Brief(*value_), ", supported: ", supported));
+}
+
+JsonNode JsonNode::Field(absl::string_view key) const {
+  const absl::string_view separator = absl::EndsWith(place_, ": ") ? "" : ".";
+  const std::string place = absl::StrCat(place_, separator, key);
+  if (!value_->is_object()) return JsonNode(kNull, place);
+  const auto found = value_->find(std::string(key));
+  return JsonNode(found == value_->end() ? kNull : *found, place);
+}
+
+absl::StatusOr<std::vector<JsonNode>> JsonNode::Items() const {
+  if (!value_->is_array()) return Unsupported("a list");
+  std::vector<JsonNode> items;
+  items.reserve(value_->size());
+  for (size_t i = 0; i < value_->size(); ++i) {
+    items.emplace_back((*value_)[i], absl::StrCat(place_, "[", i, "]"));
+  }
+  return items;
+}
+
+absl::StatusOr<std::string> JsonNode::String() const {
+  if (!value_->is_string()) return Unsupported("a string");
+  return value_->get<std::string>();
+}
+
+absl::StatusOr<int64_t> JsonNode::Integer() const {
+  if (!value_->is_number_integer()) return Unsupported("a whole number");
+  return value_->get<int64_t>();
+}
+
+absl::StatusOr<bool> JsonNode::Bool(bool absent) const {
+  if (value_->is_null()) return absent;
+  if (!value_->is_boolean()) return Unsupported("true or false");
+  return value_->get<bool>();
+}
+
+absl::StatusOr<std::string> JsonNode::StringOr(absl::string_view absent) const {
+  if (value_->is_null()) return std::string(absent);
+  return String();
+}
+
+absl::Status JsonNode::OnlyFields(std::initializer_list<absl::string_view> known) const {
+  if (!value_->is_object()) return Unsupported("an object");
+  for (const auto& field : value_->items()) {
+    if (std::find(known.begin(), known.end(), field.key()) == known.end()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          place_, " has the unknown field \"", field.key(), "\", supported: ", absl::StrJoin(known, ", ")));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace wideberth::model
