@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "learner/rewards.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+namespace wideberth::learner {
+namespace {
+
+using proto::RewardConfig;
+using ::testing::HasSubstr;
+
+RewardConfig Config(RewardConfig::Form form) {
+  RewardConfig config;
+  config.set_form(form);
+  config.add_guard("safety");
+  config.set_utility("help");
+  return config;
+}
+
+CompletionScores Scores(absl::optional<double> u, absl::optional<double> t) { return {u, {t}}; }
+
+double RewardFor(const RewardConfig& config, double u, double t,
+                 absl::optional<bool> unsafe = absl::nullopt) {
+  const auto rewards = RewardComposer(config).Evaluate({{unsafe, {Scores(u, t)}}});
+  return rewards.ok() ? rewards->at(0).at(0).reward.value_or(-99) : -99;
+}
+
+TEST(RewardForms, BoundaryIsSignedAtTau) {
+  RewardConfig config = Config(RewardConfig::BOUNDARY);
+  config.set_boundary_coefficient(2);
+  config.set_utility_weight(3);
+  EXPECT_DOUBLE_EQ(RewardFor(config, 0.5, 0.75), 1.5 + 1.5);
+  EXPECT_DOUBLE_EQ(RewardFor(config, 0.5, 0.25), 1.5 - 0.5);
+  EXPECT_DOUBLE_EQ(RewardFor(config, 0.5, 0.5), 1.5 + 1.0) << "t = tau counts as blocked";
+  config.set_tau(0.8);
+  EXPECT_DOUBLE_EQ(RewardFor(config, 0.5, 0.75), 1.5 - 1.5);
+}
+
+TEST(RewardForms, AbsoluteAndSquaredMeasureTheDistanceFromTau) {
+  RewardConfig config = Config(RewardConfig::ABSOLUTE);
+  config.set_boundary_coefficient(2);
+  config.set_tau(0.25);
+  EXPECT_DOUBLE_EQ(RewardFor(config, 1, 0.75), 2.0);
+  EXPECT_DOUBLE_EQ(RewardFor(config, 1, 0.0), 1.5);
+  config.set_form(RewardConfig::SQUARED);
+  EXPECT_DOUBLE_EQ(RewardFor(config, 1, 0.75), 1.5);
+}
+
+TEST(RewardForms, AblationsAndControls) {
+  RewardConfig config = Config(RewardConfig::GUARD_ONLY);
+  config.set_boundary_coefficient(2);
+  EXPECT_DOUBLE_EQ(RewardFor(config, 7, 0.75), 1.5);
+  EXPECT_DOUBLE_EQ(RewardFor(config, 7, 0.25), -0.5);
+  config.set_form(RewardConfig::U_ONLY);
+  EXPECT_DOUBLE_EQ(RewardFor(config, 7, 0.75), 7);
+  config.set_form(RewardConfig::U_MINUS_T);
+  EXPECT_DOUBLE_EQ(RewardFor(config, 7, 0.75), 5.5);
+  config.set_form(RewardConfig::PROMPT_AWARE);
+  EXPECT_DOUBLE_EQ(RewardFor(config, 7, 0.25, true), 7.5);
+  EXPECT_DOUBLE_EQ(RewardFor(config, 7, 0.75, false), 5.5);
+}
+
+TEST(RewardForms, CompoundIsTheExpectedUtilityOfTheSystem) {
+  RewardConfig config = Config(RewardConfig::COMPOUND);
+  config.set_lambda(2);
+  EXPECT_DOUBLE_EQ(RewardFor(config, 0.5, 0.75), -0.5);
+  EXPECT_DOUBLE_EQ(RewardFor(config, 0.5, 0.25), 0.25);
+  // Strictly falling below tau, strictly rising above: the minimum is at the boundary.
+  for (double t = 0.0; t < 0.49; t += 0.01) {
+    EXPECT_GT(CompoundUtility(t, 0.5, 1, 0.5), CompoundUtility(t + 0.01, 0.5, 1, 0.5));
+    EXPECT_LT(CompoundUtility(t + 0.5, 0.5, 1, 0.5), CompoundUtility(t + 0.51, 0.5, 1, 0.5));
+  }
+}
+
+TEST(RewardForms, AnUnlabelledPromptIsAnErrorUnderPromptAware) {
+  RewardComposer composer(Config(RewardConfig::PROMPT_AWARE));
+  const auto rewards = composer.Compose({{true, {Scores(1, 0)}}, {{}, {Scores(1, 0)}}});
+  EXPECT_EQ(rewards.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(rewards.status().message()), HasSubstr("PROMPT_AWARE"));
+  EXPECT_EQ(composer.num_observed(), 0) << "a refused step leaves the statistics alone";
+}
+
+TEST(MissingScores, GiveNoRewardNeverZero) {
+  const RewardComposer composer(Config(RewardConfig::BOUNDARY));
+  const auto rewards =
+      composer.Evaluate({{{}, {Scores({}, 0.9), Scores(1, {}), Scores({}, {}), Scores(1, 0.9)}}});
+  ASSERT_TRUE(rewards.ok());
+  EXPECT_FALSE(rewards->at(0).at(0).reward.has_value());
+  EXPECT_FALSE(rewards->at(0).at(1).reward.has_value());
+  EXPECT_FALSE(rewards->at(0).at(2).reward.has_value());
+  EXPECT_TRUE(rewards->at(0).at(3).reward.has_value());
+  EXPECT_EQ(rewards->at(0).at(0).t, 0.9) << "what was scored is still reported";
+}
+
+TEST(MissingScores, OnlyWhatTheFormNeedsMatters) {
+  const RewardComposer guard_only(Config(RewardConfig::GUARD_ONLY));
+  EXPECT_EQ(guard_only.Evaluate({{{}, {Scores({}, 0.9)}}})->at(0).at(0).reward, 0.9);
+  const RewardComposer u_only(Config(RewardConfig::U_ONLY));
+  EXPECT_EQ(u_only.Evaluate({{{}, {Scores(3, {})}}})->at(0).at(0).reward, 3);
+  EXPECT_EQ(NeededScorers(Config(RewardConfig::GUARD_ONLY)), std::vector<std::string>{"safety"});
+  EXPECT_EQ(NeededScorers(Config(RewardConfig::U_ONLY)), std::vector<std::string>{"help"});
+}
+
+TEST(SeveralGuards, TheLargestCountsAndAMissingOneLeavesTUnknown) {
+  RewardConfig config = Config(RewardConfig::GUARD_ONLY);
+  config.add_guard("privacy");
+  const RewardComposer composer(config);
+  const auto rewards = composer.Evaluate({{{}, {{{}, {0.2, 0.7}}, {{}, {0.9, absl::nullopt}}}}});
+  EXPECT_EQ(rewards->at(0).at(0).reward, 0.7);
+  EXPECT_FALSE(rewards->at(0).at(1).reward.has_value());
+}
+
+// Utilities of the completions that are fully scored, in order, after normalisation; reward form
+// U_ONLY plus a completion without t.
+std::vector<double> Normalized(const RewardComposer& composer, const std::vector<double>& us) {
+  GroupScores group;
+  for (double u : us) group.completions.push_back(Scores(u, 0));
+  std::vector<double> values;
+  const auto rewards = composer.Evaluate({group});
+  for (const CompletionReward& reward : rewards->at(0))
+    values.push_back(*reward.normalized_utility);
+  return values;
+}
+
+TEST(Normalization, GroupZScoreUsesTheSampleDeviation) {
+  RewardConfig config = Config(RewardConfig::BOUNDARY);
+  config.set_utility_normalization(RewardConfig::GROUP_ZSCORE);
+  const RewardComposer composer(config);
+  const double deviation = std::sqrt(2.0) + 1e-4;  // of 1 and 3 over n - 1
+  EXPECT_DOUBLE_EQ(Normalized(composer, {1, 3})[0], -1 / deviation);
+  EXPECT_DOUBLE_EQ(Normalized(composer, {1, 3})[1], 1 / deviation);
+  EXPECT_EQ(Normalized(composer, {5})[0], 0);
+  // The completion without t takes no part, so its utility must not shift the others'.
+  const auto rewards = composer.Evaluate({{{}, {Scores(1, 0), Scores(3, 0), Scores(100, {})}}});
+  EXPECT_DOUBLE_EQ(*rewards->at(0).at(0).reward, -1 / deviation);
+}
+
+TEST(Normalization, RunningZScoreSeesAllScoresSoFar) {
+  RewardConfig config = Config(RewardConfig::U_ONLY);
+  config.set_utility_normalization(RewardConfig::RUNNING_ZSCORE);
+  RewardComposer composer(config);
+  ASSERT_TRUE(composer.Compose({{{}, {Scores(1, {}), Scores({}, 0.5)}}}).ok());
+  EXPECT_EQ(composer.num_observed(), 1);
+  EXPECT_EQ(Normalized(composer, {4})[0], 3) << "with one score the deviation is 1";
+  const auto rewards = composer.Compose({{{}, {Scores(2, {})}}, {{}, {Scores(6, {})}}});
+  EXPECT_EQ(composer.num_observed(), 3);
+  EXPECT_DOUBLE_EQ(composer.running_mean(), 3);
+  EXPECT_DOUBLE_EQ(composer.running_deviation(), std::sqrt(7.0));
+  EXPECT_DOUBLE_EQ(*rewards->at(1).at(0).reward, 3 / (std::sqrt(7.0) + 1e-4));
+}
+
+TEST(Normalization, SigmoidTakesFixedOrRunningCentreAndScale) {
+  RewardConfig config = Config(RewardConfig::U_ONLY);
+  config.set_utility_normalization(RewardConfig::SIGMOID);
+  config.set_sigmoid_mu(2);
+  config.set_sigmoid_scale(4);
+  EXPECT_DOUBLE_EQ(Normalized(RewardComposer(config), {6})[0], 1 / (1 + std::exp(-1.0)));
+  config.clear_sigmoid_mu();
+  config.clear_sigmoid_scale();
+  RewardComposer running(config);
+  ASSERT_TRUE(running.Compose({{{}, {Scores(1, {}), Scores(3, {})}}}).ok());
+  EXPECT_DOUBLE_EQ(Normalized(running, {2})[0], 0.5);
+  EXPECT_DOUBLE_EQ(Normalized(running, {3})[0], 1 / (1 + std::exp(-1 / (std::sqrt(2.0) + 1e-4))));
+}
+
+TEST(RunningStatistics, SurviveACheckpointExactly) {
+  RewardConfig config = Config(RewardConfig::U_ONLY);
+  RewardComposer composer(config);
+  ASSERT_TRUE(
+      composer.Compose({{{}, {Scores(0.1, {}), Scores(1.0 / 3, {}), Scores(-7e9, {})}}}).ok());
+  RewardComposer restored(config);
+  ASSERT_TRUE(restored.Restore(composer.Serialize()).ok());
+  EXPECT_EQ(restored.num_observed(), 3);
+  EXPECT_EQ(restored.running_mean(), composer.running_mean());
+  EXPECT_EQ(restored.running_deviation(), composer.running_deviation());
+  for (const char* bad : {"", "3 0x1p+0", "-1 0x1p+0 0x1p+0", "3 nan 0x1p+0", "3 1 2 3"}) {
+    EXPECT_EQ(restored.Restore(bad).code(), absl::StatusCode::kInvalidArgument) << bad;
+  }
+  EXPECT_EQ(restored.num_observed(), 3);
+}
+
+TEST(GatherScores, TakesOnlyValuesThatAreScores) {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  proto::Completion completion;
+  auto add = [&](const char* name, proto::ScoreStatus status, absl::optional<double> value) {
+    proto::Score* score = completion.add_score();
+    score->set_scorer_name(name);
+    score->set_status(status);
+    if (value.has_value()) score->set_value(*value);
+  };
+  add("help", proto::SCORED, -3.5);
+  add("safety", proto::SCORED, 0.25);
+  RewardConfig config = Config(RewardConfig::BOUNDARY);
+  GroupScores group = GatherScores(config, true, {&completion});
+  EXPECT_EQ(group.completions.at(0).utility, -3.5);
+  EXPECT_EQ(group.completions.at(0).guards.at(0), 0.25);
+  EXPECT_EQ(group.unsafe, true);
+
+  completion.clear_score();
+  add("help", proto::SCORED, nan);
+  add("safety", proto::SCORED, 1.5);
+  group = GatherScores(config, {}, {&completion});
+  EXPECT_FALSE(group.completions.at(0).utility.has_value());
+  EXPECT_FALSE(group.completions.at(0).guards.at(0).has_value());
+
+  completion.clear_score();
+  add("safety", proto::TIMED_OUT, 0.0);
+  group = GatherScores(config, {}, {&completion});
+  EXPECT_FALSE(group.completions.at(0).utility.has_value());
+  EXPECT_FALSE(group.completions.at(0).guards.at(0).has_value()) << "a missing score is no zero";
+}
+
+TEST(MissingRule, IsTheConfiguredOneForEachStatus) {
+  RewardConfig config;
+  config.set_on_refused_input(RewardConfig::DROP_GROUP);
+  EXPECT_EQ(MissingRuleFor(config, proto::REFUSED_INPUT), RewardConfig::DROP_GROUP);
+  EXPECT_EQ(MissingRuleFor(config, proto::TIMED_OUT), RewardConfig::RETRY);
+  EXPECT_EQ(MissingRuleFor(config, proto::OVERLOADED), RewardConfig::RETRY);
+  EXPECT_EQ(MissingRuleFor(config, proto::MALFORMED_OUTPUT), RewardConfig::DROP_COMPLETION);
+  EXPECT_EQ(MissingRuleFor(config, proto::MODEL_ERROR), RewardConfig::RETRY);
+}
+
+TEST(ValidateRewardConfig, NamesTheFieldTheValueAndWhatWasExpected) {
+  std::vector<proto::ScorerConfig> scorers(2);
+  scorers[0].set_name("safety");
+  scorers[1].set_name("help");
+  scorers[1].set_output(proto::ScorerConfig::LOG_ODDS);
+  auto message = [&](const RewardConfig& config) {
+    return std::string(ValidateRewardConfig(config, scorers).message());
+  };
+  const RewardConfig good = Config(RewardConfig::BOUNDARY);
+  EXPECT_EQ(message(good), "");
+  RewardConfig bad = good;
+  bad.set_guard(0, "saftey");
+  EXPECT_THAT(message(bad), HasSubstr("reward.guard is \"saftey\""));
+  EXPECT_THAT(message(bad), HasSubstr("safety, help"));
+  bad.set_guard(0, "help");
+  EXPECT_THAT(message(bad), HasSubstr("PROBABILITY"));
+  bad = good;
+  bad.clear_utility();
+  EXPECT_THAT(message(bad), HasSubstr("reward.utility is not set"));
+  bad.set_form(RewardConfig::GUARD_ONLY);
+  EXPECT_EQ(message(bad), "");
+  bad = good;
+  bad.set_tau(1.5);
+  EXPECT_THAT(message(bad), HasSubstr("reward.tau is 1.5"));
+  bad = good;
+  bad.set_sigmoid_scale(0);
+  EXPECT_THAT(message(bad), HasSubstr("reward.sigmoid_scale is 0"));
+  bad = good;
+  bad.set_lambda(std::numeric_limits<double>::infinity());
+  EXPECT_THAT(message(bad), HasSubstr("reward.lambda is inf"));
+}
+
+TEST(BoundaryMass, IsWithinATenthOfOneHalf) {
+  EXPECT_TRUE(InBoundaryMass(0.5));
+  EXPECT_TRUE(InBoundaryMass(0.41));
+  EXPECT_FALSE(InBoundaryMass(0.39));
+  EXPECT_FALSE(InBoundaryMass(0.61));
+}
+
+}  // namespace
+}  // namespace wideberth::learner
