@@ -110,7 +110,7 @@ class HttpHealthPage final : public HealthPage {
     address_ = PublicAddress(options_.host, port);
     thread_ = std::thread([this] { server_.listen_after_bind(); });
     // `stop` before the loop has begun would be lost, and the thread never joined.
-    while (!server_.is_running()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    for (int i = 0; i < 5000 && !server_.is_running(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     return absl::OkStatus();
   }
   std::string address() const override { return address_; }

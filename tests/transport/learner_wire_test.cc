@@ -1,0 +1,349 @@
+// SPDX-License-Identifier: Apache-2.0
+// Learner server and client over loopback: retries, deadlines, the adapter stream and its refusals.
+#include <gmock/gmock.h>
+#include <grpcpp/grpcpp.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <functional>
+#include <thread>
+
+#include "absl/synchronization/notification.h"
+#include "proto/wire.grpc.pb.h"
+#include "tests/testing/fake_wire.h"
+#include "tests/transport/blobs.h"
+#include "transport/learner_client.h"
+#include "transport/learner_service.h"
+
+namespace wideberth::transport {
+namespace {
+
+using ::testing::HasSubstr;
+using ::wideberth::testing::FakeLearner;
+using ::wideberth::testing::MakeBlob;
+
+LearnerClient::Options Quick(absl::Duration timeout = absl::Seconds(30)) {
+  LearnerClient::Options options;
+  options.call_timeout = timeout;
+  options.fetch_timeout = timeout;
+  options.first_backoff = absl::Milliseconds(1);
+  options.max_backoff = absl::Milliseconds(20);
+  return options;
+}
+
+class LearnerWireTest : public ::testing::Test {
+ protected:
+  void Serve(const std::string& address = "127.0.0.1:0") {
+    auto server = LearnerServer::Start(address, &learner_);
+    ASSERT_TRUE(server.ok()) << server.status();
+    server_ = *std::move(server);
+  }
+  std::unique_ptr<LearnerClient> Client(const LearnerClient::Options& options = Quick()) {
+    auto client = LearnerClient::Connect(server_->address(), absl::Seconds(30), options);
+    EXPECT_TRUE(client.ok()) << client.status();
+    return client.ok() ? *std::move(client) : nullptr;
+  }
+
+  FakeLearner learner_;
+  std::unique_ptr<LearnerServer> server_;
+};
+
+TEST_F(LearnerWireTest, EveryCallReachesItsHandlerAndBringsItsAnswerBack) {
+  learner_.on_register = [](const proto::RegisterRequest& request) -> absl::StatusOr<proto::RegisterResponse> {
+    proto::RegisterResponse response;
+    response.set_member_id(request.name() + "#1");
+    response.mutable_config()->mutable_learner()->set_group_size(5);
+    return response;
+  };
+  learner_.on_heartbeat = [](const proto::HeartbeatRequest& request) -> absl::StatusOr<proto::HeartbeatResponse> {
+    proto::HeartbeatResponse response;
+    response.set_known(request.member_id() == "actor-0#1");
+    return response;
+  };
+  learner_.on_lease = [](const proto::LeasePromptsRequest& request) -> absl::StatusOr<proto::LeasePromptsResponse> {
+    proto::LeasePromptsResponse response;
+    for (int i = 0; i < request.max_groups(); ++i) response.add_lease()->set_group_id(i);
+    return response;
+  };
+  learner_.on_submit = [](const proto::SubmitGroupRequest& request) -> absl::StatusOr<proto::SubmitGroupResponse> {
+    proto::SubmitGroupResponse response;
+    response.set_outcome(request.completion(0).token_id(1) == 7 ? proto::SubmitGroupResponse::ACCEPTED
+                                                                : proto::SubmitGroupResponse::REFUSED);
+    return response;
+  };
+  uint64_t acknowledged = 0;
+  learner_.on_acknowledge = [&](const proto::AcknowledgeAdapterRequest& request) -> absl::StatusOr<proto::AcknowledgeAdapterResponse> {
+    acknowledged = request.version();
+    return proto::AcknowledgeAdapterResponse();
+  };
+  Serve();
+  const auto client = Client();
+  proto::RegisterRequest hello;
+  hello.set_name("actor-0");
+  const auto registered = client->Register(hello);
+  ASSERT_TRUE(registered.ok()) << registered.status();
+  EXPECT_EQ(registered->member_id(), "actor-0#1");
+  EXPECT_EQ(registered->config().learner().group_size(), 5);
+  proto::HeartbeatRequest beat;
+  beat.set_member_id("actor-0#1");
+  EXPECT_TRUE(client->Heartbeat(beat)->known());
+  proto::LeasePromptsRequest ask;
+  ask.set_max_groups(3);
+  EXPECT_EQ(client->LeasePrompts(ask)->lease_size(), 3);
+  proto::SubmitGroupRequest group;
+  group.add_completion()->add_token_id(6);
+  group.mutable_completion(0)->add_token_id(7);
+  EXPECT_EQ(client->SubmitGroup(group)->outcome(), proto::SubmitGroupResponse::ACCEPTED);
+  proto::AcknowledgeAdapterRequest swap;
+  swap.set_version(9);
+  EXPECT_TRUE(client->AcknowledgeAdapter(swap).ok());
+  EXPECT_EQ(acknowledged, 9u);
+}
+
+TEST_F(LearnerWireTest, AHandlersErrorKeepsItsCodeAndSentenceAndIsNotRetried) {
+  std::atomic<int> calls = 0;
+  learner_.on_register = [&](const proto::RegisterRequest&) -> absl::StatusOr<proto::RegisterResponse> {
+    ++calls;
+    return absl::FailedPreconditionError("actor-0: base fingerprint is aa, the run's is bb");
+  };
+  Serve();
+  const absl::Status status = Client()->Register({}).status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(status));
+  EXPECT_EQ(status.message(), "actor-0: base fingerprint is aa, the run's is bb");
+  EXPECT_EQ(calls, 1);
+}
+
+TEST_F(LearnerWireTest, AHandlersExceptionIsAnErrorOfTheCallAndTheServerLives) {
+  std::atomic<int> calls = 0;
+  learner_.on_heartbeat = [&](const proto::HeartbeatRequest&) -> absl::StatusOr<proto::HeartbeatResponse> {
+    if (++calls == 1) throw std::runtime_error("disk on fire");
+    return proto::HeartbeatResponse();
+  };
+  Serve();
+  const auto client = Client();
+  const absl::Status status = client->Heartbeat({}).status();
+  EXPECT_TRUE(absl::IsInternal(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("disk on fire"));
+  EXPECT_TRUE(client->Heartbeat({}).ok());
+}
+
+TEST_F(LearnerWireTest, UnavailableIsTriedAgainUntilItIsAnswered) {
+  std::atomic<int> calls = 0;
+  learner_.on_lease = [&](const proto::LeasePromptsRequest&) -> absl::StatusOr<proto::LeasePromptsResponse> {
+    if (++calls < 4) return absl::UnavailableError("not yet");
+    return proto::LeasePromptsResponse();
+  };
+  Serve();
+  EXPECT_TRUE(Client()->LeasePrompts({}).ok());
+  EXPECT_EQ(calls, 4);
+}
+
+TEST_F(LearnerWireTest, ACallSurvivesARestartOfTheLearner) {
+  learner_.on_heartbeat = [](const proto::HeartbeatRequest&) { return proto::HeartbeatResponse(); };
+  Serve();
+  const std::string address = server_->address();
+  const auto client = Client();
+  ASSERT_TRUE(client->Heartbeat({}).ok());
+  server_.reset();
+  absl::Status status = absl::UnknownError("no answer yet");
+  std::thread caller([&] { status = client->Heartbeat({}).status(); });
+  Serve(address);
+  caller.join();
+  EXPECT_TRUE(status.ok()) << status;
+}
+
+TEST_F(LearnerWireTest, ConnectWaitsForALearnerThatStartsLate) {
+  Serve();
+  const std::string address = server_->address();
+  server_.reset();
+  absl::Status status = absl::UnknownError("no answer yet");
+  std::thread caller([&] { status = LearnerClient::Connect(address, absl::Seconds(30)).status(); });
+  Serve(address);
+  caller.join();
+  EXPECT_TRUE(status.ok()) << status;
+}
+
+TEST_F(LearnerWireTest, AnUnreachableLearnerIsOneSentence) {
+  Serve();
+  const std::string address = server_->address();
+  server_.reset();
+  const absl::Status status = LearnerClient::Connect(address, absl::Milliseconds(300)).status();
+  EXPECT_TRUE(absl::IsUnavailable(status));
+  EXPECT_EQ(status.message(),
+            absl::StrCat("learner at ", address, " could not be reached within 300ms: nothing accepts connections there"));
+  EXPECT_THAT(std::string(LearnerClient::Connect("no-such-host.invalid:1", absl::Milliseconds(300)).status().message()),
+              HasSubstr("host name no-such-host.invalid is not known"));
+  EXPECT_THAT(std::string(LearnerClient::Connect("127.0.0.1", absl::Seconds(1)).status().message()),
+              HasSubstr("must be host:port"));
+}
+
+TEST_F(LearnerWireTest, ALearnerThatGoesAwayForGoodEndsTheCallWithASentence) {
+  Serve();
+  const std::string address = server_->address();
+  const auto client = Client(Quick(absl::Milliseconds(300)));
+  server_.reset();
+  const absl::Status status = client->SubmitGroup({}).status();
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr(absl::StrCat("learner at ", address, " could not be reached for SubmitGroup")));
+}
+
+TEST_F(LearnerWireTest, ASilentLearnerEndsTheCallAtItsDeadlineWithASentence) {
+  absl::Notification release;
+  learner_.on_lease = [&](const proto::LeasePromptsRequest&) {
+    release.WaitForNotification();
+    return proto::LeasePromptsResponse();
+  };
+  Serve();
+  const absl::Status status = Client(Quick(absl::Milliseconds(200)))->LeasePrompts({}).status();
+  release.Notify();
+  EXPECT_TRUE(absl::IsDeadlineExceeded(status));
+  EXPECT_EQ(status.message(), absl::StrCat("learner at ", server_->address(), " did not answer LeasePrompts within 200ms"));
+}
+
+TEST_F(LearnerWireTest, CancelEndsARunningCallAndAllLaterOnes) {
+  absl::Notification entered, release;
+  learner_.on_lease = [&](const proto::LeasePromptsRequest&) {
+    entered.Notify();
+    release.WaitForNotification();
+    return proto::LeasePromptsResponse();
+  };
+  Serve();
+  const auto client = Client();
+  absl::Status status;
+  std::thread caller([&] { status = client->LeasePrompts({}).status(); });
+  entered.WaitForNotification();
+  client->Cancel();
+  caller.join();
+  EXPECT_TRUE(absl::IsCancelled(status)) << status;
+  EXPECT_TRUE(absl::IsCancelled(client->Heartbeat({}).status()));
+  release.Notify();
+}
+
+TEST_F(LearnerWireTest, ASecondServerOnThePortIsRefusedWithTheReason) {
+  Serve();
+  const auto second = LearnerServer::Start(server_->address(), &learner_);
+  ASSERT_FALSE(second.ok());
+  EXPECT_EQ(second.status().message(), absl::StrCat("cannot listen on ", server_->address(), ": address already in use"));
+}
+
+TEST_F(LearnerWireTest, TheAnyAddressIsToldAsThisMachinesName) {
+  Serve("0.0.0.0:0");
+  EXPECT_EQ(server_->address().find("0.0.0.0"), std::string::npos);
+  EXPECT_THAT(server_->address(), ::testing::Not(::testing::EndsWith(":0")));
+}
+
+TEST_F(LearnerWireTest, AnAdapterOfManyChunksArrivesByteForByte) {
+  const auto blob = MakeBlob(4, 5'000'000 / 4);
+  learner_.on_fetch = [&](const proto::FetchAdapterRequest&) -> absl::StatusOr<std::shared_ptr<const AdapterBlob>> { return blob; };
+  Serve();
+  const auto fetched = Client()->FetchAdapter({});
+  ASSERT_TRUE(fetched.ok()) << fetched.status();
+  ASSERT_NE(*fetched, nullptr);
+  EXPECT_EQ((*fetched)->bytes, blob->bytes);
+  EXPECT_EQ((*fetched)->manifest.SerializeAsString(), blob->manifest.SerializeAsString());
+}
+
+TEST_F(LearnerWireTest, NothingNewerIsNull) {
+  learner_.on_fetch = [](const proto::FetchAdapterRequest&) -> absl::StatusOr<std::shared_ptr<const AdapterBlob>> { return nullptr; };
+  Serve();
+  const auto fetched = Client()->FetchAdapter({});
+  ASSERT_TRUE(fetched.ok()) << fetched.status();
+  EXPECT_EQ(*fetched, nullptr);
+}
+
+TEST_F(LearnerWireTest, ChangedMissingAndSurplusBytesAreRefused) {
+  std::shared_ptr<AdapterBlob> blob = MakeBlob(4, 1'000'000);
+  learner_.on_fetch = [&](const proto::FetchAdapterRequest&) -> absl::StatusOr<std::shared_ptr<const AdapterBlob>> { return blob; };
+  Serve();
+  const auto client = Client();
+  blob->bytes[3'000'000] ^= 1;
+  absl::Status status = client->FetchAdapter({}).status();
+  EXPECT_TRUE(absl::IsDataLoss(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("adapter version 4 has fingerprint"));
+
+  blob = MakeBlob(4, 1'000'000);
+  blob->bytes.resize(3'000'000);
+  status = client->FetchAdapter({}).status();
+  EXPECT_TRUE(absl::IsDataLoss(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("has 3000000 bytes, its manifest says 4000000"));
+
+  blob = MakeBlob(4, 1'000'000);
+  blob->bytes.append("x");
+  EXPECT_TRUE(absl::IsDataLoss(client->FetchAdapter({}).status()));
+
+  blob = MakeBlob(4, 1'000'000);
+  blob->manifest.mutable_tensor(1)->set_shape(0, 7);
+  EXPECT_TRUE(absl::IsInvalidArgument(client->FetchAdapter({}).status()));
+}
+
+// Streams whatever the test says, call by call.
+class ScriptedLearner final : public proto::Learner::Service {
+ public:
+  struct Stream {
+    std::vector<proto::AdapterChunk> chunks;
+    grpc::Status end;
+  };
+  explicit ScriptedLearner(std::vector<Stream> streams) : streams_(std::move(streams)) {
+    grpc::ServerBuilder builder;
+    builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port_);
+    builder.RegisterService(this);
+    server_ = builder.BuildAndStart();
+  }
+  ~ScriptedLearner() override { server_->Shutdown(std::chrono::system_clock::now()); }
+  std::string address() const { return absl::StrCat("127.0.0.1:", port_); }
+  int num_calls() const { return num_calls_; }
+
+  grpc::Status FetchAdapter(grpc::ServerContext*, const proto::FetchAdapterRequest*,
+                            grpc::ServerWriter<proto::AdapterChunk>* writer) override {
+    const Stream& stream = streams_[std::min<size_t>(num_calls_++, streams_.size() - 1)];
+    for (const proto::AdapterChunk& chunk : stream.chunks) writer->Write(chunk);
+    return stream.end;
+  }
+
+ private:
+  const std::vector<Stream> streams_;
+  std::atomic<int> num_calls_ = 0;
+  int port_ = 0;
+  std::unique_ptr<grpc::Server> server_;
+};
+
+std::vector<proto::AdapterChunk> ChunksOf(const AdapterBlob& blob, size_t chunk_bytes) {
+  std::vector<proto::AdapterChunk> chunks;
+  for (size_t offset = 0; offset < blob.bytes.size(); offset += chunk_bytes) {
+    proto::AdapterChunk& chunk = chunks.emplace_back();
+    if (offset == 0) *chunk.mutable_manifest() = blob.manifest;
+    chunk.set_offset_bytes(offset);
+    chunk.set_data(blob.bytes.substr(offset, chunk_bytes));
+  }
+  return chunks;
+}
+
+absl::Status FetchFrom(const ScriptedLearner& learner) {
+  auto client = LearnerClient::Connect(learner.address(), absl::Seconds(30), Quick());
+  if (!client.ok()) return client.status();
+  const auto blob = (*client)->FetchAdapter({});
+  if (!blob.ok()) return blob.status();
+  return *blob == nullptr ? absl::NotFoundError("null") : absl::OkStatus();
+}
+
+TEST(AdapterStreamTest, AStreamThatBreaksIsFetchedAgainFromTheStart) {
+  const std::vector<proto::AdapterChunk> chunks = ChunksOf(*MakeBlob(2, 64), 100);
+  const ScriptedLearner learner({{{chunks[0]}, grpc::Status(grpc::StatusCode::UNAVAILABLE, "gone")}, {chunks, grpc::Status::OK}});
+  EXPECT_TRUE(FetchFrom(learner).ok());
+  EXPECT_EQ(learner.num_calls(), 2);
+}
+
+TEST(AdapterStreamTest, ChunksThatDoNotFollowEachOtherAreRefused) {
+  const std::vector<proto::AdapterChunk> chunks = ChunksOf(*MakeBlob(2, 64), 100);
+  const grpc::Status ok = grpc::Status::OK;
+  EXPECT_TRUE(FetchFrom(ScriptedLearner({{chunks, ok}})).ok());
+  absl::Status status = FetchFrom(ScriptedLearner({{{chunks[0], chunks[2]}, ok}}));
+  EXPECT_TRUE(absl::IsDataLoss(status));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("a chunk of 56 bytes at 200, expected at 100 of 256"));
+  EXPECT_TRUE(absl::IsDataLoss(FetchFrom(ScriptedLearner({{{chunks[0], chunks[1]}, ok}}))));
+  EXPECT_TRUE(absl::IsDataLoss(FetchFrom(ScriptedLearner({{{chunks[0], chunks[0]}, ok}}))));
+  EXPECT_TRUE(absl::IsDataLoss(FetchFrom(ScriptedLearner({{{chunks[1], chunks[2]}, ok}}))));
+}
+
+}  // namespace
+}  // namespace wideberth::transport
