@@ -33,7 +33,8 @@ absl::Status PreTokenizer::Add(const JsonNode& node) {
   if (type == "Digits") {
     WB_RETURN_IF_ERROR(node.OnlyFields({"type", "individual_digits"}));
     WB_ASSIGN_OR_RETURN(const bool individual, node.Field("individual_digits").Bool(false));
-    Step step{Step::Kind::kDigits};
+    Step step;
+    step.kind = Step::Kind::kDigits;
     step.behavior = individual ? Behavior::kIsolated : Behavior::kContiguous;
     steps_.push_back(std::move(step));
     return absl::OkStatus();
@@ -52,9 +53,13 @@ absl::Status PreTokenizer::AddByteLevel(const JsonNode& node) {
   WB_RETURN_IF_ERROR(node.OnlyFields({"type", "add_prefix_space", "trim_offsets", "use_regex"}));
   WB_ASSIGN_OR_RETURN(const bool prefix_space, node.Field("add_prefix_space").Bool(true));
   WB_ASSIGN_OR_RETURN(const bool use_regex, node.Field("use_regex").Bool(true));
-  if (prefix_space) steps_.push_back(Step{Step::Kind::kPrefixSpace});
+  if (prefix_space) {
+    Step step;
+    step.kind = Step::Kind::kPrefixSpace;
+    steps_.push_back(std::move(step));
+  }
   if (use_regex) {
-    Step step{Step::Kind::kRegex};
+    Step step;
     WB_ASSIGN_OR_RETURN(step.regex, Regex::Compile(kByteLevelRegex));
     steps_.push_back(std::move(step));
   }
@@ -64,7 +69,7 @@ absl::Status PreTokenizer::AddByteLevel(const JsonNode& node) {
 
 absl::Status PreTokenizer::AddSplit(const JsonNode& node) {
   WB_RETURN_IF_ERROR(node.OnlyFields({"type", "pattern", "behavior", "invert"}));
-  Step step{Step::Kind::kRegex};
+  Step step;
   const JsonNode pattern = node.Field("pattern");
   WB_RETURN_IF_ERROR(pattern.OnlyFields({"Regex", "String"}));
   const bool literal = pattern.Field("Regex").is_null();

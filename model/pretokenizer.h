@@ -37,7 +37,7 @@ class PreTokenizer {
  private:
   enum class Behavior { kRemoved, kIsolated, kMergedWithPrevious, kMergedWithNext, kContiguous };
   struct Step {
-    enum class Kind { kRegex, kDigits, kPrefixSpace } kind;
+    enum class Kind { kRegex, kDigits, kPrefixSpace } kind = Kind::kRegex;
     absl::optional<Regex> regex;
     Behavior behavior = Behavior::kIsolated;
     bool invert = false;

@@ -219,7 +219,7 @@ void Tokenizer::State::EncodeText(absl::string_view text, bool parse_special, Sc
 
 std::unique_ptr<Scratch> Tokenizer::State::Borrow() {
   {
-    MutexLock lock(&mutex);
+    MutexLock lock(mutex);
     if (!idle.empty()) {
       std::unique_ptr<Scratch> scratch = std::move(idle.back());
       idle.pop_back();
@@ -230,7 +230,7 @@ std::unique_ptr<Scratch> Tokenizer::State::Borrow() {
 }
 
 void Tokenizer::State::Return(std::unique_ptr<Scratch> scratch) {
-  MutexLock lock(&mutex);
+  MutexLock lock(mutex);
   idle.push_back(std::move(scratch));
 }
 
