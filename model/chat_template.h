@@ -12,8 +12,10 @@
 
 namespace wideberth::model {
 
+struct JinjaInventory;
+
 struct Message {
-  std::string role;  // "system" (first only), "user" or "assistant".
+  std::string role;  // "system", "user" or "assistant".
   std::string content;
 };
 
@@ -35,7 +37,7 @@ class ChatTemplate {
   static absl::StatusOr<ChatTemplate> FromName(absl::string_view name);
 
   // Conversation -> text for Tokenizer::Encode(text, add_special_tokens=false): BOS is in the text where the model wants one.
-  // InvalidArgument: no message, a role other than the three, or a system message that is not the first.
+  // InvalidArgument: no message, a role other than the three, or one out of turn where the template insists on turns.
   absl::StatusOr<std::string> Render(absl::Span<const Message> messages,
                                      bool add_generation_prompt) const;
 
@@ -52,10 +54,18 @@ class ChatTemplate {
 
  private:
   ChatTemplate() = default;
+  absl::Status RecogniseChatMl(JinjaInventory found);
+  absl::Status RecogniseLlama3(const JinjaInventory& found);
+  void SetStopTokens(absl::string_view eos_token);
 
   Kind kind_ = Kind::kChatMl;
+  bool writes_default_system_ = false;
   std::string default_system_;
-  bool must_alternate_ = false;
+  bool must_alternate_ = false;  // After a system message: user, assistant, user, ...
+  bool always_prompts_ = false;  // The first Llama-3 template does not ask for add_generation_prompt.
+  bool trims_ = false;
+  bool writes_bos_ = false;
+  bool loose_ = false;  // The template's own line breaks reach the prompt.
   std::string bos_token_;
   std::string date_ = "26 Jul 2024";
   std::vector<std::string> stop_tokens_;
