@@ -203,9 +203,8 @@ int LineOf(const TextFormat::ParseInfoTree& root, const proto::RunConfig& parsed
       index = 0;
     }
     line = tree->GetLocation(descriptor, index).line;
-    if (line < 0 && !descriptor->is_repeated()) line = tree->GetLocation(descriptor, 0).line;
     type = descriptor->message_type();
-    if (type != nullptr) tree = tree->GetTreeForNested(descriptor, std::max(index, 0));
+    if (type != nullptr) tree = tree->GetTreeForNested(descriptor, index);
   }
   return line;
 }

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+// Configurations that parse but make no sense: one sentence each, with file and line where a file said so.
+#include "learner/validate_config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "base/text_proto.h"
+#include "tests/testing/paths.h"
+
+namespace wideberth::learner {
+namespace {
+
+using ::testing::EndsWith;
+using ::testing::HasSubstr;
+
+constexpr char kGood[] = R"(name: "good"
+policy { model { path: "models/tiny" } }
+prompts {
+  path: "p.jsonl"
+  num_held_out: 4
+}
+scorer {
+  name: "safety"
+  model { path: "models/tiny" }
+  template: "{prompt} {completion}"
+  positive: "unsafe"
+  negative: "safe"
+}
+scorer {
+  name: "helpful"
+  model { path: "models/tiny" }
+  output: LOG_ODDS
+}
+reward { guard: "safety" utility: "helpful" }
+evaluation { num_prompts: 4 }
+)";
+
+class ValidateConfigTest : public ::testing::Test {
+ protected:
+  // The sentence for the good configuration with `overlay` merged over it from a second file.
+  std::string Sentence(const std::string& overlay) {
+    const std::string base = dir_.Join("base.txtpb"), over = dir_.Join("over.txtpb");
+    std::ofstream(base) << kGood;
+    std::ofstream(over) << overlay;
+    proto::RunConfig config;
+    EXPECT_TRUE(MergeTextProtoFile(base, &config).ok());
+    const absl::Status parsed = MergeTextProtoFile(over, &config);
+    EXPECT_TRUE(parsed.ok()) << parsed;
+    return std::string(ValidateRunConfig(config, {base, over}).message());
+  }
+  wideberth::testing::TempDir dir_;
+};
+
+TEST_F(ValidateConfigTest, AGoodOneIsAccepted) { EXPECT_EQ(Sentence(""), ""); }
+
+TEST_F(ValidateConfigTest, GroupSizeOneIsRefusedWithFileAndLine) {
+  EXPECT_THAT(Sentence("# comment\nlearner {\n  max_steps: 3\n  group_size: 1\n}\n"),
+              EndsWith("over.txtpb:4: learner.group_size is 1, must be at least 2"));
+}
+
+TEST_F(ValidateConfigTest, WithoutAFileTheSentenceStandsAlone) {
+  proto::RunConfig config;
+  ASSERT_TRUE(MergeTextProto(kGood, "good", &config).ok());
+  config.mutable_learner()->set_group_size(1);
+  EXPECT_EQ(ValidateRunConfig(config).message(), "learner.group_size is 1, must be at least 2");
+}
+
+TEST_F(ValidateConfigTest, TheLastFileThatSetsAFieldIsNamed) {
+  EXPECT_THAT(Sentence("evaluation { num_prompts: 9 }"),
+              HasSubstr("over.txtpb:1: evaluation.num_prompts is 9, must be at most prompts.num_held_out, which is 4"));
+  EXPECT_THAT(Sentence("prompts { num_held_out: 2 }"), HasSubstr("base.txtpb:20: evaluation.num_prompts is 4"));
+}
+
+TEST_F(ValidateConfigTest, RepeatedMessagesAreFoundInTheFileThatAddedThem) {
+  EXPECT_THAT(Sentence("\nscorer {\n  name: \"third\"\n  model { path: \"m\" }\n  replicas: 0\n}"),
+              HasSubstr("over.txtpb:5: scorer[2].replicas is 0, must be at least 1"));
+  EXPECT_THAT(Sentence("scorer { name: \"safety\" model { path: \"m\" } }"),
+              HasSubstr("over.txtpb:1: scorer[2].name is \"safety\" again, must be different for every scorer"));
+}
+
+TEST_F(ValidateConfigTest, RewardsMustNameScorersThatExist) {
+  EXPECT_THAT(Sentence("reward {\n  utility: \"helpfull\"\n}"), ::testing::AllOf(HasSubstr("over.txtpb:2: reward.utility is \"helpfull\""), HasSubstr("helpful")));
+}
+
+TEST_F(ValidateConfigTest, EachOwnersFieldsAreChecked) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"policy { lora { rank: 0 } }", "policy.lora.rank is 0, must be at least 1"},
+      {"policy { lora { target: \"qproj\" } }", "policy.lora.target is \"qproj\", must be one of"},
+      {"policy { model { device: \"gpu\" } }", "policy.model.device is \"gpu\", must be \"cpu\" or \"cuda:N\""},
+      {"generation { max_new_tokens: 0 }", "generation.max_new_tokens is 0, must be at least 1"},
+      {"generation { temperature: -1 }", "generation.temperature is -1"},
+      {"generation { top_p: 0 }", "generation.top_p is 0"},
+      {"learner { address: \"localhost\" }", "learner.address is \"localhost\", must be host:port"},
+      {"learner { max_steps: 0 }", "learner.max_steps is 0"},
+      {"learner { learning_rate: nan }", "learner.learning_rate is nan"},
+      {"learner { adam_beta2: 1 }", "learner.adam_beta2 is 1"},
+      {"learner { step_timeout: 0 }", "learner.step_timeout is 0, must be a positive number"},
+      {"reward { tau: 1.5 }", "reward.tau is 1.5"},
+      {"actor { groups_per_lease: 0 }", "actor.groups_per_lease is 0"},
+      {"cluster { placement { role: \"scorer:none\" } }", "cluster.placement[0].role is \"scorer:none\""},
+      {"name: \"a/b\"", "name is \"a/b\", must be a name without /"},
+  };
+  for (const auto& [overlay, sentence] : cases) EXPECT_THAT(Sentence(overlay), HasSubstr(sentence)) << overlay;
+}
+
+TEST_F(ValidateConfigTest, WhatIsMissingIsNamed) {
+  EXPECT_EQ(ValidateRunConfig({}).message(), "policy.model.path is not set, must be a Hugging Face folder");
+}
+
+}  // namespace
+}  // namespace wideberth::learner
