@@ -1,0 +1,332 @@
+// SPDX-License-Identifier: Apache-2.0
+// ScoringModel over CausalLm: rendered conversations -> tokens -> one token tree behind the template's constant head -> a few rows of the
+// output head. Shapes: S sequences, H hidden, R rows of the head.
+#include "scorer/scoring_model.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/InferenceMode.h>
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/types/optional.h"
+#include "base/clock.h"
+#include "base/hash.h"
+#include "base/status.h"
+#include "model/catch_torch.h"
+#include "model/causal_lm.h"
+#include "model/chat_template.h"
+#include "model/tokenizer.h"
+#include "scorer/scorer_config.h"
+#include "scorer/shared_prefixes.h"
+#include "scorer/verdict_template.h"
+
+namespace wideberth::scorer {
+namespace {
+
+using ::wideberth::model::CausalLm;
+using ::wideberth::model::ChatTemplate;
+using ::wideberth::model::KvPrefix;
+using ::wideberth::model::Tokenizer;
+
+// A shared beginning shorter than this is computed again: a node of the tree costs more.
+constexpr int64_t kMinSharedTokens = 16;
+
+std::string Who(const proto::ScorerConfig& config) { return absl::StrCat("scorer \"", config.name(), "\""); }
+
+// Conversation -> tokens: the question of a verdict, or the conversation itself for a reward model.
+class Reader {
+ public:
+  static absl::StatusOr<Reader> Create(const proto::ScorerConfig& config) {
+    Reader reader;
+    const std::string& folder = config.model().path();
+    WB_ASSIGN_OR_RETURN(reader.tokenizer_, Tokenizer::FromFolder(folder));
+    if (config.kind() == proto::ScorerConfig::VERDICT) {
+      WB_ASSIGN_OR_RETURN(reader.question_, VerdictTemplate::From(config));
+    }
+    if (config.kind() == proto::ScorerConfig::REWARD || config.chat()) {
+      WB_ASSIGN_OR_RETURN(reader.chat_, ChatTemplate::FromFolder(folder));
+    }
+    return reader;
+  }
+
+  absl::StatusOr<std::vector<int32_t>> Read(const proto::ScoreItem& item, absl::optional<int32_t> bos) const {
+    std::vector<model::Message> messages;
+    bool add_special_tokens = true;
+    std::string text;
+    if (question_) {
+      text = question_->Render(item);
+      if (chat_) {
+        add_special_tokens = false;  // The chat template writes the BOS where the model wants one.
+        messages.push_back({"user", std::move(text)});
+        WB_ASSIGN_OR_RETURN(text, chat_->Render(messages, /*add_generation_prompt=*/true));
+      }
+    } else {
+      for (const proto::ChatMessage& message : item.prompt()) messages.push_back({message.role(), message.content()});
+      messages.push_back({"assistant", item.completion()});
+      WB_ASSIGN_OR_RETURN(text, chat_->Render(messages, /*add_generation_prompt=*/false));
+    }
+    std::vector<int32_t> tokens = tokenizer_->Encode(text, add_special_tokens);
+    // Both the chat template and the tokenizer's post-processor may bring one.
+    if (bos && tokens.size() >= 2 && tokens[0] == *bos && tokens[1] == *bos) tokens.erase(tokens.begin());
+    return tokens;
+  }
+
+  std::string Description() const {
+    return absl::StrCat(question_ ? question_->text() : "", "\n", chat_ ? chat_->fingerprint() : "", "\n", tokenizer_->fingerprint());
+  }
+  const Tokenizer& tokenizer() const { return *tokenizer_; }
+
+ private:
+  std::unique_ptr<Tokenizer> tokenizer_;
+  absl::optional<VerdictTemplate> question_;
+  absl::optional<ChatTemplate> chat_;
+};
+
+// Ids of verdict texts, each of which must be exactly one token of the model, and of ids given as such.
+template <typename Ids>
+absl::StatusOr<std::vector<int64_t>> VerdictIds(const proto::ScorerConfig& config, const std::vector<std::string>& texts, const Ids& given,
+                                                const Tokenizer& tokenizer, int64_t vocab) {
+  std::vector<int64_t> ids(given.begin(), given.end());
+  for (const std::string& text : texts) {
+    const std::vector<int32_t> tokens = tokenizer.Encode(text, /*add_special_tokens=*/false);
+    if (tokens.size() != 1) {
+      return absl::InvalidArgumentError(absl::StrCat(Who(config), ": verdict text \"", text, "\" is ", tokens.size(), " tokens of ",
+                                                     config.model().path(), " (", absl::StrJoin(tokens, ", "), "), must be exactly one"));
+    }
+    ids.push_back(tokens[0]);
+  }
+  for (int64_t id : ids) {
+    if (id >= vocab) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(Who(config), ": verdict token id ", id, " is beyond the vocabulary of ", vocab, " tokens of ", config.model().path()));
+    }
+  }
+  std::sort(ids.begin(), ids.end());
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+  return ids;
+}
+
+double LogSumExp(const double* begin, const double* end) {
+  const double largest = *std::max_element(begin, end);
+  if (!std::isfinite(largest)) return largest;
+  double sum = 0;
+  for (const double* value = begin; value != end; ++value) sum += std::exp(*value - largest);
+  return largest + std::log(sum);
+}
+
+class LmScoringModel final : public ScoringModel {
+ public:
+  LmScoringModel(const proto::ScorerConfig& config, std::unique_ptr<CausalLm> lm, Reader reader)
+      : config_(config), lm_(std::move(lm)), reader_(std::move(reader)) {}
+
+  absl::Status Initialize();
+  PreparedItem Prepare(const proto::ScoreItem& item) override;
+  std::vector<proto::Score> ScoreBatch(const std::vector<PreparedItem>& items) override;
+  const ScorerIdentity& identity() const override { return identity_; }
+
+ private:
+  absl::Status ChooseHeadRows();
+  absl::Status PrefillTemplateHead();
+  int64_t KnownTokens(const std::vector<int32_t>& tokens) const;
+  absl::StatusOr<std::vector<int32_t>> Read(const proto::ScoreItem& item) const { return reader_.Read(item, lm_->spec().bos_token_id); }
+  at::Tensor HeadValues(const std::vector<const PreparedItem*>& items) const;
+  proto::Score Judge(const double* values_R) const;
+  void ScoreSome(const std::vector<const PreparedItem*>& items, const std::vector<proto::Score*>& scores) const;
+
+  const proto::ScorerConfig config_;
+  const std::unique_ptr<CausalLm> lm_;
+  const Reader reader_;
+  ScorerIdentity identity_;
+  int64_t num_positive_ = 0;          // The first rows of the head, for a verdict.
+  at::Tensor head_RH_;                // float64
+  std::vector<int32_t> head_tokens_;  // The beginning of every rendered conversation, computed once.
+  KvPrefix head_kv_;
+};
+
+absl::Status LmScoringModel::Initialize() {
+  const bool reward = config_.kind() == proto::ScorerConfig::REWARD;
+  if (reward != lm_->spec().sequence_classification) {
+    return absl::InvalidArgumentError(absl::StrCat(Who(config_), ": kind ", reward ? "REWARD" : "VERDICT", " needs a model for ",
+                                                   reward ? "sequence classification with one label" : "causal language modelling",
+                                                   ", found ", lm_->spec().architecture, " in ", config_.model().path()));
+  }
+  WB_RETURN_IF_ERROR(model::CatchTorch(Who(config_), [&] { return ChooseHeadRows(); }));
+  WB_RETURN_IF_ERROR(model::CatchTorch(absl::StrCat(Who(config_), ", prefill of the template"), [&] { return PrefillTemplateHead(); }));
+  return absl::OkStatus();
+}
+
+absl::Status LmScoringModel::ChooseHeadRows() {
+  const c10::InferenceMode inference;
+  identity_.scorer_name = config_.name();
+  identity_.model_fingerprint = lm_->fingerprint();
+  std::string description = absl::StrCat(config_.kind(), " ", config_.output(), "\n", reader_.Description());
+  if (config_.kind() == proto::ScorerConfig::REWARD) {
+    head_RH_ = lm_->head().to(at::kDouble);
+  } else {
+    const VerdictTokens texts = VerdictTokensOf(config_);
+    const int64_t vocab = lm_->head().size(0);
+    WB_ASSIGN_OR_RETURN(std::vector<int64_t> ids, VerdictIds(config_, texts.positive, config_.positive_id(), reader_.tokenizer(), vocab));
+    WB_ASSIGN_OR_RETURN(const std::vector<int64_t> negative,
+                        VerdictIds(config_, texts.negative, config_.negative_id(), reader_.tokenizer(), vocab));
+    for (int64_t id : negative) {
+      if (std::find(ids.begin(), ids.end(), id) != ids.end()) {
+        return absl::InvalidArgumentError(absl::StrCat(Who(config_), ": verdict token id ", id, " is positive and negative"));
+      }
+    }
+    num_positive_ = static_cast<int64_t>(ids.size());
+    ids.insert(ids.end(), negative.begin(), negative.end());
+    absl::StrAppend(&description, "\n", num_positive_, ": ", absl::StrJoin(ids, " "));
+    head_RH_ = lm_->head().index_select(0, lm_->Indices(ids)).to(at::kDouble);
+  }
+  identity_.template_hash = Fingerprint(description);
+  return absl::OkStatus();
+}
+
+// What is constant is found by trying: conversations that begin in different ways are tokenised whole, so that a token that spans the border
+// between template and prompt is never counted as constant.
+absl::Status LmScoringModel::PrefillTemplateHead() {
+  const c10::InferenceMode inference;
+  bool first = true;
+  for (const char* probe : {"a", "Z", "7", "\xC3\xA9", "(", "\n\nb", " c", "\xE6\x97\xA5"}) {
+    proto::ScoreItem item;
+    proto::ChatMessage* message = item.add_prompt();
+    message->set_role("user");
+    message->set_content(probe);
+    item.set_completion(probe);
+    WB_ASSIGN_OR_RETURN(std::vector<int32_t> tokens, Read(item));
+    if (!first) tokens.resize(CommonPrefix(tokens, head_tokens_));
+    head_tokens_ = std::move(tokens);
+    first = false;
+  }
+  const int64_t num_tokens = static_cast<int64_t>(head_tokens_.size());
+  if (num_tokens >= lm_->spec().max_positions) {
+    return absl::InvalidArgumentError(absl::StrCat("the template alone has ", num_tokens, " tokens, the context of ", config_.model().path(),
+                                                   " is ", lm_->spec().max_positions));
+  }
+  if (num_tokens == 0) return absl::OkStatus();
+  model::TokenTree tree;
+  tree.Add(head_tokens_);
+  std::vector<KvPrefix> kv;
+  model::ForwardOptions options;
+  options.root_kv = &kv;
+  lm_->Hidden(tree, options);
+  head_kv_ = std::move(kv.at(0));
+  return absl::OkStatus();
+}
+
+// How many of the first tokens the kept head covers; at least one token is always left to compute.
+int64_t LmScoringModel::KnownTokens(const std::vector<int32_t>& tokens) const {
+  return std::min(CommonPrefix(tokens, head_tokens_), static_cast<int64_t>(tokens.size()) - 1);
+}
+
+PreparedItem LmScoringModel::Prepare(const proto::ScoreItem& item) {
+  PreparedItem prepared;
+  prepared.refusal = WhyNothingToScore(item);
+  if (!prepared.refusal.empty()) return prepared;
+  absl::StatusOr<std::vector<int32_t>> tokens = Read(item);
+  const int64_t context = lm_->spec().max_positions;
+  if (!tokens.ok()) {
+    prepared.refusal = std::string(tokens.status().message());
+  } else if (tokens->empty()) {
+    prepared.refusal = "the conversation has no tokens";
+  } else if (static_cast<int64_t>(tokens->size()) > context) {
+    prepared.refusal = absl::StrCat("the conversation has ", tokens->size(), " tokens with its template, the model's context is ", context);
+  } else {
+    prepared.tokens = *std::move(tokens);
+    prepared.num_new_tokens = static_cast<int64_t>(prepared.tokens.size()) - KnownTokens(prepared.tokens);
+  }
+  return prepared;
+}
+
+// [S, R] float64 on the CPU: the chosen rows of the head at each sequence's last token.
+at::Tensor LmScoringModel::HeadValues(const std::vector<const PreparedItem*>& items) const {
+  const c10::InferenceMode inference;
+  int64_t known = head_kv_.length;
+  for (const PreparedItem* item : items) known = std::min(known, KnownTokens(item->tokens));
+  std::vector<absl::Span<const int32_t>> sequences;
+  for (const PreparedItem* item : items) sequences.push_back(absl::MakeConstSpan(item->tokens).subspan(known));
+  const SharedTree shared = ShareBeginnings(sequences, kMinSharedTokens);
+
+  KvPrefix shorter;
+  model::ForwardOptions options;
+  if (known == head_kv_.length) {
+    options.prefix = &head_kv_;
+  } else {
+    for (const at::Tensor& keys_KPD : head_kv_.keys_KPD) shorter.keys_KPD.push_back(keys_KPD.narrow(1, 0, known).contiguous());
+    for (const at::Tensor& values_KPD : head_kv_.values_KPD) shorter.values_KPD.push_back(values_KPD.narrow(1, 0, known).contiguous());
+    shorter.length = known;
+    options.prefix = &shorter;
+  }
+  if (known == 0) options.prefix = nullptr;
+  const at::Tensor hidden_NH = lm_->Hidden(shared.tree, options);
+  const at::Tensor last_SH = hidden_NH.index_select(0, lm_->Indices(shared.last_row)).to(at::kDouble);
+  return at::matmul(last_SH, head_RH_.t()).to(at::kCPU).contiguous();
+}
+
+// One row of HeadValues as a typed result.
+proto::Score LmScoringModel::Judge(const double* values_R) const {
+  const int64_t num_rows = head_RH_.size(0);
+  for (int64_t r = 0; r < num_rows; ++r) {
+    if (std::isfinite(values_R[r])) continue;
+    return MakeScore(identity_, proto::MALFORMED_OUTPUT,
+                     absl::StrCat("the model's ", num_positive_ > 0 ? "verdict logit" : "score", " is ", values_R[r], ", must be finite"));
+  }
+  double value = values_R[0];
+  if (num_positive_ > 0) {
+    value = LogSumExp(values_R, values_R + num_positive_) - LogSumExp(values_R + num_positive_, values_R + num_rows);
+    if (config_.output() == proto::ScorerConfig::PROBABILITY) value = 1 / (1 + std::exp(-value));
+  }
+  proto::Score score = MakeScore(identity_, proto::SCORED, "");
+  score.set_value(value);
+  return score;
+}
+
+void LmScoringModel::ScoreSome(const std::vector<const PreparedItem*>& items, const std::vector<proto::Score*>& scores) const {
+  const absl::StatusOr<at::Tensor> values_SR =
+      model::CatchTorch(absl::StrCat(Who(config_), ", batch of ", items.size()), [&] { return HeadValues(items); });
+  if (values_SR.ok()) {
+    const double* rows = values_SR->const_data_ptr<double>();
+    for (size_t i = 0; i < items.size(); ++i) *scores[i] = Judge(rows + static_cast<int64_t>(i) * head_RH_.size(0));
+  } else if (items.size() == 1) {
+    *scores[0] = MakeScore(identity_, proto::MODEL_ERROR, std::string(values_SR.status().message()));
+  } else {
+    for (size_t i = 0; i < items.size(); ++i) ScoreSome({items[i]}, {scores[i]});
+  }
+}
+
+std::vector<proto::Score> LmScoringModel::ScoreBatch(const std::vector<PreparedItem>& items) {
+  const absl::Time start = Clock::Real().Now();
+  std::vector<proto::Score> scores(items.size());
+  std::vector<const PreparedItem*> scorable;
+  std::vector<proto::Score*> targets;
+  for (size_t i = 0; i < items.size(); ++i) {
+    if (items[i].tokens.empty()) {
+      scores[i] = MakeScore(identity_, proto::REFUSED_INPUT, items[i].refusal);
+    } else {
+      scorable.push_back(&items[i]);
+      targets.push_back(&scores[i]);
+    }
+  }
+  if (!scorable.empty()) ScoreSome(scorable, targets);
+  for (proto::Score& score : scores) score.set_latency_ms(absl::ToDoubleMilliseconds(Clock::Real().Now() - start));
+  return scores;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<ScoringModel>> ScoringModel::Create(const proto::ScorerConfig& config) {
+  WB_RETURN_IF_ERROR(ValidateScorerConfig(config));
+  absl::StatusOr<Reader> reader = Reader::Create(config);
+  WB_RETURN_IF_ERROR(Annotate(reader.status(), Who(config)));
+  absl::StatusOr<std::unique_ptr<CausalLm>> lm = CausalLm::Load(config.model());
+  WB_RETURN_IF_ERROR(Annotate(lm.status(), Who(config)));
+  auto scoring = std::make_unique<LmScoringModel>(config, *std::move(lm), *std::move(reader));
+  WB_RETURN_IF_ERROR(scoring->Initialize());
+  return scoring;
+}
+
+}  // namespace wideberth::scorer
