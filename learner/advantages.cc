@@ -2,6 +2,7 @@
 // Rewards -> group-relative advantages.
 #include "learner/advantages.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <map>
@@ -16,7 +17,10 @@ Moments SampleMoments(const std::vector<double>& values) {
   if (values.empty()) return {nan, nan};
   double sum = 0;
   for (double value : values) sum += value;
-  const double mean = sum / n;
+  // Equal values have exactly that mean, whatever the sum rounds to: no signal is then exactly
+  // none.
+  const auto [smallest, largest] = std::minmax_element(values.begin(), values.end());
+  const double mean = *smallest == *largest ? *smallest : sum / n;
   if (values.size() < 2) return {mean, nan};
   double squares = 0;
   for (double value : values) squares += (value - mean) * (value - mean);
@@ -41,7 +45,7 @@ Advantages GroupAdvantages(const std::vector<absl::optional<double>>& rewards,
   for (const auto& [id, members] : groups) {
     const Moments group = SampleMoments(members);
     moments[id] = group;
-    // A mean that rounds leaves a few units in the last place; NaN (one member) compares false.
+    // Not so with NaN, the deviation of one member.
     if (group.deviation <= 1e-8) ++num_constant;
   }
 

@@ -47,8 +47,8 @@ AdamW::AdamW(std::vector<std::pair<std::string, at::Tensor>> parameters, const O
   for (auto& [name, parameter] : parameters) {
     TORCH_CHECK(parameter.is_contiguous() && parameter.is_leaf() && parameter.is_floating_point(),
                 name, " is not a contiguous floating leaf tensor");
-    TORCH_CHECK(parameter.options().type_equal(parameters[0].second.options()), name,
-                " has another dtype or device than ", parameters[0].first);
+    TORCH_CHECK(parameters_.empty() || parameter.options().type_equal(parameters_[0].options()),
+                name, " has another dtype or device than ", names_.empty() ? name : names_[0]);
     names_.push_back(std::move(name));
     parameters_.push_back(std::move(parameter));
   }

@@ -67,7 +67,7 @@ TEST(GroupAdvantages, ASingleScoredMemberGetsZero) {
 TEST(GroupAdvantages, EqualRewardsGiveZeroAndAreCounted) {
   const Advantages result =
       GroupAdvantages({0.1, 0.1, 0.1, 1.0, 2.0, 3.0}, {0, 0, 0, 1, 1, 1}, LearnerConfig::GROUP);
-  for (int i = 0; i < 3; ++i) EXPECT_NEAR(result.advantage[i], 0, 1e-11);
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(result.advantage[i], 0);
   EXPECT_EQ(result.fraction_zero_deviation, 0.5);
 }
 

@@ -19,6 +19,11 @@ namespace {
 using nlohmann::json;
 using ::testing::HasSubstr;
 
+// What the file gives as inputs are float32 numbers in nine digits.
+at::Tensor Single(const json& list, at::ScalarType dtype) {
+  return at::tensor(list.get<std::vector<float>>(), at::kFloat).to(dtype);
+}
+
 at::Tensor Values(const json& list, at::ScalarType dtype) {
   return at::tensor(list.get<std::vector<double>>(), at::kDouble).to(dtype);
 }
@@ -27,7 +32,7 @@ std::vector<std::pair<std::string, at::Tensor>> Parameters(const json& initial,
                                                            at::ScalarType dtype) {
   std::vector<std::pair<std::string, at::Tensor>> parameters;
   for (const auto& [name, values] : initial.items())
-    parameters.emplace_back(name, Values(values, dtype));
+    parameters.emplace_back(name, Single(values, dtype));
   return parameters;
 }
 
@@ -39,7 +44,7 @@ AdamW::Options OptionsOf(const json& entry) {
 void SetGradients(const std::vector<std::pair<std::string, at::Tensor>>& parameters,
                   const json& gradients) {
   for (const auto& [name, parameter] : parameters)
-    parameter.mutable_grad().copy_(Values(gradients[name], parameter.scalar_type()));
+    parameter.mutable_grad().copy_(Single(gradients[name], parameter.scalar_type()));
 }
 
 TEST(AdamWGolden, FollowsTorchForTwentySteps) {
@@ -71,7 +76,7 @@ TEST(AdamWGolden, FollowsTorchForTwentySteps) {
 
 std::vector<std::pair<std::string, at::Tensor>> TwoParameters() {
   return {{"a", at::tensor({1.0, 2.0}, at::kDouble)},
-          {"b", at::tensor({{3.0, 4.0}, {5.0, 6.0}}, at::kDouble)}};
+          {"b", at::tensor({3.0, 4.0, 5.0, 6.0}, at::kDouble).view({2, 2})}};
 }
 
 TEST(AdamW, ClipsByTheGlobalNorm) {
