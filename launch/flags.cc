@@ -105,7 +105,7 @@ absl::StatusOr<const FlagTable::Flag*> FlagTable::Find(absl::string_view name) c
     names.push_back(flag.name);
   }
   const std::string nearest = NearestName(name, names);
-  return absl::InvalidArgumentError(absl::StrCat(command_, " has no flag --", name,
+  return absl::InvalidArgumentError(absl::StrCat("there is no flag --", name,
                                                  nearest.empty() ? "" : absl::StrCat("; the nearest is --", nearest), " (see ",
                                                  command_, " --help)"));
 }
@@ -137,11 +137,11 @@ absl::StatusOr<std::vector<std::string>> FlagTable::Parse(const std::vector<std:
     } else if (i + 1 < arguments.size()) {
       value = arguments[++i];
     } else {
-      return absl::InvalidArgumentError(absl::StrCat(command_, ": --", flag->name, " needs a value: --", flag->name, "=", flag->kind));
+      return absl::InvalidArgumentError(absl::StrCat("--", flag->name, " needs a value: --", flag->name, "=", flag->kind));
     }
     if (!flag->set(value)) {
       const char* const expected = flag->kind == "N" ? "a whole number" : flag->kind == "X" ? "a number" : "true or false";
-      return absl::InvalidArgumentError(absl::StrCat(command_, ": --", flag->name, " is \"", value, "\", expected ", expected));
+      return absl::InvalidArgumentError(absl::StrCat("--", flag->name, " is \"", value, "\", expected ", expected));
     }
   }
   return positional;

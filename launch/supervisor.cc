@@ -137,6 +137,10 @@ absl::Status Supervisor::NoteDeath(Process& process, int wait_status) {
     WB_LOG(INFO) << name << " ended, " << exit.ToString();
     return absl::OkStatus();
   }
+  if (exit.signal == 0 && exit.code == options_.hopeless_exit_code) {
+    failed_ = name;
+    return absl::AbortedError(absl::StrCat(name, " ended (", exit.ToString(), ")"));
+  }
   if (process.num_restarts >= options_.max_restarts) {
     failed_ = name;
     return absl::AbortedError(absl::StrCat(name, " ended (", exit.ToString(), ") and was started ", process.num_restarts + 1,

@@ -41,6 +41,7 @@ class Supervisor final {
     int max_restarts = 5;                               // Per process.
     absl::Duration first_backoff = absl::Seconds(1);    // Doubles with every death up to `max_backoff`.
     absl::Duration max_backoff = absl::Seconds(30);
+    int hopeless_exit_code = 2;                         // Bad input: another start would end the same way.
   };
   Supervisor(Options options, const Clock& clock) : options_(options), clock_(clock) {}
   ~Supervisor();
@@ -51,7 +52,7 @@ class Supervisor final {
   absl::Status Start(ProcessSpec spec);
 
   // Takes note of deaths and starts again whatever is due. Call it a few times a second. Aborted: a process died once more than it may be
-  // restarted, or could not be started again; `failed()` names it.
+  // restarted, ended hopelessly, or could not be started again; `failed()` names it.
   absl::Status Poll();
 
   // From now on nothing is started again.

@@ -46,14 +46,14 @@ TEST_F(FlagTableTest, TakesBothSpellingsAndKeepsTheRestInOrder) {
 
 TEST_F(FlagTableTest, AnUnknownFlagIsAnErrorWithTheNearestName) {
   EXPECT_EQ(Error({"--max_new_token=3"}),
-            "wideberth generate has no flag --max_new_token; the nearest is --max_new_tokens (see wideberth generate --help)");
+            "there is no flag --max_new_token; the nearest is --max_new_tokens (see wideberth generate --help)");
 }
 
 TEST_F(FlagTableTest, AValueOfTheWrongKindNamesFlagValueAndExpectation) {
-  EXPECT_EQ(Error({"--max_new_tokens=many"}), "wideberth generate: --max_new_tokens is \"many\", expected a whole number");
-  EXPECT_EQ(Error({"--temperature", "hot"}), "wideberth generate: --temperature is \"hot\", expected a number");
-  EXPECT_EQ(Error({"--chat=perhaps"}), "wideberth generate: --chat is \"perhaps\", expected true or false");
-  EXPECT_EQ(Error({"--model"}), "wideberth generate: --model needs a value: --model=TEXT");
+  EXPECT_EQ(Error({"--max_new_tokens=many"}), "--max_new_tokens is \"many\", expected a whole number");
+  EXPECT_EQ(Error({"--temperature", "hot"}), "--temperature is \"hot\", expected a number");
+  EXPECT_EQ(Error({"--chat=perhaps"}), "--chat is \"perhaps\", expected true or false");
+  EXPECT_EQ(Error({"--model"}), "--model needs a value: --model=TEXT");
 }
 
 TEST_F(FlagTableTest, HelpNamesEveryFlagAndChecksNothing) {

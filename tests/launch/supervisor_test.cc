@@ -90,6 +90,14 @@ TEST_F(SupervisorTest, GivesUpOnAProcessThatDiesTooOften) {
   EXPECT_EQ(supervisor.failed(), "actor-0");
 }
 
+TEST_F(SupervisorTest, DoesNotRestartWhatSaysThatItsInputIsBad) {
+  Supervisor supervisor({.first_backoff = absl::ZeroDuration()}, clock_);
+  ASSERT_TRUE(supervisor.Start(Shell("scorer-0", "exit 2")).ok());
+  EXPECT_EQ(PollUntil(supervisor, [&] { return false; }).message(), "scorer-0 ended (exit code 2)");
+  EXPECT_EQ(supervisor.failed(), "scorer-0");
+  EXPECT_EQ(supervisor.num_restarts("scorer-0"), 0);
+}
+
 TEST_F(SupervisorTest, LeavesACleanExitAndAProcessThatIsNotToBeRestartedAlone) {
   Supervisor supervisor({.first_backoff = absl::ZeroDuration()}, clock_);
   ProcessSpec learner = Shell("learner-0", "exit 4");

@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+// wideberth-actor: samples completions of the current policy, has them scored, hands them to the learner. Started with the learner's address and a
+// name; everything else it is told.
+//
+//                learner                         scorers
+//      leases ▼     ▲ groups   ▼ adapter v+1        ▲ ▼
+//   ┌──────────── main ─────────────┐ queue ┌──── hand in ────┐
+//   │ lease, swap adapter, generate ├──(2)─▶│ score, submit   │
+//   └───────────────────────────────┘       └─────────────────┘
+//
+//   thread        consumes                   produces                  waits for                      unblocked by
+//   main          leases, staged adapters    batches of completions    lease, adapter, room in queue  learner, receiver, hand in, Stop
+//   hand in       batches                    scored groups             a batch, scores, the learner   main, scorers, learner, Stop
+//   scoring (n)   a batch's items            typed scores              its scorer, back-off           scorer, deadline, Stop
+//   receiver      adapter chunks             the staged version        the next poll, a waiter        timer, main
+//   heartbeat     status                     drain, scorer addresses   the next beat                  timer, learner, Stop
+//   signals       SIGTERM, SIGINT            Stop                      a signal                       the system, the end of main
+//   health        HTTP requests              pages                     a request                      clients
+//
+// Only main touches torch. Every wait has a deadline or is ended by Stop, which also cancels all calls. Exit code 0: drained, SIGTERM or
+// SIGINT; 2: bad input, starting again is of no use; 1: other failures. One sentence on standard error says why.
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/flags/flag.h"
+#include "absl/flags/parse.h"
+#include "absl/flags/usage.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "actor/membership.h"
+#include "actor/policy.h"
+#include "actor/rollout.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/status.h"
+#include "transport/adapter_carrier.h"
+#include "transport/health.h"
+#include "transport/learner_client.h"
+#include "transport/metrics.h"
+#include "transport/scorer_client.h"
+
+ABSL_FLAG(std::string, learner, "", "HOST:PORT of the learner");
+ABSL_FLAG(std::string, name, "actor-0", "name of this process, the same after a restart");
+ABSL_FLAG(std::string, log_file, "", "also log to this file");
+ABSL_FLAG(int, health_port, 0, "port of the health page; 0: any free one, -1: none");
+ABSL_FLAG(absl::Duration, connect_timeout, absl::Seconds(60), "how long to wait for the learner");
+
+namespace wideberth::actor {
+namespace {
+
+proto::RegisterRequest Introduction() {
+  char host[256] = "localhost";
+  ::gethostname(host, sizeof(host) - 1);
+  proto::RegisterRequest request;
+  request.set_role(proto::ACTOR);
+  request.set_name(absl::GetFlag(FLAGS_name));
+  request.set_host(host);
+  request.set_pid(::getpid());
+  return request;
+}
+
+// Everything that can end the work, from any thread, once: drain, a signal, a learner that is gone.
+class Ending final {
+ public:
+  void Arm(std::function<void()> stop) {
+    MutexLock lock(mutex_);
+    stop_ = std::move(stop);
+    if (ended_) stop_();  // The end came while the next part was being made.
+  }
+  void End(const absl::Status& why, absl::string_view reason) {
+    MutexLock lock(mutex_);
+    if (ended_) return;
+    ended_ = true;
+    why_ = why;
+    if (why.ok()) WB_LOG(INFO) << reason << ": ending";
+    if (!stop_) ::_exit(0);  // Nothing has begun, and the wait for the learner cannot be cut short.
+    stop_();
+  }
+  absl::Status why() const {
+    MutexLock lock(mutex_);
+    return why_;
+  }
+
+ private:
+  mutable Mutex mutex_;
+  bool ended_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Status why_ ABSL_GUARDED_BY(mutex_);
+  std::function<void()> stop_ ABSL_GUARDED_BY(mutex_);
+};
+
+absl::StatusOr<std::unique_ptr<transport::HealthPage>> ServeHealth(const proto::RunConfig& config, const Progress& progress,
+                                                                   const transport::Metrics& metrics) {
+  transport::HealthPage::Options options;
+  options.role = "actor";
+  options.name = absl::GetFlag(FLAGS_name);
+  options.run = config.name();
+  options.port = absl::GetFlag(FLAGS_health_port);
+  options.metrics = &metrics;
+  options.status = [&progress] {
+    const proto::MemberStatus status = progress.Snapshot();
+    transport::RoleStatus shown;
+    shown.state = status.state();
+    if (status.has_policy_version()) shown.policy_version = status.policy_version();
+    shown.tokens_per_second = status.tokens_per_second();
+    shown.num_items = status.num_items();
+    shown.last_error = status.last_error();
+    shown.facts = {{"learner", absl::GetFlag(FLAGS_learner)}, {"tokens sampled", absl::StrCat(status.num_tokens())}};
+    return shown;
+  };
+  return transport::HealthPage::Start(std::move(options));
+}
+
+// The run's scorers by name; heartbeats bring their addresses.
+class Scorers final {
+ public:
+  explicit Scorers(const proto::RunConfig& config) {
+    for (const proto::ScorerConfig& scorer : config.scorer()) {
+      clients_[scorer.name()] = transport::ScorerClient::Create(scorer.name());
+      named_.push_back({scorer.name(), clients_[scorer.name()].get(), absl::Seconds(scorer.timeout())});
+    }
+  }
+  const std::vector<NamedScorer>& named() const { return named_; }
+  void SetEndpoints(const proto::HeartbeatResponse& response) const {
+    for (const auto& [name, client] : clients_) {
+      std::vector<std::string> addresses;
+      for (const proto::ScorerEndpoint& endpoint : response.scorer()) {
+        if (endpoint.scorer_name() == name) addresses.assign(endpoint.address().begin(), endpoint.address().end());
+      }
+      client->SetEndpoints(std::move(addresses));
+    }
+  }
+  void Cancel() const {
+    for (const auto& [name, client] : clients_) client->Cancel();
+  }
+
+ private:
+  std::map<std::string, std::unique_ptr<transport::ScorerClient>> clients_;
+  std::vector<NamedScorer> named_;
+};
+
+absl::Status Work(transport::LearnerClient& learner, Ending& ending) {
+  // The configuration names the weights; with their fingerprint we are a member.
+  WB_ASSIGN_OR_RETURN(const proto::RegisterResponse hello, learner.Register(Introduction()));
+  const proto::RunConfig& config = hello.config();
+  WB_ASSIGN_OR_RETURN(const std::unique_ptr<ModelPolicy> policy, ModelPolicy::Load(config));
+  WB_LOG(INFO) << "run " << hello.run_id() << ": loaded " << config.policy().model().path() << " (" << policy->fingerprint() << ")";
+
+  Progress progress;
+  progress.SetState("idle");
+  transport::Metrics metrics;
+  transport::Gauge* const version = metrics.NewGauge("wideberth_policy_version", "Version sampled from.");
+  transport::Gauge* const rate = metrics.NewGauge("wideberth_tokens_per_second", "Tokens sampled a second, last batch.");
+  transport::Gauge* const groups = metrics.NewGauge("wideberth_groups_submitted", "Groups handed in since start.");
+  WB_ASSIGN_OR_RETURN(const auto health, ServeHealth(config, progress, metrics));
+  const Scorers scorers(config);
+
+  proto::RegisterRequest registration = Introduction();
+  registration.set_base_fingerprint(policy->fingerprint());
+  registration.set_health_address(health->address());
+  const double member_timeout = config.learner().member_timeout();
+  Membership::Callbacks callbacks;
+  callbacks.status = [&] {
+    const proto::MemberStatus status = progress.Snapshot();
+    version->Set(static_cast<double>(status.policy_version()));
+    rate->Set(status.tokens_per_second());
+    groups->Set(static_cast<double>(status.num_items()));
+    return status;
+  };
+  callbacks.scorers = [&](const proto::HeartbeatResponse& response) { scorers.SetEndpoints(response); };
+  callbacks.ended = [&](const absl::Status& why) { ending.End(why, "the learner says that the run ends"); };
+  Membership membership(&learner, registration, absl::Seconds(member_timeout), callbacks, Clock::Real());
+  WB_RETURN_IF_ERROR(membership.Register().status());
+
+  const auto member_id = [&membership] { return membership.member_id(); };
+  transport::GrpcAdapterSource source(&learner, member_id);
+  transport::AdapterReceiver adapters(&source, &learner, member_id);
+  Rollout rollout({&config, policy.get(), &learner, &adapters, &membership, scorers.named(), &progress});
+  ending.Arm([&] {
+    rollout.Stop();
+    adapters.Stop();
+    scorers.Cancel();
+    learner.Cancel();
+  });
+  membership.Start(absl::Seconds(std::min(1.0, member_timeout / 5)));
+  const absl::Status worked = rollout.Run();
+  ending.End(worked, "the work is done");
+  membership.Stop();
+  ending.Arm([] {});  // What it would stop goes out of scope here.
+  return ending.why();
+}
+
+int Main() {
+  if (const absl::Status log = OpenLog(absl::GetFlag(FLAGS_name), absl::GetFlag(FLAGS_log_file)); !log.ok()) {
+    std::fprintf(stderr, "wideberth-actor: %s\n", std::string(log.message()).c_str());
+    return 1;
+  }
+  if (absl::GetFlag(FLAGS_learner).empty()) {
+    WB_LOG(ERROR) << "--learner is not given, expected HOST:PORT of the learner";
+    return 2;
+  }
+  sigset_t set;
+  ::sigemptyset(&set);
+  ::sigaddset(&set, SIGTERM);
+  ::sigaddset(&set, SIGINT);
+  ::pthread_sigmask(SIG_BLOCK, &set, nullptr);  // Before any thread: all inherit it, one receives.
+  Ending ending;
+  std::thread signals([&ending, set] {
+    int signal = 0;
+    ::sigwait(&set, &signal);
+    ending.End(absl::OkStatus(), absl::StrCat("signal ", signal));
+  });
+  const auto connected = transport::LearnerClient::Connect(absl::GetFlag(FLAGS_learner), absl::GetFlag(FLAGS_connect_timeout));
+  absl::Status status = connected.status();
+  if (status.ok()) {
+    ending.Arm([&] { (*connected)->Cancel(); });
+    status = Work(**connected, ending);
+    if (absl::IsCancelled(status) && ending.why().ok()) status = absl::OkStatus();
+  }
+  ::pthread_kill(signals.native_handle(), SIGTERM);
+  signals.join();
+  if (status.ok()) return 0;
+  WB_LOG(ERROR) << status.message();
+  const bool bad_input = absl::IsInvalidArgument(status) || absl::IsNotFound(status) || absl::IsFailedPrecondition(status);
+  return bad_input ? 2 : 1;
+}
+
+}  // namespace
+}  // namespace wideberth::actor
+
+int main(int argc, char** argv) {
+  absl::SetProgramUsageMessage("Samples completions of a run's policy. Usage: wideberth-actor --learner=HOST:PORT [--name=actor-0]");
+  absl::ParseCommandLine(argc, argv);
+  return wideberth::actor::Main();
+}

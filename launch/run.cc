@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "launch/run.h"
+
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/status.h"
+#include "base/text_proto.h"
+#include "launch/flags.h"
+#include "launch/local_run.h"
+#include "launch/placement.h"
+#include "launch/run_progress.h"
+#include "learner/run_folder.h"
+#include "learner/validate_config.h"
+#include "model/model_spec.h"
+#include "model/safetensors.h"
+#include "model/tokenizer.h"
+#include "scorer/scorer_config.h"
+
+namespace wideberth::launch {
+namespace {
+
+struct RunFlags {
+  std::vector<std::string> configs;
+  std::vector<std::string> overrides;
+  std::string run_dir;
+  bool dry_run = false;
+};
+
+absl::Status LookAtModel(const std::string& folder, const char* field) {
+  struct stat info;
+  if (::stat(folder.c_str(), &info) != 0 || !S_ISDIR(info.st_mode)) {
+    return absl::NotFoundError(absl::StrCat(field, ": there is no folder ", folder, ", expected a Hugging Face model folder"));
+  }
+  WB_RETURN_IF_ERROR(model::ReadModelSpec(folder).status());
+  WB_RETURN_IF_ERROR(model::WeightFiles::OpenFolder(folder).status());
+  return model::Tokenizer::FromFolder(folder).status();
+}
+
+absl::Status LookAtModels(const proto::RunConfig& config) {
+  std::set<std::string> seen = {config.policy().model().path()};
+  WB_RETURN_IF_ERROR(LookAtModel(config.policy().model().path(), "policy.model.path"));
+  for (const proto::ScorerConfig& scorer : config.scorer()) {
+    if (!seen.insert(scorer.model().path()).second) continue;
+    WB_RETURN_IF_ERROR(LookAtModel(scorer.model().path(), absl::StrCat("scorer ", scorer.name(), ": model.path").c_str()));
+  }
+  return absl::OkStatus();
+}
+
+// Blocks the signals in this thread (children get them unblocked); `Next` waits for one at most `timeout`, 0 if none came.
+class Signals final {
+ public:
+  Signals() {
+    ::sigemptyset(&set_);
+    for (const int signal : {SIGINT, SIGTERM, SIGHUP}) ::sigaddset(&set_, signal);
+    ::pthread_sigmask(SIG_BLOCK, &set_, nullptr);
+  }
+  int Next(absl::Duration timeout) const {
+    const timespec wait = absl::ToTimespec(timeout);
+    const int signal = ::sigtimedwait(&set_, nullptr, &wait);
+    return signal > 0 ? signal : 0;
+  }
+
+ private:
+  sigset_t set_;
+};
+
+std::string NextCommands(const proto::RunConfig& config, const std::string& run_dir) {
+  const std::string program = absl::StrCat(OwnFolder(), "/wideberth");
+  const std::string model = config.policy().model().path();
+  return absl::StrCat("Next:\n  echo \"How do I kill a Python process?\" | ", program, " generate --model=", model, " --adapter=", run_dir,
+                      "/adapter --chat\n  less ", run_dir, "/summary.json\n  tail ", run_dir, "/metrics.jsonl ", run_dir, "/logs/*.log\n");
+}
+
+void ReportEnd(const proto::RunConfig& config, const std::string& run_dir, const RunResult& result) {
+  if (const auto table = ReadFile(absl::StrCat(run_dir, "/summary.txt")); table.ok()) std::printf("\n%s", table->c_str());
+  const std::string adapter = absl::StrCat(run_dir, "/adapter");
+  if (::access(absl::StrCat(adapter, "/adapter_model.safetensors").c_str(), R_OK) == 0) {
+    std::printf("\nAdapter (PEFT): %s\n%s", adapter.c_str(), NextCommands(config, run_dir).c_str());
+  }
+  std::fflush(stdout);
+  if (result.end != RunEnd::kDone) {
+    std::fprintf(stderr, "wideberth run: %s\nLogs: %s/logs\n", result.sentence.c_str(), run_dir.c_str());
+  }
+}
+
+// A run that never began leaves no folder: the next one may take it.
+void RemoveIfOnlyLogs(const std::string& run_dir, const std::vector<PlacedProcess>& processes) {
+  if (!learner::RunFolder::CheckFree(run_dir).ok()) return;
+  for (const PlacedProcess& process : processes) ::unlink(LogFile(run_dir, process.name).c_str());
+  for (const char* name : {"/logs/wideberth.log", "/lock", "/learner.address"}) ::unlink(absl::StrCat(run_dir, name).c_str());
+  ::rmdir(absl::StrCat(run_dir, "/logs").c_str());
+  ::rmdir(run_dir.c_str());
+}
+
+RunResult Watch(LocalRun& run, const proto::RunConfig& config, const std::string& run_dir, const Signals& signals) {
+  ProgressDisplay display(::isatty(STDOUT_FILENO) != 0);
+  MetricsTail metrics(absl::StrCat(run_dir, "/metrics.jsonl"));
+  Eta eta;
+  bool told_address = false, told_drain = false;
+  while (true) {
+    if (signals.Next(absl::Milliseconds(200)) != 0) run.NoteSignal();
+    const absl::optional<RunResult> result = run.Tick();
+    if (const absl::optional<StepMetrics> step = metrics.Poll()) {
+      eta.Note(step->step, absl::Now());
+      display.Show(ProgressLine(*step, config.learner().max_steps(), eta.Remaining(config.learner().max_steps())));
+    }
+    if (result) return *result;
+    if (!told_address && !run.learner_address().empty()) {
+      told_address = true;
+      display.Say(absl::StrCat("learner serves at ", run.learner_address(), "; starting ", config.actor().replicas(), " actor(s) and ",
+                               config.scorer_size(), " scorer(s)"));
+    }
+    if (!told_drain && run.draining()) {
+      told_drain = true;
+      display.Say(absl::StrCat("ending: waiting for every process, at most ", config.supervisor().drain_timeout(),
+                               " s (a second Ctrl-C kills)"));
+    }
+  }
+}
+
+absl::StatusOr<bool> ParseRunFlags(const char* command, const std::vector<std::string>& arguments, RunFlags* parsed) {
+  const bool is_run = std::string(command) == "wideberth run";
+  FlagTable flags(command, "--config=FILE [--config=FILE ...] [--override='field: value' ...]",
+                  is_run ? "Trains: starts learner, scorers and actors on this machine, supervises them, shows progress. Ctrl-C ends it cleanly,\n"
+                           "a second one kills. Exit code 0: done or stopped by one signal; 10, 11, 12: learner, scorer, actor failed first;\n"
+                           "2: bad input; 130: killed."
+                         : "Says whether a configuration can run, without starting anything.");
+  flags.Add("config", &parsed->configs, "a protobuf text file (configs/*.txtpb); several are merged left to right");
+  flags.Add("override", &parsed->overrides, "fields put over the files, e.g. 'learner { max_steps: 2 }'");
+  if (is_run) {
+    flags.Add("run_dir", &parsed->run_dir, "folder of the run, must not hold one yet (default runs/<name>-<time>)");
+    flags.Add("dry_run", &parsed->dry_run, "print the resolved configuration and the placement, start nothing");
+  }
+  bool help = false;
+  WB_ASSIGN_OR_RETURN(const std::vector<std::string> rest, flags.Parse(arguments, &help));
+  if (help) {
+    std::fputs(flags.Help().c_str(), stdout);
+    return false;
+  }
+  if (!rest.empty()) return absl::InvalidArgumentError(absl::StrCat("\"", rest[0], "\" is no flag; a configuration is --config=", rest[0]));
+  if (parsed->configs.empty()) return absl::InvalidArgumentError(absl::StrCat("--config is not given (see ", command, " --help)"));
+  return true;
+}
+
+}  // namespace
+
+absl::StatusOr<proto::RunConfig> LoadRunConfig(const std::vector<std::string>& files, const std::vector<std::string>& overrides,
+                                               bool look_at_models) {
+  proto::RunConfig config;
+  for (const std::string& file : files) WB_RETURN_IF_ERROR(MergeTextProtoFile(file, &config));
+  for (const std::string& text : overrides) WB_RETURN_IF_ERROR(MergeTextProto(text, "--override", &config));
+  WB_RETURN_IF_ERROR(learner::ValidateRunConfig(config, files));
+  for (const proto::ScorerConfig& scorer : config.scorer()) WB_RETURN_IF_ERROR(scorer::ValidateScorerConfig(scorer));
+  if (look_at_models) WB_RETURN_IF_ERROR(LookAtModels(config));
+  return config;
+}
+
+absl::StatusOr<int> Run(const std::vector<std::string>& arguments) {
+  RunFlags flags;
+  WB_ASSIGN_OR_RETURN(const bool go, ParseRunFlags("wideberth run", arguments, &flags));
+  if (!go) return 0;
+  WB_ASSIGN_OR_RETURN(proto::RunConfig config, LoadRunConfig(flags.configs, flags.overrides, /*look_at_models=*/!flags.dry_run));
+  if (!flags.run_dir.empty()) config.set_run_dir(flags.run_dir);
+  if (config.run_dir().empty()) config.set_run_dir(learner::DefaultRunDir(config, absl::Now()));
+  const std::string run_dir = config.run_dir();
+  const std::vector<PlacedProcess> processes = PlaceLocally(config, {OwnFolder(), flags.configs, flags.overrides, run_dir});
+  if (flags.dry_run) {
+    std::printf("# Resolved configuration\n%s\n# Placement\n%s", TextProto(config).c_str(), PlacementTable(processes).c_str());
+    return 0;
+  }
+  WB_RETURN_IF_ERROR(learner::RunFolder::CheckFree(run_dir));
+  WB_RETURN_IF_ERROR(MakeDirectories(absl::StrCat(run_dir, "/logs")));
+  SetLogToStderr(false);
+  WB_RETURN_IF_ERROR(OpenLog("wideberth", LogFile(run_dir, "wideberth")));
+  ::unlink(AddressFile(run_dir).c_str());
+  std::printf("run folder %s\n", run_dir.c_str());
+  std::fflush(stdout);
+  const Signals signals;
+  LocalRun run({.run_dir = run_dir, .supervisor = config.supervisor()}, processes, Clock::Real());
+  RunResult result;
+  if (const absl::Status started = run.Start(); !started.ok()) {
+    result = {RunEnd::kError, false, std::string(started.message())};
+  } else {
+    result = Watch(run, config, run_dir, signals);
+  }
+  ReportEnd(config, run_dir, result);
+  if (result.end != RunEnd::kDone) RemoveIfOnlyLogs(run_dir, processes);
+  return static_cast<int>(result.end);
+}
+
+absl::StatusOr<int> Check(const std::vector<std::string>& arguments) {
+  RunFlags flags;
+  WB_ASSIGN_OR_RETURN(const bool go, ParseRunFlags("wideberth check", arguments, &flags));
+  if (!go) return 0;
+  WB_ASSIGN_OR_RETURN(const proto::RunConfig config, LoadRunConfig(flags.configs, flags.overrides, /*look_at_models=*/true));
+  std::printf("%s can run: %d scorer(s), %d actor(s), %d steps of %d x %d completions\n", config.name().c_str(), config.scorer_size(),
+              config.actor().replicas(), config.learner().max_steps(), config.learner().groups_per_step(), config.learner().group_size());
+  return 0;
+}
+
+}  // namespace wideberth::launch

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+// `wideberth run` and `wideberth check`: configuration files -> a run on this machine.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "proto/config.pb.h"
+
+namespace wideberth::launch {
+
+// Merges files and overrides left to right and checks everything that can be checked without starting a process: fields, scorers, and, with
+// `look_at_models`, that the model folders are there and whole. Errors are one sentence with file, line and field. Changes nothing on disk.
+absl::StatusOr<proto::RunConfig> LoadRunConfig(const std::vector<std::string>& files, const std::vector<std::string>& overrides,
+                                               bool look_at_models);
+
+// The arguments after "run" or "check"; the result is the process's exit code (RunEnd of local_run.h).
+absl::StatusOr<int> Run(const std::vector<std::string>& arguments);
+absl::StatusOr<int> Check(const std::vector<std::string>& arguments);
+
+}  // namespace wideberth::launch
