@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "${1:-$(dirname "${BASH_SOURCE[0]}")/..}"
 
-declare -A rank=([base]=0 [proto]=1 [model]=2 [transport]=3 [actor]=4 [scorer]=4 [learner]=4 [report]=4 [toyworld]=4 [launch]=5)
+declare -A rank=([base]=0 [proto]=1 [model]=2 [transport]=3 [actor]=4 [scorer]=4 [learner]=4 [report]=3 [toyworld]=4 [launch]=5)
 offences=$(mktemp)
 trap 'rm -f "$offences"' EXIT
 
