@@ -151,6 +151,7 @@ double Sampler::Weigh(absl::Span<const float> logits, absl::Span<const int32_t> 
   if (config_.repetition_penalty() != 1.0) Penalize(seen);
   const float largest = Largest(scores_.data(), scores_.size());
   const double sum = ExpAll(scores_.data(), largest, static_cast<float>(1.0 / config_.temperature()), weights_.data(), weights_.size());
+  log_total_ = largest * (1.0 / config_.temperature()) + std::log(sum);
   const bool truncated = config_.top_k() > 0 || config_.top_p() < 1 || config_.min_p() > 0;
   if (!truncated) return sum;
   KeepTopK();
@@ -175,11 +176,14 @@ Sampler::Choice Sampler::Sample(absl::Span<const float> logits, absl::Span<const
     const double sum = Weigh(logits, seen);
     choice.token = FirstPast(weights_, uniform * sum);
   }
-  const float inverse_temperature = greedy ? 1.0f : static_cast<float>(1.0 / config_.temperature());
-  const float largest = Largest(logits.data(), logits.size());
-  weights_.resize(logits.size());
-  const double total = ExpAll(logits.data(), largest, inverse_temperature, weights_.data(), logits.size());
-  choice.logprob = (static_cast<double>(logits[choice.token]) - largest) * inverse_temperature - std::log(total);
+  const double inverse_temperature = greedy ? 1.0 : 1.0 / config_.temperature();
+  if (greedy || config_.repetition_penalty() != 1.0) {  // Otherwise Weigh has met these very numbers.
+    const float largest = Largest(logits.data(), logits.size());
+    weights_.resize(logits.size());
+    const double total = ExpAll(logits.data(), largest, static_cast<float>(inverse_temperature), weights_.data(), logits.size());
+    log_total_ = largest * inverse_temperature + std::log(total);
+  }
+  choice.logprob = logits[choice.token] * inverse_temperature - log_total_;
   return choice;
 }
 

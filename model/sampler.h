@@ -39,6 +39,7 @@ class Sampler {
   std::vector<float> scores_;   // Working copy of the logits.
   std::vector<float> weights_;
   std::vector<float> sorted_;
+  double log_total_ = 0;        // log sum exp(l / temperature) of the last Weigh, before truncation.
 };
 
 }  // namespace wideberth::model

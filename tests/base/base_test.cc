@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <thread>
+
+#include "base/bounded_queue.h"
+#include "base/file.h"
+#include "base/hash.h"
+#include "base/log.h"
+#include "base/text_proto.h"
+#include "proto/config.pb.h"
+#include "tests/testing/paths.h"
+
+namespace wideberth {
+namespace {
+
+using ::testing::HasSubstr;
+using ::wideberth::testing::TempDir;
+
+TEST(TextProto, ATypoIsNamedWithPlaceAndNearestField) {
+  proto::RunConfig config;
+  const absl::Status status = MergeTextProto("name: \"x\"\nlearner {\n  groupsize: 4\n}\n", "configs/a.txtpb", &config);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("configs/a.txtpb:3:"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("no field named \"groupsize\""));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("the nearest valid name is \"group_size\""));
+  EXPECT_FALSE(config.has_name()) << "a bad file changes nothing";
+}
+
+TEST(TextProto, LaterFilesReplaceScalarsAndAppendLists) {
+  proto::RunConfig config;
+  ASSERT_TRUE(MergeTextProto("seed: 1 learner { group_size: 4 max_steps: 7 } prompts { path: \"a\" }", "one", &config).ok());
+  ASSERT_TRUE(MergeTextProto("learner { group_size: 8 } prompts { path: \"b\" }", "two", &config).ok());
+  EXPECT_EQ(config.learner().group_size(), 8);
+  EXPECT_EQ(config.learner().max_steps(), 7);
+  EXPECT_EQ(config.prompts().path_size(), 2);
+  proto::RunConfig again;
+  ASSERT_TRUE(MergeTextProto(TextProto(config), "printed", &again).ok());
+  EXPECT_EQ(again.SerializeAsString(), config.SerializeAsString());
+}
+
+TEST(TextProto, AMissingFileAndAWrongTypeAreOneSentence) {
+  proto::RunConfig config;
+  EXPECT_THAT(std::string(MergeTextProtoFile("no/such.txtpb", &config).message()), HasSubstr("no/such.txtpb: cannot open: No such file"));
+  EXPECT_THAT(std::string(MergeTextProto("seed: 1.5", "f", &config).message()), HasSubstr("f:1:7:"));
+}
+
+TEST(File, AnAtomicWriteIsWholeOrAbsentOnAFullDisk) {
+  TempDir folder;
+  const std::string path = folder.Join("state");
+  ASSERT_TRUE(WriteFileAtomically(path, "old").ok());
+  const pid_t child = fork();
+  if (child == 0) {
+    signal(SIGXFSZ, SIG_IGN);
+    const rlimit limit = {1000, 1000};
+    setrlimit(RLIMIT_FSIZE, &limit);
+    const absl::Status status = WriteFileAtomically(path, std::string(5000, 'x'));
+    _exit(status.ok() ? 1 : 0);
+  }
+  int code = 0;
+  waitpid(child, &code, 0);
+  EXPECT_EQ(code, 0) << "the write past the limit was reported as a success";
+  EXPECT_EQ(*ReadFile(path), "old");
+  EXPECT_FALSE(std::filesystem::exists(path + ".partial"));
+}
+
+TEST(File, ALockIsHeldOnce) {
+  TempDir folder;
+  {
+    const auto first = FileLock::Acquire(folder.Join("lock"));
+    ASSERT_TRUE(first.ok());
+    EXPECT_EQ(FileLock::Acquire(folder.Join("lock")).status().code(), absl::StatusCode::kFailedPrecondition);
+  }
+  EXPECT_TRUE(FileLock::Acquire(folder.Join("lock")).ok());
+}
+
+TEST(Hash, PiecesGiveTheFingerprintOfTheWhole) {
+  // xxhsum -H2 of the empty file.
+  EXPECT_EQ(Fingerprint(""), "99aa06d3014798d86001c324468d497f");
+  Fingerprinter pieces;
+  pieces.Update("wide");
+  pieces.Update("berth");
+  EXPECT_EQ(pieces.Hex(), Fingerprint("wideberth"));
+}
+
+TEST(BoundedQueue, IsBoundedOrderedAndDrainsAfterClose) {
+  BoundedQueue<int> queue(2);
+  EXPECT_TRUE(queue.Push(1, absl::ZeroDuration()).ok());
+  EXPECT_TRUE(queue.Push(2, absl::ZeroDuration()).ok());
+  int three = 3;
+  EXPECT_EQ(queue.TryPush(three).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(queue.Push(3, absl::ZeroDuration()).code(), absl::StatusCode::kDeadlineExceeded);
+  queue.Close();
+  EXPECT_EQ(queue.Push(3, absl::Seconds(1)).code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(queue.Pop(absl::ZeroDuration()), 1);
+  EXPECT_EQ(queue.Pop(absl::ZeroDuration()), 2);
+  EXPECT_EQ(queue.Pop(absl::InfiniteDuration()), std::nullopt);
+}
+
+TEST(BoundedQueue, CloseWakesEveryWaiter) {
+  BoundedQueue<int> queue(1);
+  std::vector<std::thread> waiters;
+  for (int i = 0; i < 3; ++i) waiters.emplace_back([&] { EXPECT_EQ(queue.Pop(absl::Seconds(60)), std::nullopt); });
+  queue.Close();
+  for (std::thread& waiter : waiters) waiter.join();
+}
+
+TEST(BoundedQueue, EveryItemPassesOnceThroughManyThreads) {
+  BoundedQueue<int> queue(4);
+  std::atomic<int> sum{0};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 3; ++t) {
+    threads.emplace_back([&] {
+      while (auto item = queue.Pop(absl::Seconds(60))) sum += *item;
+    });
+  }
+  for (int i = 1; i <= 500; ++i) ASSERT_TRUE(queue.Push(i, absl::Seconds(60)).ok());
+  queue.Close();
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(sum, 500 * 501 / 2);
+}
+
+TEST(Log, LinesCarryTimeSeverityAndRole) {
+  TempDir folder;
+  ASSERT_TRUE(OpenLog("actor-3", folder.Join("a.log")).ok());
+  SetLogToStderr(false);
+  WB_LOG(WARNING) << "lease " << 7 << " is late";
+  SetLogToStderr(true);
+  const std::string text = *ReadFile(folder.Join("a.log"));
+  EXPECT_THAT(text, ::testing::MatchesRegex("[0-9-]+T[0-9:.]+Z W actor-3\\] lease 7 is late\n"));
+  EXPECT_FALSE(OpenLog("x", folder.Join("no/such/folder.log")).ok());
+}
+
+}  // namespace
+}  // namespace wideberth
