@@ -39,6 +39,15 @@ class SupervisorTest : public ::testing::Test {
     return absl::DeadlineExceededError("the children never got there");
   }
 
+  // Gone, or a zombie that its new parent has yet to reap.
+  static bool GoesAway(pid_t pid) {
+    for (int i = 0; i < 20000; ++i) {
+      if (ReadFile(absl::StrCat("/proc/", pid, "/stat")).value_or("gone) Z").find(") Z") != std::string::npos) return true;
+      ::poll(nullptr, 0, 1);
+    }
+    return false;
+  }
+
   std::string Log(const std::string& name) { return ReadFile(folder_.Join(name + ".log")).value_or(""); }
 
   testing::TempDir folder_;
@@ -135,9 +144,7 @@ TEST_F(SupervisorTest, SignalsReachTheChildrenOfAChild) {
   supervisor.StopRestarting();
   supervisor.SignalAll(SIGTERM);
   ASSERT_TRUE(PollUntil(supervisor, [&] { return supervisor.num_alive() == 0; }).ok());
-  // Gone, or a zombie that its new parent has yet to reap.
-  const std::string stat = ReadFile(absl::StrCat("/proc/", grandchild, "/stat")).value_or("gone) Z");
-  EXPECT_NE(stat.find(") Z"), std::string::npos) << stat;
+  EXPECT_TRUE(GoesAway(grandchild));
 }
 
 TEST_F(SupervisorTest, NothingOutlivesASupervisorThatIsKilled) {
@@ -155,13 +162,7 @@ TEST_F(SupervisorTest, NothingOutlivesASupervisorThatIsKilled) {
   ASSERT_GT(child, 0);
   ::kill(supervising, SIGKILL);
   ::waitpid(supervising, nullptr, 0);
-  bool gone = false;
-  for (int i = 0; i < 20000 && !gone; ++i) {
-    const std::string stat = ReadFile(absl::StrCat("/proc/", child, "/stat")).value_or("gone) Z");
-    gone = stat.find(") Z") != std::string::npos;
-    ::poll(nullptr, 0, 1);
-  }
-  EXPECT_TRUE(gone);
+  EXPECT_TRUE(GoesAway(child));
   ::close(pipe_fds[0]);
   ::close(pipe_fds[1]);
 }
