@@ -31,7 +31,7 @@ absl::Status AddMessages(const Json& list, absl::string_view field, proto::Score
 }
 
 absl::Status ReadPrompt(const Json& line, proto::ScoreItem* item) {
-  const Json& prompt = line["prompt"];
+  const Json& prompt = line.at("prompt");
   if (prompt.is_array()) return AddMessages(prompt, "prompt", item);
   if (!prompt.is_string()) return Bad(absl::StrCat("\"prompt\" is ", prompt.type_name(), ", must be a text or a list of messages"));
   proto::ChatMessage* message = item->add_prompt();

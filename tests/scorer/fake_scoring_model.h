@@ -30,6 +30,10 @@ class FakeScoringModel final : public ScoringModel {
     std::vector<std::string> texts;
     std::vector<proto::Score> scores;
     for (const PreparedItem& item : items) {
+      if (item.tokens.empty()) {
+        scores.push_back(MakeScore(identity_, proto::REFUSED_INPUT, item.refusal));
+        continue;
+      }
       texts.emplace_back(item.tokens.begin(), item.tokens.end());
       const bool fails = item.tokens[0] == '!';
       scores.push_back(MakeScore(identity_, fails ? proto::MODEL_ERROR : proto::SCORED, fails ? "told to fail" : ""));
