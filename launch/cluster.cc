@@ -28,7 +28,7 @@
 namespace wideberth::launch {
 namespace {
 
-// A line of the job script: `start NODE NAME CPUS WORD...`. Words in double quotes are filled in by the job, which knows its nodes.
+// A line of the job script: `start NODE NAME CPUS WORD...`. The job, which knows its nodes, fills in the learner's address.
 std::string StartLine(const NodeProcess& placed, const proto::RunConfig& config, const LaunchInputs& inputs) {
   const PlacedProcess& process = placed.process;
   const proto::SupervisorConfig& supervisor = config.supervisor();
@@ -50,12 +50,11 @@ std::string StartLine(const NodeProcess& placed, const proto::RunConfig& config,
   words.push_back("--");
   words.insert(words.end(), process.spec.argv.begin(), process.spec.argv.end());
   if (process.role == "learner") {
-    words.push_back(absl::StrCat("--override=learner { address: \"0.0.0.0:", config.cluster().learner_port(), "\" }"));
+    words.push_back(absl::StrCat("--address=0.0.0.0:", config.cluster().learner_port()));
   }
-  if (process.role == "scorer") words.push_back("--address=0.0.0.0:0");
+  if (process.role == "scorer") words.push_back("--listen=0.0.0.0:0");
   std::string line = absl::StrCat("start ", placed.node, " ", ShellWord(process.name), " ", cpus);
   for (const std::string& word : words) absl::StrAppend(&line, " ", ShellWord(word));
-  if (process.role == "scorer") absl::StrAppend(&line, " --advertise=\"${address[", placed.node, "]}\"");
   if (process.role != "learner") absl::StrAppend(&line, " --learner=\"$learner\"");
   return line;
 }

@@ -95,11 +95,12 @@ steps=()
 # Actors and scorers start when the learner has written its address file; files of an earlier job say nothing.
 rm -f "$run_dir/learner.address" "$run_dir/stop-learner" "$run_dir/stop-members"
 
-# One step, in the background. Steps overlap: each takes its share of the job's cores and GPUs without waiting for the others.
+# One step, in the background. Steps overlap: each takes its share of the job's cores and GPUs without waiting for the others. What serves
+# there tells the learner the address by which Slurm itself reaches the node.
 start() {
   local where=$1 name=$2 cpus=$3
   shift 3
-  srun --overlap --nodes=1 --ntasks=1 --cpus-per-task="$cpus" --nodelist="${node[$where]}" --job-name="$name" \
+  WIDEBERTH_HOST=${address[$where]} srun --overlap --nodes=1 --ntasks=1 --cpus-per-task="$cpus" --nodelist="${node[$where]}" --job-name="$name" \
     bash -c "$setup"$'\nexec "$@"' "$name" "$@" &
   steps+=($!)
   echo "$(date -u +%FT%TZ) started $name on ${node[$where]} (${address[$where]})"

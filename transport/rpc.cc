@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <mutex>
 
@@ -91,7 +92,8 @@ std::string PublicAddress(absl::string_view listen_host, int port) {
   if (host.empty() || host == "0.0.0.0" || host == "::") {
     char name[256] = "localhost";
     gethostname(name, sizeof(name) - 1);
-    host = name;
+    const char* const given = std::getenv("WIDEBERTH_HOST");
+    host = given != nullptr && *given != '\0' ? given : name;
   }
   if (absl::StrContains(host, ':')) return absl::StrCat("[", host, "]:", port);
   return absl::StrCat(host, ":", port);

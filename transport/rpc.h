@@ -28,7 +28,7 @@ struct ListeningServer {
 // Serves `service` on `address`; a port in use is an error, never shared. Unavailable with the system's reason.
 absl::StatusOr<ListeningServer> Listen(absl::string_view address, grpc::Service* service);
 
-// "host:port" of a listener as others reach it: this machine's name for the any-address.
+// "host:port" of a listener as others reach it: for the any-address, environment variable WIDEBERTH_HOST or this machine's name.
 std::string PublicAddress(absl::string_view listen_host, int port);
 // InvalidArgument unless `address` is "host:port" or "[v6]:port" with a port of 0 .. 65535.
 absl::Status SplitAddress(absl::string_view address, std::string* host, int* port);

@@ -92,7 +92,7 @@ test_placement_restart_and_exit_code() {
   expect_job_exit_code 3
   local port setup="it's \"yes\""
   port=$(sed -n 's/.*learner_port: //p' "$work/fake.txtpb")
-  expect_line "^n1 $setup .*--override=learner \{ address: \"0.0.0.0:$port\" \}" "$TRACES/learner"
+  expect_line "^n1 $setup .*--address=0.0.0.0:$port" "$TRACES/learner"
   expect_line "^n0 $setup .*--learner=127.0.0.1:$port" "$TRACES/actor-0"
   expect_line "^n0 $setup .*--learner=127.0.0.1:$port" "$TRACES/scorer"
   expect_line "^n1 $setup " "$TRACES/actor-1"
