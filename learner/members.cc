@@ -20,9 +20,7 @@ absl::StatusOr<Members::Registered> Members::Register(const proto::RegisterReque
     return absl::InvalidArgumentError(
         absl::StrCat("Register: scorer ", request.name(), " must send its address and scorer_name"));
   }
-  // An actor first asks for the configuration, which says what weights to load; it is a member once it comes back with their fingerprint.
-  if (request.role() == proto::ACTOR && request.base_fingerprint().empty()) return Registered{};
-  if (request.role() == proto::ACTOR && request.base_fingerprint() != base_fingerprint_) {
+  if (request.role() == proto::ACTOR && !request.base_fingerprint().empty() && request.base_fingerprint() != base_fingerprint_) {
     return absl::FailedPreconditionError(
         absl::StrCat("Register: ", request.name(), " has base weights with fingerprint ",
                      request.base_fingerprint(), ", expected ", base_fingerprint_, " as in the learner; policy.model.path must hold the same files everywhere"));
@@ -64,6 +62,12 @@ bool Members::Touch(const std::string& member_id, bool drain) {
   member->lost = false;
   member->told_to_drain |= drain;
   return true;
+}
+
+bool Members::MayLease(const std::string& member_id) {
+  MutexLock lock(mutex_);
+  const Member* member = FindById(member_id);
+  return member != nullptr && member->registration.role() == proto::ACTOR && !member->registration.base_fingerprint().empty();
 }
 
 bool Members::Acknowledge(const std::string& member_id, uint64_t version, const std::string& fingerprint) {

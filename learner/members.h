@@ -35,16 +35,18 @@ class Members {
     std::optional<std::string> ended_id;  // The former incarnation under the same name.
   };
 
-  // `base_fingerprint`: of the learner's own base weights; actors with another are refused.
+  // `base_fingerprint`: of the learner's own base weights; actors with another are refused. An actor that sends none yet (it has still to be told which
+  // weights to load) is a member without leases.
   Members(const Clock* clock, absl::Duration timeout, std::string base_fingerprint)
       : clock_(clock), timeout_(timeout), base_fingerprint_(std::move(base_fingerprint)) {}
 
-  // An actor without a fingerprint is only answered, not added: `member_id` is empty then.
   // InvalidArgument for a member without a name or a scorer without address or scorer_name; FailedPrecondition for an actor on other weights.
   absl::StatusOr<Registered> Register(const proto::RegisterRequest& request);
   // False: unknown incarnation, it has to register again. Any call of a member counts as a sign of life through `Touch`.
   bool Heartbeat(const std::string& member_id, const proto::MemberStatus& status, bool drain);
   bool Touch(const std::string& member_id, bool drain);
+  // An actor of this incarnation that has shown its weights.
+  bool MayLease(const std::string& member_id);
   bool Acknowledge(const std::string& member_id, uint64_t version, const std::string& fingerprint);
 
   // The members that became lost since the last call.

@@ -151,6 +151,13 @@ const PromptRecord& PromptSet::Train(uint64_t group) const {
   return records_[train_[ShuffledOrder(static_cast<int64_t>(n), seed_, group / n)[place]]];
 }
 
+absl::Status PromptSet::CheckLabels() const {
+  for (const PromptRecord& record : records_) {
+    if (!record.prompt.has_unsafe()) return Bad(record.origin, "has no \"unsafe\" label, which reward.form PROMPT_AWARE needs on every prompt");
+  }
+  return absl::OkStatus();
+}
+
 absl::Status PromptSet::CheckLengths(const std::function<absl::StatusOr<int64_t>(const proto::Prompt&)>& count_tokens,
                                      int64_t max_new_tokens, int64_t context) const {
   const int64_t limit = context - max_new_tokens;

@@ -39,6 +39,9 @@ class PromptSet {
   // 0 <= i < num_held_out().
   const PromptRecord& HeldOut(int64_t i) const { return records_[held_out_[i]]; }
 
+  // InvalidArgument naming the first prompt without an "unsafe" label, which rewards of the form PROMPT_AWARE need.
+  absl::Status CheckLabels() const;
+
   // Counts the tokens of every prompt by `count_tokens` (the rendered prompt, generation prompt
   // included). InvalidArgument for the first one that leaves no room for `max_new_tokens` within
   // `context` positions: file:line, its tokens, the limit, and how many others are too long.

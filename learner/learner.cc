@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "learner/learner.h"
+
+#include <ATen/ATen.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
+#include "base/log.h"
+#include "base/status.h"
+#include "learner/validate_config.h"
+#include "model/catch_torch.h"
+#include "model/chat_template.h"
+#include "model/runtime.h"
+#include "model/tokenizer.h"
+
+namespace wideberth::learner {
+namespace {
+
+std::string MakeRunId(const proto::RunConfig& config, absl::Time now) {
+  return absl::StrCat(config.name(), "-", absl::FormatTime("%Y%m%dT%H%M%SZ", now, absl::UTCTimeZone()), "-", ::getpid());
+}
+
+}  // namespace
+
+Learner::Learner(const proto::RunConfig& config, const Clock* clock, PromptSet prompts)
+    : config_(config), clock_(clock), run_id_(MakeRunId(config, clock->Now())), prompts_(std::move(prompts)), composer_(config.reward()) {}
+
+Learner::~Learner() = default;
+
+absl::StatusOr<std::unique_ptr<Learner>> Learner::Create(const proto::RunConfig& config, const Clock* clock) {
+  WB_RETURN_IF_ERROR(ValidateRunConfig(config));
+  WB_RETURN_IF_ERROR(RunFolder::CheckFree(config.run_dir()));
+  WB_ASSIGN_OR_RETURN(PromptSet prompts, PromptSet::Load(config.prompts(), config.seed()));
+  if (config.reward().form() == proto::RewardConfig::PROMPT_AWARE) WB_RETURN_IF_ERROR(prompts.CheckLabels());
+  std::unique_ptr<Learner> learner(new Learner(config, clock, std::move(prompts)));
+  WB_RETURN_IF_ERROR(learner->LoadPolicy());
+  WB_RETURN_IF_ERROR(learner->CheckPrompts());
+  WB_RETURN_IF_ERROR(learner->ClaimFolder());
+  learner->MakeService();
+  const auto first = model::CatchTorch("version 0", [&] { return learner->Pack(); });
+  WB_RETURN_IF_ERROR(first.status());
+  learner->fingerprint_ = (*first)->manifest.fingerprint();
+  WB_RETURN_IF_ERROR(learner->service_->Publish(*first));
+  return learner;
+}
+
+absl::Status Learner::LoadPolicy() {
+  WB_ASSIGN_OR_RETURN(model_, model::CausalLm::Load(config_.policy().model()));
+  const at::ScalarType master = model_->dtype() == at::kDouble ? at::kDouble : at::kFloat;
+  WB_ASSIGN_OR_RETURN(adapter_,
+                      model::Adapter::Initialize(model_->spec(), config_.policy().lora(), config_.seed(), master, model_->device()));
+  Trainer::Options options;
+  options.learner = config_.learner();
+  options.temperature = config_.generation().temperature();
+  WB_ASSIGN_OR_RETURN(trainer_, Trainer::Create(model_.get(), adapter_, options));
+  WB_LOG(INFO) << "policy " << config_.policy().model().path() << " (" << model_->spec().architecture << ", weights " << model_->fingerprint() << ")";
+  return absl::OkStatus();
+}
+
+absl::Status Learner::CheckPrompts() const {
+  const std::string& folder = config_.policy().model().path();
+  WB_ASSIGN_OR_RETURN(const std::unique_ptr<model::Tokenizer> tokenizer, model::Tokenizer::FromFolder(folder));
+  if (tokenizer->vocab_size() > model_->spec().vocab) {
+    return absl::InvalidArgumentError(absl::StrCat(folder, ": tokenizer.json has ", tokenizer->vocab_size(), " tokens, the model's embedding ",
+                                                   model_->spec().vocab, " rows; they belong to different models"));
+  }
+  const absl::StatusOr<model::ChatTemplate> chat = model::ChatTemplate::FromFolder(folder);
+  if (!chat.ok() && !absl::IsNotFound(chat.status())) return chat.status();
+  const auto count = [&](const proto::Prompt& prompt) -> absl::StatusOr<int64_t> {
+    std::vector<model::Message> messages;
+    std::string plain;
+    for (const proto::ChatMessage& message : prompt.message()) {
+      messages.push_back({message.role(), message.content()});
+      absl::StrAppend(&plain, plain.empty() ? "" : "\n", message.content());
+    }
+    if (!chat.ok()) return static_cast<int64_t>(tokenizer->Encode(plain, /*add_special_tokens=*/true).size());
+    WB_ASSIGN_OR_RETURN(const std::string text, chat->Render(messages, /*add_generation_prompt=*/true));
+    return static_cast<int64_t>(tokenizer->Encode(text).size());
+  };
+  return prompts_.CheckLengths(count, config_.generation().max_new_tokens(), model_->spec().max_positions);
+}
+
+absl::Status Learner::ClaimFolder() {
+  WB_ASSIGN_OR_RETURN(RunFolder folder, RunFolder::Claim(config_.run_dir(), config_));
+  folder_ = std::make_unique<RunFolder>(std::move(folder));
+  WB_ASSIGN_OR_RETURN(journal_, Journal::Create(folder_->Join("run.db"), run_id_));
+  return absl::OkStatus();
+}
+
+void Learner::MakeService() {
+  const proto::LearnerConfig& learner = config_.learner();
+  LeaseTable::Options options;
+  options.groups_per_step = learner.groups_per_step();
+  options.group_size = learner.group_size();
+  options.max_staleness = learner.max_staleness();
+  options.max_steps = learner.max_steps();
+  options.lease_timeout = absl::Seconds(learner.lease_timeout());
+  const LeaseTable::PromptOf prompt_of = [this](Phase phase, uint64_t id) -> const proto::Prompt& {
+    return phase == Phase::kTrain ? prompts_.Train(id).prompt : prompts_.HeldOut(static_cast<int64_t>(id & ~kEvaluationGroup)).prompt;
+  };
+  leases_ = std::make_unique<LeaseTable>(options, clock_, prompt_of);
+  members_ = std::make_unique<Members>(clock_, absl::Seconds(learner.member_timeout()), model_->fingerprint());
+  LearnerService::Parts parts;
+  parts.config = &config_;
+  parts.run_id = run_id_;
+  parts.vocab = model_->spec().vocab;
+  parts.clock = clock_;
+  parts.leases = leases_.get();
+  parts.members = members_.get();
+  parts.journal = journal_.get();
+  parts.pool = &pool_;
+  parts.shelf = &shelf_;
+  parts.prompt_of = prompt_of;
+  service_ = std::make_unique<LearnerService>(std::move(parts));
+}
+
+std::shared_ptr<const transport::AdapterBlob> Learner::Pack() const {
+  auto blob = std::make_shared<transport::AdapterBlob>();
+  // In the dtype the actors compute in: sampler and learner use the same bytes.
+  blob->bytes = adapter_->Pack(model_->dtype(), &blob->manifest);
+  blob->manifest.set_run_id(run_id_);
+  {
+    MutexLock lock(mutex_);
+    blob->manifest.set_version(version_);
+  }
+  blob->manifest.set_base_fingerprint(model_->fingerprint());
+  return blob;
+}
+
+void Learner::SetState(absl::string_view state) {
+  MutexLock lock(mutex_);
+  state_ = std::string(state);
+}
+
+void Learner::Stop(absl::string_view why) {
+  {
+    MutexLock lock(mutex_);
+    if (stop_reason_.empty()) stop_reason_ = why.empty() ? "asked to stop" : std::string(why);
+  }
+  pool_.Interrupt();
+}
+
+absl::Status Learner::Run() {
+  run_began_ = absl::Now();
+  absl::Status ended = RunPhases();
+  leases_->Close();
+  if (!ended.ok() && !absl::IsCancelled(ended)) {
+    WB_LOG(ERROR) << ended.message();
+    MutexLock lock(mutex_);
+    last_error_ = std::string(ended.message());
+  }
+  SetState("ending");
+  // Members are told first: they leave while the results are written.
+  service_->Drain();
+  const absl::Status written = WriteResults(ended);
+  if (!written.ok()) {
+    WB_LOG(ERROR) << written.message();
+    if (ended.ok() || absl::IsCancelled(ended)) ended = written;
+  }
+  TellEverybody();
+  SetState("ended");
+  return absl::IsCancelled(ended) ? absl::OkStatus() : ended;
+}
+
+absl::Status Learner::RunPhases() {
+  const bool evaluates = config_.evaluation().num_prompts() > 0;
+  if (evaluates) WB_RETURN_IF_ERROR(Evaluate(Phase::kEvaluateBefore));
+  WB_RETURN_IF_ERROR(Train());
+  if (evaluates) WB_RETURN_IF_ERROR(Evaluate(Phase::kEvaluateAfter));
+  return absl::OkStatus();
+}
+
+std::string Learner::WhatItWaitsFor(Phase phase) const {
+  const LeaseTable::Outstanding out = leases_->outstanding();
+  std::vector<std::string> holders;
+  for (const std::string& id : out.member_ids) holders.push_back(members_->NameOf(id));
+  std::vector<std::string> absent;
+  const std::vector<proto::ScorerEndpoint> endpoints = members_->ScorerEndpoints();
+  for (const proto::ScorerConfig& scorer : config_.scorer()) {
+    const bool there = std::any_of(endpoints.begin(), endpoints.end(), [&](const auto& e) { return e.scorer_name() == scorer.name(); });
+    if (!there) absent.push_back(scorer.name());
+  }
+  return absl::StrCat("; ", phase == Phase::kTrain ? "" : "evaluation, ", out.leased, " groups are leased",
+                      holders.empty() ? "" : absl::StrCat(" to ", absl::StrJoin(holders, ", ")), ", ", out.waiting,
+                      " wait for an actor; actors alive: ", members_->NumAlive(proto::ACTOR), "; scorers absent: ",
+                      absent.empty() ? "none" : absl::StrJoin(absent, ", "), " (learner.step_timeout)");
+}
+
+absl::StatusOr<std::vector<AcceptedGroup>> Learner::Collect(Phase phase, size_t n) {
+  const absl::Duration patience = absl::Seconds(config_.learner().step_timeout());
+  auto groups = pool_.Take(phase, n, patience, [this] { service_->ReapLost(); });
+  if (absl::IsDeadlineExceeded(groups.status())) {
+    return absl::DeadlineExceededError(absl::StrCat(groups.status().message(), WhatItWaitsFor(phase)));
+  }
+  return groups;
+}
+
+transport::RoleStatus Learner::Status() const {
+  transport::RoleStatus status;
+  const int64_t max_steps = config_.learner().max_steps();
+  {
+    MutexLock lock(mutex_);
+    status.state = state_;
+    status.last_error = last_error_;
+    status.policy_version = version_;
+    status.progress = static_cast<double>(version_) / static_cast<double>(max_steps);
+    status.facts.emplace_back("step", absl::StrCat(version_, " of ", max_steps));
+  }
+  const LeaseTable::Counters counters = leases_->counters();
+  const LeaseTable::Outstanding out = leases_->outstanding();
+  status.num_items = counters.accepted;
+  if (const auto rate = history_.tokens_per_second(); rate.has_value()) status.tokens_per_second = *rate;
+  status.facts.emplace_back("run", run_id_);
+  status.facts.emplace_back("groups", absl::StrCat(out.leased, " leased, ", out.waiting, " waiting, ", pool_.size(), " ready; ", counters.accepted,
+                                                   " accepted, ", counters.duplicate, " duplicates, ", counters.stale, " stale, ", counters.refused,
+                                                   " refused, ", counters.dropped, " dropped; leases expired ", counters.expired, ", taken back ",
+                                                   counters.returned));
+  for (auto& fact : history_.Facts()) status.facts.push_back(std::move(fact));
+  const absl::Time now = clock_->Now();
+  for (const Members::Member& member : members_->Snapshot()) {
+    transport::MemberRow row;
+    row.name = member.registration.name();
+    row.role = member.registration.role() == proto::SCORER ? absl::StrCat("scorer ", member.registration.scorer_name()) : "actor";
+    row.state = member.lost ? "lost" : member.status.state();
+    if (member.version.has_value()) row.policy_version = *member.version;
+    row.tokens_per_second = member.status.tokens_per_second();
+    row.num_items = member.status.num_items();
+    row.heartbeat_age = absl::ToDoubleSeconds(now - member.last_heard);
+    row.last_error = member.status.last_error();
+    row.health_address = member.registration.health_address();
+    status.members.push_back(std::move(row));
+  }
+  return status;
+}
+
+}  // namespace wideberth::learner

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+// One run from its configuration to its adapter: evaluates, collects groups, trains, publishes, evaluates, writes the summary. Owned by main(), which
+// serves its handler; the thread that calls Run owns the device.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/clock.h"
+#include "base/mutex.h"
+#include "learner/group_pool.h"
+#include "learner/journal.h"
+#include "learner/lease_table.h"
+#include "learner/members.h"
+#include "learner/prompts.h"
+#include "learner/rewards.h"
+#include "learner/run_folder.h"
+#include "learner/service.h"
+#include "learner/step_report.h"
+#include "learner/train_step.h"
+#include "model/adapter.h"
+#include "model/causal_lm.h"
+#include "proto/config.pb.h"
+#include "report/summary.h"
+#include "transport/adapter_carrier.h"
+#include "transport/health.h"
+#include "transport/metrics.h"
+
+namespace wideberth::learner {
+
+class Learner {
+ public:
+  // Checks everything that can be checked before a folder is touched (configuration, prompts, model, prompt lengths), then claims `config.run_dir` and
+  // publishes version 0. `config` is resolved: run_dir is set. Errors are one sentence each.
+  static absl::StatusOr<std::unique_ptr<Learner>> Create(const proto::RunConfig& config, const Clock* clock);
+  ~Learner();
+  Learner(const Learner&) = delete;
+  Learner& operator=(const Learner&) = delete;
+
+  // Blocks until the run has ended and everybody was told: OK after max_steps and after `Stop`. Whatever the end, the adapter of the last version,
+  // summary.json and summary.txt are written as far as the disk allows. Nothing in it waits for ever: a wait without progress ends after step_timeout
+  // with a sentence that names what was waited for.
+  absl::Status Run();
+
+  // Ends Run after the optimiser step under way. Any thread, any number of times.
+  void Stop(absl::string_view why);
+
+  // Thread-safe.
+  transport::LearnerHandler* handler() { return service_.get(); }
+  transport::RoleStatus Status() const;
+  const transport::Metrics& metrics() const { return metrics_; }
+  const std::string& run_id() const { return run_id_; }
+
+ private:
+  Learner(const proto::RunConfig& config, const Clock* clock, PromptSet prompts);
+  absl::Status LoadPolicy();
+  absl::Status CheckPrompts() const;
+  absl::Status ClaimFolder();
+  void MakeService();
+  // Packs the adapter as version `version_`; `Put` makes it visible to actors.
+  std::shared_ptr<const transport::AdapterBlob> Pack() const;
+
+  absl::Status RunPhases();
+  absl::Status Evaluate(Phase phase);
+  absl::Status Train();
+  absl::StatusOr<std::vector<AcceptedGroup>> CollectStep();
+  absl::StatusOr<StepReport> TrainOn(const std::vector<AcceptedGroup>& groups);
+  absl::Status PublishStep(const std::vector<AcceptedGroup>& groups, StepReport* report, absl::Time began);
+  absl::StatusOr<std::vector<AcceptedGroup>> Collect(Phase phase, size_t n);
+  std::string WhatItWaitsFor(Phase phase) const;
+  absl::Status WriteResults(const absl::Status& ended);
+  void TellEverybody();
+  report::Summary MakeSummary(const absl::Status& ended) const;
+  void SetState(absl::string_view state);
+
+  const proto::RunConfig config_;
+  const Clock* const clock_;
+  const std::string run_id_;
+  const PromptSet prompts_;
+  transport::Metrics metrics_;
+  StepHistory history_{&metrics_};
+  std::unique_ptr<model::CausalLm> model_;
+  std::shared_ptr<model::Adapter> adapter_;
+  std::unique_ptr<Trainer> trainer_;
+  RewardComposer composer_;
+  std::unique_ptr<RunFolder> folder_;
+  std::unique_ptr<Journal> journal_;
+  std::unique_ptr<LeaseTable> leases_;
+  std::unique_ptr<Members> members_;
+  GroupPool pool_;
+  transport::GrpcAdapterCarrier shelf_;
+  std::unique_ptr<LearnerService> service_;
+
+  // The device thread's.
+  std::string fingerprint_;  // Of the published version.
+  std::vector<report::PromptPair> evaluation_;
+  absl::Time step_began_;
+  absl::Time run_began_;
+  absl::Duration training_time_;
+  int64_t trained_tokens_ = 0;
+  double worst_logprob_difference_ = 0;
+  double first_step_kl_ = 0;
+
+  mutable Mutex mutex_;
+  std::string state_ ABSL_GUARDED_BY(mutex_) = "starting";
+  std::string last_error_ ABSL_GUARDED_BY(mutex_);
+  std::string stop_reason_ ABSL_GUARDED_BY(mutex_);
+  uint64_t version_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace wideberth::learner

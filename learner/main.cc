@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+// wideberth-learner: owns a run. Leases prompts to actors, trains on the scored groups they hand in, publishes policy versions, evaluates, writes the run's
+// folder. Everybody else is told its one address.
+//
+//      actors, scorers                                                actors
+//   Register, Heartbeat,    LeasePrompts      SubmitGroup              ▲ FetchAdapter, AcknowledgeAdapter
+//            │                   │                 │                   │
+//   ┌────────▼───────────────────▼─────────────────▼───────┐     ┌─────┴─────┐
+//   │ server threads: members, lease table, journal (sync) │     │   shelf   │
+//   └──────────────────────────┬───────────────────────────┘     └─────▲─────┘
+//                              │ pool of accepted groups               │ version v+1
+//   ┌──────────────────────────▼───────────────────────────────────────┴─────┐
+//   │ main: rewards -> advantages -> GRPO step -> pack -> publish -> metrics │
+//   └─────────────────────────────────────────────────────────────────────────┘
+//
+//   thread       consumes                  produces                          waits for                     unblocked by
+//   main         accepted groups           versions, metrics, summary        groups (step_timeout)         server threads, Stop, a full disk
+//   server (n)   calls of members          leases, durable groups, bytes     a short lock, the disk        clients, main
+//   signals      SIGTERM, SIGINT, SIGHUP   Stop                              a signal                      the system, the end of main
+//   health       HTTP requests             pages                             a request                     clients
+//
+// Only main touches torch. Exit code 0: all steps done, or stopped by a signal (summary.json says "stopped"; adapter and summary are written either way);
+// 2: bad input, nothing was changed; 1: other failures. One sentence in the log and on standard error says why.
+#include <signal.h>
+
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/flags/flag.h"
+#include "absl/flags/parse.h"
+#include "absl/flags/usage.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "absl/time/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/status.h"
+#include "base/text_proto.h"
+#include "learner/learner.h"
+#include "learner/run_folder.h"
+#include "learner/validate_config.h"
+#include "model/runtime.h"
+#include "transport/health.h"
+#include "transport/learner_service.h"
+
+// `config` and `override` may be given several times and are read before the others; declared here for --help.
+ABSL_FLAG(std::string, config, "", "protobuf text files (*.txtpb), merged left to right; may be repeated or separated by commas");
+ABSL_FLAG(std::string, override, "", "fields in text form over the files, e.g. 'learner { max_steps: 2 }'; may be repeated");
+ABSL_FLAG(std::string, run_dir, "", "folder of the run, over the configuration's");
+ABSL_FLAG(std::string, address, "", "HOST:PORT to serve on, over learner.address; port 0: any free one");
+ABSL_FLAG(std::string, address_file, "", "written with HOST:PORT once members can connect");
+ABSL_FLAG(std::string, log_file, "", "also log to this file");
+ABSL_FLAG(int, health_port, -2, "port of the health page, over learner.health_port; 0: any free one, -1: none");
+
+namespace wideberth::learner {
+namespace {
+
+struct Sources {
+  std::vector<std::string> files;
+  std::vector<std::string> overrides;
+};
+
+// Takes the repeatable flags out of the command line, which the flag library would let the last one win.
+std::vector<char*> TakeSources(int argc, char** argv, Sources* sources) {
+  std::vector<char*> rest = {argv[0]};
+  for (int i = 1; i < argc; ++i) {
+    absl::string_view flag = argv[i];
+    absl::string_view name = flag;
+    if (!absl::ConsumePrefix(&name, "--")) absl::ConsumePrefix(&name, "-");
+    const size_t equals = name.find('=');
+    const absl::string_view key = name.substr(0, equals);
+    const bool is_source = flag != name && (key == "config" || key == "override");
+    if (!is_source || (equals == absl::string_view::npos && i + 1 >= argc)) {
+      rest.push_back(argv[i]);
+      continue;
+    }
+    const std::string value(equals == absl::string_view::npos ? absl::string_view(argv[++i]) : name.substr(equals + 1));
+    if (key == "override") {
+      sources->overrides.push_back(value);
+    } else {
+      for (absl::string_view file : absl::StrSplit(value, ',', absl::SkipEmpty())) sources->files.emplace_back(file);
+    }
+  }
+  return rest;
+}
+
+absl::StatusOr<proto::RunConfig> Resolve(const Sources& sources) {
+  if (sources.files.empty()) return absl::InvalidArgumentError("--config is not given, expected a configuration file (configs/*.txtpb)");
+  proto::RunConfig config;
+  for (const std::string& file : sources.files) WB_RETURN_IF_ERROR(MergeTextProtoFile(file, &config));
+  for (const std::string& text : sources.overrides) WB_RETURN_IF_ERROR(MergeTextProto(text, "--override", &config));
+  if (!absl::GetFlag(FLAGS_run_dir).empty()) config.set_run_dir(absl::GetFlag(FLAGS_run_dir));
+  if (config.run_dir().empty()) config.set_run_dir(DefaultRunDir(config, absl::Now()));
+  if (!absl::GetFlag(FLAGS_address).empty()) config.mutable_learner()->set_address(absl::GetFlag(FLAGS_address));
+  if (absl::GetFlag(FLAGS_health_port) >= -1) config.mutable_learner()->set_health_port(absl::GetFlag(FLAGS_health_port));
+  WB_RETURN_IF_ERROR(ValidateRunConfig(config, sources.files));
+  return config;
+}
+
+absl::StatusOr<std::unique_ptr<transport::HealthPage>> ServeHealth(const proto::RunConfig& config, const Learner& learner) {
+  transport::HealthPage::Options page;
+  page.role = "learner";
+  page.name = "learner-0";
+  page.run = config.name();
+  const std::string& address = config.learner().address();
+  page.host = address.substr(0, address.rfind(':'));
+  page.port = config.learner().health_port();
+  page.status = [&learner] { return learner.Status(); };
+  page.metrics = &learner.metrics();
+  return transport::HealthPage::Start(std::move(page));
+}
+
+// `*began` is set once the run's folder is claimed: errors before are bad input.
+absl::Status Work(const Sources& sources, const sigset_t& signal_set, bool* began) {
+  WB_ASSIGN_OR_RETURN(const proto::RunConfig config, Resolve(sources));
+  model::ConfigureRuntime(config.policy().model().num_threads());
+  WB_ASSIGN_OR_RETURN(const std::unique_ptr<Learner> learner, Learner::Create(config, &Clock::Real()));
+  *began = true;
+  const std::jthread signals([&learner, signal_set](std::stop_token stop) {
+    const timespec look = {0, 200'000'000};
+    while (!stop.stop_requested()) {
+      const int signal = ::sigtimedwait(&signal_set, nullptr, &look);
+      if (signal > 0) {
+        WB_LOG(INFO) << "signal " << signal << ": ending";
+        learner->Stop(absl::StrCat("stopped by signal ", signal));
+      }
+    }
+  });
+  WB_ASSIGN_OR_RETURN(const auto health, ServeHealth(config, *learner));
+  WB_ASSIGN_OR_RETURN(const auto server, transport::LearnerServer::Start(config.learner().address(), learner->handler()));
+  if (const std::string file = absl::GetFlag(FLAGS_address_file); !file.empty()) {
+    WB_RETURN_IF_ERROR(WriteFileAtomically(file, absl::StrCat(server->address(), "\n")));
+  }
+  WB_LOG(INFO) << "run " << learner->run_id() << " in " << config.run_dir() << " serves at " << server->address()
+               << (health->address().empty() ? "" : absl::StrCat(", health page http://", health->address(), "/"));
+  const absl::Status ended = learner->Run();
+  server->Shutdown(absl::Seconds(2));
+  return ended;
+}
+
+int Main(const Sources& sources) {
+  if (const absl::Status log = OpenLog("learner-0", absl::GetFlag(FLAGS_log_file)); !log.ok()) {
+    std::fprintf(stderr, "wideberth-learner: %s\n", std::string(log.message()).c_str());
+    return 2;
+  }
+  sigset_t set;
+  ::sigemptyset(&set);
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP}) ::sigaddset(&set, signal);
+  ::pthread_sigmask(SIG_BLOCK, &set, nullptr);  // Before any thread: all inherit it, one receives.
+  ::signal(SIGXFSZ, SIG_IGN);                   // A file-size limit is reported like a full disk.
+  bool began = false;
+  const absl::Status status = Work(sources, set, &began);
+  if (status.ok()) return 0;
+  if (!began) WB_LOG(ERROR) << status.message();
+  const bool bad_input = absl::IsInvalidArgument(status) || absl::IsNotFound(status) || absl::IsAlreadyExists(status) ||
+                         absl::IsFailedPrecondition(status);
+  return !began && bad_input ? 2 : 1;
+}
+
+}  // namespace
+}  // namespace wideberth::learner
+
+int main(int argc, char** argv) {
+  absl::SetProgramUsageMessage("Owns a run: leases prompts, trains, publishes policy versions. Usage: wideberth-learner --config=FILE [--run_dir=DIR]");
+  wideberth::learner::Sources sources;
+  std::vector<char*> rest = wideberth::learner::TakeSources(argc, argv, &sources);
+  absl::ParseCommandLine(static_cast<int>(rest.size()), rest.data());
+  return wideberth::learner::Main(sources);
+}

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+// The learner's side of the wires: what members ask, tell and hand in. Stands between the RPC server and lease table, members, journal and pool; every
+// call parses, locks shortly, writes the journal where a group is accepted, and returns.
+#pragma once
+
+#include <atomic>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "absl/types/optional.h"
+#include "base/clock.h"
+#include "base/mutex.h"
+#include "learner/group_pool.h"
+#include "learner/journal.h"
+#include "learner/lease_table.h"
+#include "learner/members.h"
+#include "learner/screening.h"
+#include "transport/adapter_carrier.h"
+#include "transport/learner_service.h"
+
+namespace wideberth::learner {
+
+// Thread-safe. Everything it is given outlives it.
+class LearnerService final : public transport::LearnerHandler {
+ public:
+  struct Parts {
+    const proto::RunConfig* config = nullptr;
+    std::string run_id;
+    int64_t vocab = 0;
+    const Clock* clock = nullptr;
+    LeaseTable* leases = nullptr;
+    Members* members = nullptr;
+    Journal* journal = nullptr;
+    GroupPool* pool = nullptr;
+    transport::GrpcAdapterCarrier* shelf = nullptr;
+    LeaseTable::PromptOf prompt_of;
+  };
+  explicit LearnerService(Parts parts) : parts_(std::move(parts)) {}
+
+  absl::StatusOr<proto::RegisterResponse> Register(const proto::RegisterRequest& request) override;
+  absl::StatusOr<proto::HeartbeatResponse> Heartbeat(const proto::HeartbeatRequest& request) override;
+  absl::StatusOr<proto::LeasePromptsResponse> LeasePrompts(const proto::LeasePromptsRequest& request) override;
+  // ACCEPTED is answered only after the group is durable. A journal that cannot be written ends the run: the pool fails with its sentence.
+  absl::StatusOr<proto::SubmitGroupResponse> SubmitGroup(const proto::SubmitGroupRequest& request) override;
+  absl::StatusOr<proto::AcknowledgeAdapterResponse> AcknowledgeAdapter(const proto::AcknowledgeAdapterRequest& request) override;
+  absl::StatusOr<std::shared_ptr<const transport::AdapterBlob>> NewestAdapter(const proto::FetchAdapterRequest& request) override;
+
+  // Puts a version on the shelf; from now on groups sampled with it are accepted.
+  absl::Status Publish(std::shared_ptr<const transport::AdapterBlob> blob);
+  // From now on every answer says that the run ends.
+  void Drain() { draining_ = true; }
+  // Takes back the leases of members that fell silent.
+  void ReapLost();
+
+  // Missing scores of all groups handed in so far, by status.
+  MissingScores missing_scores() const;
+  // From publication of `version` until the last acknowledgement so far; empty before the first.
+  absl::optional<absl::Duration> SyncLatency(uint64_t version) const;
+
+ private:
+  struct Version {
+    std::string fingerprint;
+    absl::Time published_at;
+    absl::optional<absl::Time> last_acknowledged;
+  };
+  void ReturnLeases(const std::string& member_id, const std::string& name, absl::string_view why);
+  // The sentence that refuses the group; empty: version and fingerprint are ours.
+  std::string ForeignPolicy(const proto::SubmitGroupRequest& request, Phase phase) const;
+  absl::StatusOr<proto::SubmitGroupResponse> Store(const proto::SubmitGroupRequest& request, Phase phase, int attempt);
+
+  const Parts parts_;
+  std::atomic<bool> draining_{false};
+  mutable Mutex mutex_;
+  std::map<uint64_t, Version> versions_ ABSL_GUARDED_BY(mutex_);
+  MissingScores missing_ ABSL_GUARDED_BY(mutex_){};
+};
+
+}  // namespace wideberth::learner

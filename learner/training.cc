@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: Apache-2.0
+// The phases of a run on the device thread: evaluation, optimiser steps, and what is written at the end. Further members of Learner.
+#include <algorithm>
+#include <cmath>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/log.h"
+#include "base/status.h"
+#include "learner/evaluation.h"
+#include "learner/learner.h"
+#include "model/catch_torch.h"
+
+namespace wideberth::learner {
+namespace {
+
+double Since(absl::Time began) { return absl::ToDoubleSeconds(absl::Now() - began); }
+
+// The completions of a group that can be trained on, with their rewards in the same order.
+TrainGroup MakeTrainGroup(const AcceptedGroup& group, const std::vector<CompletionReward>& rewards, bool on_policy) {
+  TrainGroup out;
+  out.group_id = group.request.group_id();
+  out.source = group.member;
+  out.on_policy = on_policy;
+  out.prompt.assign(group.request.prompt_token_id().begin(), group.request.prompt_token_id().end());
+  for (int c = 0; c < group.request.completion_size(); ++c) {
+    const proto::Completion& completion = group.request.completion(c);
+    if (completion.token_id().empty()) continue;
+    TrainCompletion train;
+    train.tokens.assign(completion.token_id().begin(), completion.token_id().end());
+    train.sampler_logprobs.assign(completion.logprob().begin(), completion.logprob().end());
+    train.finish = completion.finish_reason();
+    train.reward = rewards[c].reward;
+    out.completions.push_back(std::move(train));
+  }
+  return out;
+}
+
+struct Mean {
+  double sum = 0;
+  int64_t n = 0;
+  void Add(double value) {
+    sum += value;
+    ++n;
+  }
+  absl::optional<double> value() const { return n > 0 ? absl::optional<double>(sum / static_cast<double>(n)) : absl::nullopt; }
+};
+
+void DescribeScores(const std::vector<std::vector<CompletionReward>>& rewards, StepReport* report) {
+  Mean u, t, boundary;
+  for (const std::vector<CompletionReward>& group : rewards) {
+    for (const CompletionReward& reward : group) {
+      if (reward.utility.has_value()) u.Add(*reward.utility);
+      if (!reward.t.has_value()) continue;
+      t.Add(*reward.t);
+      boundary.Add(InBoundaryMass(*reward.t) ? 1.0 : 0.0);
+    }
+  }
+  report->u_mean = u.value();
+  report->t_mean = t.value();
+  report->boundary_mass = boundary.value();
+}
+
+std::string LastUserMessage(const proto::Prompt& prompt) {
+  for (int i = prompt.message_size() - 1; i >= 0; --i) {
+    if (prompt.message(i).role() == "user") return prompt.message(i).content();
+  }
+  return "";
+}
+
+}  // namespace
+
+absl::Status Learner::Evaluate(Phase phase) {
+  const bool before = phase == Phase::kEvaluateBefore;
+  SetState(before ? "evaluating" : "evaluating again");
+  const int n = config_.evaluation().num_prompts();
+  leases_->BeginEvaluation(phase, n, config_.evaluation().num_completions(), /*adapter_off=*/before);
+  WB_ASSIGN_OR_RETURN(const std::vector<AcceptedGroup> groups, Collect(phase, n));
+  if (before) evaluation_.resize(n);
+  for (int i = 0; i < n; ++i) {
+    report::PromptPair& pair = evaluation_[i];
+    pair.prompt_id = groups[i].prompt.id();
+    pair.prompt = LastUserMessage(groups[i].prompt);
+    WB_ASSIGN_OR_RETURN((before ? pair.before : pair.after), EvaluateGroup(groups[i], config_.reward(), composer_, *model_, !before,
+                                                                            config_.generation().temperature()));
+  }
+  WB_LOG(INFO) << "evaluated " << n << " held-out prompts " << (before ? "with the base model" : "with the trained policy");
+  return absl::OkStatus();
+}
+
+absl::Status Learner::Train() {
+  SetState("collecting");
+  step_began_ = absl::Now();
+  const absl::Time began = step_began_;
+  leases_->BeginTraining();
+  for (int64_t step = 0; step < config_.learner().max_steps(); ++step) {
+    WB_ASSIGN_OR_RETURN(const std::vector<AcceptedGroup> groups, CollectStep());
+    const double waited = Since(step_began_);
+    SetState("training");
+    const absl::Time train_began = absl::Now();
+    WB_ASSIGN_OR_RETURN(StepReport report, TrainOn(groups));
+    report.seconds.wait = waited;
+    report.seconds.train = Since(train_began);
+    WB_RETURN_IF_ERROR(PublishStep(groups, &report, absl::Now()));
+    training_time_ = absl::Now() - began;
+    SetState("collecting");
+    MutexLock lock(mutex_);
+    if (!stop_reason_.empty()) return absl::CancelledError(stop_reason_);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<AcceptedGroup>> Learner::CollectStep() {
+  const size_t wanted = config_.learner().groups_per_step();
+  uint64_t version;
+  {
+    MutexLock lock(mutex_);
+    version = version_;
+  }
+  std::vector<AcceptedGroup> step;
+  while (step.size() < wanted) {
+    WB_ASSIGN_OR_RETURN(std::vector<AcceptedGroup> groups, Collect(Phase::kTrain, wanted - step.size()));
+    for (AcceptedGroup& group : groups) {
+      if (group.request.policy_version() + config_.learner().max_staleness() < version) {
+        leases_->DropAccepted(group.request.group_id());
+        continue;
+      }
+      step.push_back(std::move(group));
+    }
+  }
+  std::sort(step.begin(), step.end(),
+            [](const AcceptedGroup& a, const AcceptedGroup& b) { return a.request.group_id() < b.request.group_id(); });
+  return step;
+}
+
+absl::StatusOr<StepReport> Learner::TrainOn(const std::vector<AcceptedGroup>& groups) {
+  std::vector<GroupScores> scores;
+  for (const AcceptedGroup& group : groups) {
+    std::vector<const proto::Completion*> completions;
+    for (const proto::Completion& completion : group.request.completion()) completions.push_back(&completion);
+    const absl::optional<bool> unsafe = group.prompt.has_unsafe() ? absl::optional<bool>(group.prompt.unsafe()) : absl::nullopt;
+    scores.push_back(GatherScores(config_.reward(), unsafe, completions));
+  }
+  WB_ASSIGN_OR_RETURN(const auto rewards, composer_.Compose(scores));
+  StepReport report;
+  std::vector<TrainGroup> train;
+  Mean staleness;
+  for (size_t i = 0; i < groups.size(); ++i) {
+    MutexLock lock(mutex_);
+    const int64_t behind = static_cast<int64_t>(version_ - groups[i].request.policy_version());
+    train.push_back(MakeTrainGroup(groups[i], rewards[i], behind == 0));
+    staleness.Add(static_cast<double>(behind));
+    report.staleness_max = std::max(report.staleness_max, behind);
+    report.seconds.generate += groups[i].request.generate_seconds();
+    report.seconds.score += groups[i].request.score_seconds();
+  }
+  report.staleness_mean = staleness.value().value_or(0.0);
+  DescribeScores(rewards, &report);
+  WB_ASSIGN_OR_RETURN(report.metrics, trainer_->Step(train));
+  return report;
+}
+
+absl::Status Learner::PublishStep(const std::vector<AcceptedGroup>& groups, StepReport* report, absl::Time began) {
+  uint64_t version;
+  {
+    MutexLock lock(mutex_);
+    report->sync_seconds = absl::nullopt;
+    version = ++version_;
+  }
+  WB_ASSIGN_OR_RETURN(const auto blob, model::CatchTorch(absl::StrCat("version ", version), [&] { return Pack(); }));
+  fingerprint_ = blob->manifest.fingerprint();
+  report->step = static_cast<int64_t>(version);
+  report->version = version;
+  report->fingerprint = fingerprint_;
+  if (const auto latency = service_->SyncLatency(version - 1); latency.has_value()) report->sync_seconds = absl::ToDoubleSeconds(*latency);
+  report->leases = leases_->counters();
+  report->missing = service_->missing_scores();
+  const absl::Time now = clock_->Now();
+  report->unix_time = absl::ToDoubleSeconds(now - absl::UnixEpoch());
+  std::vector<uint64_t> ids;
+  for (const AcceptedGroup& group : groups) ids.push_back(group.request.group_id());
+  WB_RETURN_IF_ERROR(service_->Publish(blob));
+  leases_->StepDone(version, ids);
+  // Actors are at work again; what follows costs them nothing.
+  report->seconds.publish = Since(began);
+  report->seconds.total = Since(step_began_);
+  step_began_ = absl::Now();
+  trained_tokens_ += report->metrics.num_completion_tokens;
+  worst_logprob_difference_ = std::max(worst_logprob_difference_, report->metrics.logprob_difference_max);
+  if (version == 1) first_step_kl_ = report->metrics.kl;
+  const std::string json = StepJson(*report);
+  WB_RETURN_IF_ERROR(journal_->AppendStep(report->step, version, fingerprint_, ids, json, now));
+  WB_RETURN_IF_ERROR(folder_->AppendMetrics(json));
+  history_.Add(*report);
+  WB_LOG(INFO) << StepLine(*report, config_.learner().max_steps());
+  return absl::OkStatus();
+}
+
+report::Summary Learner::MakeSummary(const absl::Status& ended) const {
+  report::Summary summary;
+  summary.name = config_.name();
+  summary.run_id = run_id_;
+  summary.run_dir = folder_->path();
+  summary.ended = ended.ok() ? "completed" : absl::IsCancelled(ended) ? "stopped" : "failed";
+  summary.message = std::string(ended.message());
+  {
+    MutexLock lock(mutex_);
+    summary.policy_version = version_;
+    if (absl::IsCancelled(ended) && !stop_reason_.empty()) summary.message = stop_reason_;
+  }
+  summary.steps = static_cast<int64_t>(summary.policy_version);
+  summary.max_steps = config_.learner().max_steps();
+  summary.seconds = Since(run_began_);
+  summary.training_seconds = absl::ToDoubleSeconds(training_time_);
+  summary.adapter_path = folder_->Join("adapter");
+  summary.adapter_fingerprint = fingerprint_;
+  summary.base_model = config_.policy().model().path();
+  summary.base_fingerprint = model_->fingerprint();
+  summary.evaluation = evaluation_;
+  summary.seed = config_.seed();
+  summary.num_examples = config_.evaluation().num_examples();
+  const proto::RewardConfig& reward = config_.reward();
+  const proto::LearnerConfig& learner = config_.learner();
+  summary.settings = {{"reward.form", proto::RewardConfig::Form_Name(reward.form())},
+                      {"reward.utility_normalization", proto::RewardConfig::Normalization_Name(reward.utility_normalization())},
+                      {"reward.boundary_coefficient", absl::StrCat(reward.boundary_coefficient())},
+                      {"reward.utility_weight", absl::StrCat(reward.utility_weight())},
+                      {"reward.tau", absl::StrCat(reward.tau())},
+                      {"reward.lambda", absl::StrCat(reward.lambda())},
+                      {"learner.loss_type", proto::LearnerConfig::LossType_Name(learner.loss_type())},
+                      {"learner.beta", absl::StrCat(learner.beta())},
+                      {"learner.learning_rate", absl::StrCat(learner.learning_rate())},
+                      {"learner.group_size", absl::StrCat(learner.group_size())},
+                      {"learner.groups_per_step", absl::StrCat(learner.groups_per_step())},
+                      {"learner.max_staleness", absl::StrCat(learner.max_staleness())},
+                      {"generation.temperature", absl::StrCat(config_.generation().temperature())},
+                      {"generation.max_new_tokens", absl::StrCat(config_.generation().max_new_tokens())}};
+  const LeaseTable::Counters counters = leases_->counters();
+  const auto total = [&](const char* name, double value) { summary.totals.emplace_back(name, value); };
+  total("trained_tokens", static_cast<double>(trained_tokens_));
+  total("first_step_kl", first_step_kl_);
+  total("worst_logprob_difference", worst_logprob_difference_);
+  total("groups_accepted", static_cast<double>(counters.accepted));
+  total("groups_duplicate", static_cast<double>(counters.duplicate));
+  total("groups_stale", static_cast<double>(counters.stale));
+  total("groups_refused", static_cast<double>(counters.refused));
+  total("groups_retried", static_cast<double>(counters.retried));
+  total("groups_dropped", static_cast<double>(counters.dropped));
+  total("leases_expired", static_cast<double>(counters.expired));
+  total("leases_returned", static_cast<double>(counters.returned));
+  const MissingScores missing = service_->missing_scores();
+  for (int status = 1; status < proto::ScoreStatus_ARRAYSIZE; ++status) {
+    summary.totals.emplace_back(absl::StrCat("missing_", proto::ScoreStatus_Name(static_cast<proto::ScoreStatus>(status))),
+                                static_cast<double>(missing[status]));
+  }
+  return summary;
+}
+
+absl::Status Learner::WriteResults(const absl::Status& ended) {
+  report::Summary summary = MakeSummary(ended);
+  journal_->NoteEvent("end", "learner", absl::StrCat(summary.ended, summary.message.empty() ? "" : ": ", summary.message), clock_->Now());
+  absl::Status first = model::CatchTorch("saving the adapter", [&] { return adapter_->Save(summary.adapter_path, summary.base_model); });
+  // A summary does not promise an adapter that is not there.
+  if (!first.ok()) summary.adapter_path.clear();
+  const absl::Status others[] = {folder_->Write("summary.json", report::SummaryJson(summary)),
+                                 folder_->Write("summary.txt", report::SummaryTable(summary)), journal_->Flush()};
+  for (const absl::Status& status : others) {
+    if (first.ok()) first = status;
+  }
+  return first;
+}
+
+void Learner::TellEverybody() {
+  // Heartbeats come every second or so; whoever stays silent is the supervisor's to end.
+  const absl::Duration patience = std::min(absl::Seconds(config_.supervisor().drain_timeout() / 3),
+                                           absl::Seconds(config_.learner().member_timeout()));
+  const absl::Time deadline = absl::Now() + patience;
+  while (!members_->AllTold() && absl::Now() < deadline) absl::SleepFor(absl::Milliseconds(20));
+  if (!members_->AllTold()) WB_LOG(WARNING) << "not every member asked again within " << absl::FormatDuration(patience) << ", leaving without them";
+}
+
+}  // namespace wideberth::learner
