@@ -123,6 +123,7 @@ class GrpcLearnerClient final : public LearnerClient {
                      const std::function<absl::Status(grpc::ClientContext*)>& attempt) {
     const absl::Time deadline = absl::Now() + timeout;
     Backoff backoff(options_.first_backoff, options_.max_backoff);
+    absl::Status unreachable;  // Why the latest attempt that reached nobody did not.
     while (true) {
       grpc::ClientContext context;
       context.set_deadline(absl::ToChronoTime(deadline));
@@ -131,15 +132,19 @@ class GrpcLearnerClient final : public LearnerClient {
       const bool cancelled = End(&context);
       if (status.ok()) return status;
       if (cancelled) return Cancelled(call);
-      if (absl::IsDeadlineExceeded(status)) {
+      if (absl::IsDeadlineExceeded(status) && unreachable.ok()) {
         return absl::DeadlineExceededError(
             absl::StrCat("learner at ", address_, " did not answer ", call, " within ", absl::FormatDuration(timeout)));
       }
-      if (!absl::IsUnavailable(status)) return status;
+      if (absl::IsUnavailable(status)) {
+        unreachable = status;
+      } else if (!absl::IsDeadlineExceeded(status)) {
+        return status;
+      }
       const absl::Duration delay = backoff.Next();
-      if (absl::Now() + delay >= deadline) {
+      if (absl::IsDeadlineExceeded(status) || absl::Now() + delay >= deadline) {
         return absl::UnavailableError(absl::StrCat("learner at ", address_, " could not be reached for ", call, " within ",
-                                                   absl::FormatDuration(timeout), ": ", status.message()));
+                                                   absl::FormatDuration(timeout), ": ", unreachable.message()));
       }
       if (!Pause(delay)) return Cancelled(call);
     }

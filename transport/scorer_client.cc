@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <map>
-#include <set>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -26,10 +25,11 @@ struct Replica {
   const std::string address;
   const std::shared_ptr<grpc::Channel> channel;
   const std::unique_ptr<proto::Scorer::Stub> stub;
-  int64_t num_outstanding = 0;  // Items, guarded by the client's mutex.
+  int64_t num_outstanding = 0;  // Items.
 };
 
-// One attempt at one replica. Lives until its answer came and everybody has forgotten it.
+// One attempt at one replica. It holds the channel, so it may not be destroyed by the library's threads: a channel that ends on one of them
+// makes that thread wait for itself.
 struct Attempt {
   grpc::ClientContext context;
   proto::ScoreRequest request;
@@ -73,7 +73,13 @@ class GrpcScorerClient final : public ScorerClient {
  public:
   GrpcScorerClient(absl::string_view scorer_name, const Options& options)
       : name_(scorer_name), options_(options), shared_(std::make_shared<Shared>()) {}
-  ~GrpcScorerClient() override { Cancel(); }
+  ~GrpcScorerClient() override {
+    Cancel();
+    MutexLock lock(shared_->mutex);
+    // Cancelled calls end at once, here, whatever their replica does.
+    for (const auto& [attempt, owned] : abandoned_) owned->context.TryCancel();
+    while (Reap(), !abandoned_.empty()) shared_->changed.Wait(shared_->mutex);
+  }
 
   std::vector<proto::Score> Score(const std::vector<proto::ScoreItem>& items, absl::Duration timeout) override {
     Batch batch{items, std::vector<proto::Score>(items.size()), std::vector<bool>(items.size()), absl::Now() + timeout, timeout, {}};
@@ -84,6 +90,7 @@ class GrpcScorerClient final : public ScorerClient {
       batch.pieces.push_back(std::make_shared<Piece>(std::move(indices), options_));
     }
     MutexLock lock(shared_->mutex);
+    Reap();
     while (!batch.pieces.empty()) {
       if (shared_->cancelled || absl::Now() >= batch.deadline) {
         GiveUp(batch, shared_->cancelled);
@@ -106,10 +113,10 @@ class GrpcScorerClient final : public ScorerClient {
     MutexLock lock(shared_->mutex);
     std::map<std::string, std::shared_ptr<Replica>> replicas;
     for (const std::string& address : addresses) {
-      const auto known = shared_->replicas.find(address);
-      replicas[address] = known != shared_->replicas.end() ? known->second : std::make_shared<Replica>(address);
+      const auto known = replicas_.find(address);
+      replicas[address] = known != replicas_.end() ? known->second : std::make_shared<Replica>(address);
     }
-    shared_->replicas = std::move(replicas);
+    replicas_ = std::move(replicas);
     shared_->changed.SignalAll();
   }
 
@@ -120,13 +127,11 @@ class GrpcScorerClient final : public ScorerClient {
   }
 
  private:
-  // What the library's threads touch; outlives the client for answers that come late.
+  // What the library's threads touch, and all they touch.
   struct Shared {
     Mutex mutex;
     CondVar changed;
-    std::map<std::string, std::shared_ptr<Replica>> replicas ABSL_GUARDED_BY(mutex);
     std::map<const Attempt*, absl::Status> answered ABSL_GUARDED_BY(mutex);
-    std::set<const Attempt*> abandoned ABSL_GUARDED_BY(mutex);
     bool cancelled ABSL_GUARDED_BY(mutex) = false;
   };
 
@@ -142,8 +147,8 @@ class GrpcScorerClient final : public ScorerClient {
 
   std::shared_ptr<Replica> LeastBusy(const std::string& avoid) ABSL_EXCLUSIVE_LOCKS_REQUIRED(shared_->mutex) {
     std::shared_ptr<Replica> best;
-    for (const auto& [address, replica] : shared_->replicas) {
-      if (address == avoid && shared_->replicas.size() > 1) continue;
+    for (const auto& [address, replica] : replicas_) {
+      if (address == avoid && replicas_.size() > 1) continue;
       if (best == nullptr || replica->num_outstanding < best->num_outstanding) best = replica;
     }
     return best;
@@ -159,17 +164,26 @@ class GrpcScorerClient final : public ScorerClient {
     attempt->context.set_deadline(absl::ToChronoTime(batch.deadline));
     for (const size_t i : piece.items) *attempt->request.add_item() = batch.items[i];
     attempt->replica = replica;
-    const int64_t num_items = static_cast<int64_t>(piece.items.size());
-    replica->num_outstanding += num_items;
+    replica->num_outstanding += attempt->request.item_size();
     piece.attempt = attempt;
-    replica->stub->async()->Score(
-        &attempt->context, &attempt->request, &attempt->response,
-        [shared = shared_, attempt, num_items](const grpc::Status& status) {
-          MutexLock lock(shared->mutex);
-          attempt->replica->num_outstanding -= num_items;
-          if (shared->abandoned.erase(attempt.get()) == 0) shared->answered[attempt.get()] = FromGrpc(status);
-          shared->changed.SignalAll();
-        });
+    replica->stub->async()->Score(&attempt->context, &attempt->request, &attempt->response,
+                                  [shared = shared_, key = attempt.get()](const grpc::Status& status) {
+                                    MutexLock lock(shared->mutex);
+                                    shared->answered[key] = FromGrpc(status);
+                                    shared->changed.SignalAll();
+                                  });
+  }
+
+  // Forgets abandoned attempts whose call is over.
+  void Reap() ABSL_EXCLUSIVE_LOCKS_REQUIRED(shared_->mutex) {
+    for (auto it = abandoned_.begin(); it != abandoned_.end();) {
+      if (shared_->answered.erase(it->first) == 0) {
+        ++it;
+        continue;
+      }
+      it->second->replica->num_outstanding -= it->second->request.item_size();
+      it = abandoned_.erase(it);
+    }
   }
 
   bool HasAnswer(const Batch& batch) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(shared_->mutex) {
@@ -183,6 +197,7 @@ class GrpcScorerClient final : public ScorerClient {
       if (answer == shared_->answered.end()) continue;
       const std::shared_ptr<Attempt> attempt = std::move(piece->attempt);
       piece->attempt = nullptr;
+      attempt->replica->num_outstanding -= attempt->request.item_size();
       absl::Status status = std::move(answer->second);
       shared_->answered.erase(answer);
       if (status.ok() && attempt->response.score_size() != static_cast<int>(piece->items.size())) {
@@ -222,15 +237,15 @@ class GrpcScorerClient final : public ScorerClient {
 
   // What a failed attempt means for its piece: another try, or a typed result.
   void Judge(Piece& piece, const Attempt& attempt, const absl::Status& status, Batch& batch) {
-    piece.last_trouble = absl::StrCat("replica at ", attempt.replica->address, ": ", status.message());
     piece.failed_address = attempt.replica->address;
-    piece.overloaded = absl::IsResourceExhausted(status);
     piece.next_try = absl::Now() + piece.backoff.Next();
-    if (piece.overloaded) return;
     if (absl::IsDeadlineExceeded(status)) {
-      piece.last_trouble = absl::StrCat("replica at ", attempt.replica->address, " did not answer");
+      if (!piece.overloaded) piece.last_trouble = absl::StrCat("replica at ", attempt.replica->address, " did not answer");
       return;  // The batch's own deadline has come too.
     }
+    piece.last_trouble = absl::StrCat("replica at ", attempt.replica->address, ": ", status.message());
+    piece.overloaded = absl::IsResourceExhausted(status);
+    if (piece.overloaded) return;
     if (NeverConnected(status)) {
       piece.unreachable_since = std::min(piece.unreachable_since, absl::Now());
       if (absl::Now() - piece.unreachable_since < options_.unreachable_timeout) return;
@@ -255,10 +270,12 @@ class GrpcScorerClient final : public ScorerClient {
     CollectAnswers(batch);
     for (const std::shared_ptr<Piece>& piece : batch.pieces) {
       if (piece->attempt != nullptr) {
-        piece->last_trouble = absl::StrCat("replica at ", piece->attempt->replica->address, " did not answer");
-        piece->overloaded = false;
-        shared_->abandoned.insert(piece->attempt.get());
+        // After a full queue the last attempt only had no time left to be told the same.
+        if (!piece->overloaded) {
+          piece->last_trouble = absl::StrCat("replica at ", piece->attempt->replica->address, " did not answer");
+        }
         piece->attempt->context.TryCancel();
+        abandoned_[piece->attempt.get()] = piece->attempt;
       }
       const std::string within = absl::StrCat(" within ", absl::FormatDuration(batch.timeout));
       if (cancelled) {
@@ -274,6 +291,8 @@ class GrpcScorerClient final : public ScorerClient {
   const std::string name_;
   const Options options_;
   const std::shared_ptr<Shared> shared_;
+  std::map<std::string, std::shared_ptr<Replica>> replicas_ ABSL_GUARDED_BY(shared_->mutex);
+  std::map<const Attempt*, std::shared_ptr<Attempt>> abandoned_ ABSL_GUARDED_BY(shared_->mutex);
 };
 
 }  // namespace

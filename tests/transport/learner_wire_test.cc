@@ -195,9 +195,10 @@ TEST_F(LearnerWireTest, ASilentLearnerEndsTheCallAtItsDeadlineWithASentence) {
   };
   Serve();
   const absl::Status status = Client(Quick(absl::Milliseconds(200)))->LeasePrompts({}).status();
-  release.Notify();
   EXPECT_TRUE(absl::IsDeadlineExceeded(status));
   EXPECT_EQ(status.message(), absl::StrCat("learner at ", server_->address(), " did not answer LeasePrompts within 200ms"));
+  release.Notify();
+  server_.reset();  // Before the notification its handler still looks at.
 }
 
 TEST_F(LearnerWireTest, CancelEndsARunningCallAndAllLaterOnes) {
@@ -217,6 +218,7 @@ TEST_F(LearnerWireTest, CancelEndsARunningCallAndAllLaterOnes) {
   EXPECT_TRUE(absl::IsCancelled(status)) << status;
   EXPECT_TRUE(absl::IsCancelled(client->Heartbeat({}).status()));
   release.Notify();
+  server_.reset();
 }
 
 TEST_F(LearnerWireTest, ASecondServerOnThePortIsRefusedWithTheReason) {
