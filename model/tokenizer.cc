@@ -80,6 +80,7 @@ struct Tokenizer::State {
   struct Entry {
     bool known = false;
     bool special = false;
+    bool skipped = false;  // When decoding without special tokens.
     std::string token;
     std::string contribution;
   };
@@ -100,6 +101,7 @@ struct Tokenizer::State {
   Frame frame;
   std::vector<AddedToken> added;
   absl::flat_hash_map<std::string, int32_t> added_ids;
+  int32_t next_added_id = 0;
   AddedTokenFinder raw_finder;
   AddedTokenFinder normalized_finder;
   std::vector<Entry> entries;  // By id.
@@ -116,6 +118,7 @@ absl::Status Tokenizer::State::Read(const nlohmann::json& json, absl::string_vie
   WB_ASSIGN_OR_RETURN(normalizer, Normalizer::FromJson(root.Field("normalizer")));
   WB_ASSIGN_OR_RETURN(pre_tokenizer, PreTokenizer::FromJson(root.Field("pre_tokenizer")));
   WB_ASSIGN_OR_RETURN(bpe, Bpe::FromJson(root.Field("model"), pre_tokenizer.byte_level()));
+  next_added_id = static_cast<int32_t>(bpe->vocabulary().size());
   WB_RETURN_IF_ERROR(AddPostProcessor(root.Field("post_processor"), &frame));
   WB_ASSIGN_OR_RETURN(decoder, TokenDecoder::FromJson(root.Field("decoder")));
   const JsonNode added_node = root.Field("added_tokens");
@@ -157,13 +160,15 @@ absl::Status Tokenizer::State::ReadConfig(absl::string_view path) {
 }
 
 absl::Status Tokenizer::State::AddToken(const AddedToken& token, absl::string_view file) {
-  const absl::optional<int32_t> in_vocabulary = bpe->TokenToId(token.content);
-  if (in_vocabulary.value_or(token.id) != token.id) {
-    return absl::InvalidArgumentError(absl::StrCat(file, ": the added token \"", token.content,
-                                                   "\" has id ", token.id, ", must have ",
-                                                   *in_vocabulary, " as in the vocabulary"));
+  // The peer numbers added tokens itself, whatever the file says. A file that says something else has two meanings.
+  const int32_t expected = bpe->TokenToId(token.content).value_or(next_added_id);
+  if (expected != token.id) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        file, ": the added token \"", token.content, "\" has id ", token.id, ", must have ", expected,
+        ", its id in the vocabulary or else the one after the vocabulary and the added tokens before"));
   }
   if (!added_ids.emplace(token.content, token.id).second) return absl::OkStatus();
+  next_added_id = std::max(next_added_id, token.id + 1);
   added.push_back(token);
   return absl::OkStatus();
 }
@@ -183,12 +188,17 @@ void Tokenizer::State::Finish() {
   };
   for (const auto& [token, id] : bpe->vocabulary()) enter(token, id);
   for (const AddedToken& token : added) {
-    enter(token.content, token.id).special = token.special;
-    if (token.normalized) {
-      normalized_finder.Add(token, normalizer.Apply(token.content));
-    } else {
+    Entry& entry = enter(token.content, token.id);
+    entry.special = entry.skipped = token.special;
+    if (!token.normalized) {
       raw_finder.Add(token, token.content);
+      continue;
     }
+    // The peer knows a normalised token by its normalised spelling only: so it is found, decoded, and not taken for special.
+    const std::string spelling = normalizer.Apply(token.content);
+    normalized_finder.Add(token, spelling);
+    entry.contribution = decoder.Contribution(spelling);
+    entry.skipped = token.special && spelling == token.content;
   }
   num_known = std::count_if(entries.begin(), entries.end(), [](const Entry& e) { return e.known; });
 }
@@ -311,7 +321,7 @@ std::string StreamDecoder::Push(int32_t id) {
   const Tokenizer::State& state = *tokenizer_.state_;
   if (id < 0 || static_cast<size_t>(id) >= state.entries.size()) return text;
   const Tokenizer::State::Entry& entry = state.entries[static_cast<size_t>(id)];
-  if (!entry.known || (skip_special_tokens_ && entry.special)) return text;
+  if (!entry.known || (skip_special_tokens_ && entry.skipped)) return text;
   state.decoder.Push(entry.contribution, &progress_, &text);
   return text;
 }
