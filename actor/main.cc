@@ -42,6 +42,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/status.h"
+#include "model/runtime.h"
 #include "transport/adapter_carrier.h"
 #include "transport/health.h"
 #include "transport/learner_client.h"
@@ -151,6 +152,7 @@ absl::Status Work(transport::LearnerClient& learner, Ending& ending) {
   // The configuration names the weights; with their fingerprint we are a member.
   WB_ASSIGN_OR_RETURN(const proto::RegisterResponse hello, learner.Register(Introduction()));
   const proto::RunConfig& config = hello.config();
+  model::ConfigureRuntime(config.actor().num_threads());
   WB_ASSIGN_OR_RETURN(const std::unique_ptr<ModelPolicy> policy, ModelPolicy::Load(config));
   WB_LOG(INFO) << "run " << hello.run_id() << ": loaded " << config.policy().model().path() << " (" << policy->fingerprint() << ")";
 

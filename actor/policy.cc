@@ -7,7 +7,6 @@
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "model/catch_torch.h"
-#include "model/runtime.h"
 
 namespace wideberth::actor {
 
@@ -45,7 +44,6 @@ absl::StatusOr<std::unique_ptr<ModelPolicy>> ModelPolicy::Load(const proto::RunC
   proto::ModelConfig where = config.policy().model();
   if (config.actor().has_device()) where.set_device(config.actor().device());
   where.set_num_threads(config.actor().num_threads());
-  model::ConfigureRuntime(where.num_threads());
   std::unique_ptr<ModelPolicy> policy(new ModelPolicy(config));
   WB_ASSIGN_OR_RETURN(policy->model_, model::CausalLm::Load(where));
   WB_ASSIGN_OR_RETURN(policy->tokenizer_, model::Tokenizer::FromFolder(where.path()));

@@ -226,11 +226,15 @@ absl::Status Generate(const std::vector<std::string>& arguments) {
   options.stop_tokens = actor::StopTokens(spec, reader.tokenizer(), reader.chat_template());
   return ForLines(file, std::max(1, batch), [&](const std::vector<InputLine>& lines) -> absl::Status {
     std::vector<model::PromptGroup> groups;
+    absl::Status bad_line;  // Told after the results of the lines before it.
     for (const InputLine& line : lines) {
-      WB_ASSIGN_OR_RETURN(std::vector<int32_t> prompt, reader.Read(line));
-      WB_RETURN_IF_ERROR(CheckLength(line, prompt.size(), max_new_tokens, spec.max_positions));
-      groups.push_back({line.index, std::move(prompt), num_completions});
+      absl::StatusOr<std::vector<int32_t>> prompt = reader.Read(line);
+      bad_line = prompt.status();
+      if (bad_line.ok()) bad_line = CheckLength(line, prompt->size(), max_new_tokens, spec.max_positions);
+      if (!bad_line.ok()) break;
+      groups.push_back({line.index, *std::move(prompt), num_completions});
     }
+    if (groups.empty()) return bad_line;
     std::vector<std::vector<model::Sampled>> sampled;
     WB_RETURN_IF_ERROR(model::CatchTorch("generate", [&]() -> absl::Status {
       WB_ASSIGN_OR_RETURN(sampled, model::Generate(*loaded.lm, groups, options));
@@ -245,7 +249,7 @@ absl::Status Generate(const std::vector<std::string>& arguments) {
                                           {"text", reader.tokenizer().Decode(completion.tokens)}}));
       }
     }
-    return absl::OkStatus();
+    return bad_line;
   });
 }
 

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "actor/policy.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "tests/testing/paths.h"
+#include "tests/testing/tiny_model.h"
+
+namespace wideberth::actor {
+namespace {
+
+using ::testing::HasSubstr;
+
+class ModelPolicyTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    ASSERT_TRUE(testing::WriteTinyModel("llama", folder_.Join("model")).ok());
+    config_.mutable_policy()->mutable_model()->set_path(folder_.Join("model"));
+    config_.mutable_generation()->set_max_new_tokens(6);
+    config_.set_seed(3);
+    prompt_.add_message()->set_role("user");
+    prompt_.mutable_message(0)->set_content("the thing");
+  }
+  // An adapter version as the learner would publish it, with B not zero.
+  transport::AdapterBlob Version(const ModelPolicy& policy, uint64_t version) {
+    transport::AdapterBlob blob;
+    auto adapter = model::Adapter::Initialize(policy.model().spec(), config_.policy().lora(), version, at::kFloat, at::kCPU);
+    EXPECT_TRUE(adapter.ok()) << adapter.status();
+    for (at::Tensor parameter : (*adapter)->Parameters()) parameter.normal_(0.0, 0.5);
+    blob.bytes = (*adapter)->Pack(at::kFloat, &blob.manifest);
+    blob.manifest.set_version(version);
+    blob.manifest.set_base_fingerprint(policy.fingerprint());
+    return blob;
+  }
+
+  testing::TempDir folder_;
+  proto::RunConfig config_;
+  proto::Prompt prompt_;
+};
+
+TEST_F(ModelPolicyTest, SamplesTheAdapterThatWasSwappedInAndTheBaseWhenItIsOff) {
+  const auto policy = ModelPolicy::Load(config_);
+  ASSERT_TRUE(policy.ok()) << policy.status();
+  const auto ids = (*policy)->Encode(prompt_);
+  ASSERT_TRUE(ids.ok()) << ids.status();
+  const std::vector<model::PromptGroup> groups = {{1, *ids, 2}};
+  const auto go = [](int64_t) { return true; };
+  const auto base = (*policy)->Generate(groups, /*adapter_off=*/true, go);
+  ASSERT_TRUE(base.ok()) << base.status();
+  ASSERT_TRUE((*policy)->Use(Version(**policy, 1)).ok());
+  const auto adapted = (*policy)->Generate(groups, /*adapter_off=*/false, go);
+  ASSERT_TRUE(adapted.ok()) << adapted.status();
+  const auto off = (*policy)->Generate(groups, /*adapter_off=*/true, go);
+  ASSERT_TRUE(off.ok()) << off.status();
+  EXPECT_EQ((*base)[0][0].tokens, (*off)[0][0].tokens);
+  EXPECT_EQ((*base)[0][0].logprobs, (*off)[0][0].logprobs);
+  EXPECT_NE((*base)[0][0].logprobs, (*adapted)[0][0].logprobs);
+}
+
+TEST_F(ModelPolicyTest, StopIsCancelled) {
+  const auto policy = ModelPolicy::Load(config_);
+  ASSERT_TRUE(policy.ok()) << policy.status();
+  const auto stopped = (*policy)->Generate({{1, {5, 6, 7}, 1}}, true, [](int64_t) { return false; });
+  EXPECT_TRUE(absl::IsCancelled(stopped.status())) << stopped.status();
+}
+
+TEST_F(ModelPolicyTest, AnAdapterOfAnotherBaseIsRefused) {
+  const auto policy = ModelPolicy::Load(config_);
+  ASSERT_TRUE(policy.ok()) << policy.status();
+  transport::AdapterBlob blob = Version(**policy, 1);
+  blob.manifest.set_base_fingerprint("another");
+  EXPECT_THAT(std::string((*policy)->Use(blob).message()), HasSubstr("is for a base with fingerprint another"));
+}
+
+TEST_F(ModelPolicyTest, AModelWithoutAChatTemplateReadsPlainText) {
+  std::filesystem::remove(folder_.Join("model/tokenizer_config.json"));
+  std::filesystem::remove(folder_.Join("model/chat_template.jinja"));
+  const auto policy = ModelPolicy::Load(config_);
+  ASSERT_TRUE(policy.ok()) << policy.status();
+  const auto ids = (*policy)->Encode(prompt_);
+  ASSERT_TRUE(ids.ok()) << ids.status();
+  EXPECT_EQ((*policy)->Decode(*ids), "the thing");
+}
+
+TEST_F(ModelPolicyTest, ATokenizerOfALargerVocabularyIsRefused) {
+  const auto tokenizer = model::Tokenizer::FromFolder(folder_.Join("model"));
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  testing::TempDir other;
+  if (testing::SmolLm2Dir().empty()) GTEST_SKIP() << "SmolLM2 is not there; run launch/get_smollm2.sh";
+  std::filesystem::copy_file(testing::SmolLm2Dir() + "/tokenizer.json", folder_.Join("model/tokenizer.json"),
+                             std::filesystem::copy_options::overwrite_existing);
+  const auto policy = ModelPolicy::Load(config_);
+  EXPECT_THAT(std::string(policy.status().message()), HasSubstr("they belong to different models"));
+}
+
+}  // namespace
+}  // namespace wideberth::actor
