@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Batches for the device thread. The lock covers bookkeeping only: neither the model nor a callback runs under it.
+// Batches for the device thread. The lock covers bookkeeping only: neither the model nor a callback
+// runs under it.
 #include "scorer/batcher.h"
 
 #include <algorithm>
@@ -52,13 +53,15 @@ Batcher::Batcher(const BatcherOptions& options, ScoringModel* model, const Clock
 Batcher::~Batcher() { Abandon("the scorer has ended"); }
 
 void Batcher::CallBack(const Completed& completed) {
-  for (const std::shared_ptr<Request>& request : completed) request->done(std::move(request->scores));
+  for (const std::shared_ptr<Request>& request : completed)
+    request->done(std::move(request->scores));
 }
 
 void Batcher::Answer(const Waiter& waiter, proto::Score score, Completed* completed) {
   score.set_latency_ms(absl::ToDoubleMilliseconds(clock_.Now() - waiter.submitted));
   ++stats_.num_by_status[score.status()];
-  if (score.status() == proto::MODEL_ERROR || score.status() == proto::MALFORMED_OUTPUT) stats_.last_error = score.message();
+  if (score.status() == proto::MODEL_ERROR || score.status() == proto::MALFORMED_OUTPUT)
+    stats_.last_error = score.message();
   Request& request = *waiter.request;
   request.scores[waiter.index] = std::move(score);
   if (--request.num_missing == 0) completed->push_back(waiter.request);
@@ -109,7 +112,8 @@ void Batcher::Submit(const std::vector<proto::ScoreItem>& items, Done done) {
       }
       if (closed_ || stats_.num_waiting >= options_.queue_items) {
         const std::string why = closed_ ? std::string("the scorer is ending")
-                                        : absl::StrCat("the queue holds ", stats_.num_waiting, " items, at most ", options_.queue_items);
+                                        : absl::StrCat("the queue holds ", stats_.num_waiting,
+                                                       " items, at most ", options_.queue_items);
         Answer(waiter, MakeScore(model_->identity(), proto::OVERLOADED, why), &completed);
         continue;
       }
@@ -136,13 +140,16 @@ void Batcher::ExpireOverdue() {
   {
     MutexLock lock(mutex_);
     const absl::Time now = clock_.Now();
-    const proto::Score late = MakeScore(model_->identity(), proto::TIMED_OUT,
-                                        absl::StrCat("not scored within ", absl::FormatDuration(options_.timeout)));
+    const proto::Score late =
+        MakeScore(model_->identity(), proto::TIMED_OUT,
+                  absl::StrCat("not scored within ", absl::FormatDuration(options_.timeout)));
     for (auto& [key, entry] : unanswered_) {
       std::vector<Waiter>& waiters = entry->waiters;
-      const auto overdue = std::stable_partition(waiters.begin(), waiters.end(),
-                                                 [&](const Waiter& waiter) { return now < waiter.submitted + options_.timeout; });
-      for (auto waiter = overdue; waiter != waiters.end(); ++waiter) Answer(*waiter, late, &completed);
+      const auto overdue = std::stable_partition(
+          waiters.begin(), waiters.end(),
+          [&](const Waiter& waiter) { return now < waiter.submitted + options_.timeout; });
+      for (auto waiter = overdue; waiter != waiters.end(); ++waiter)
+        Answer(*waiter, late, &completed);
       stats_.num_waiting -= waiters.end() - overdue;
       waiters.erase(overdue, waiters.end());
     }
@@ -191,7 +198,8 @@ void Batcher::PrepareArrivals() {
     {
       MutexLock lock(mutex_);
       unanswered_.erase(entry->key);
-      AnswerAll(*entry, MakeScore(model_->identity(), proto::REFUSED_INPUT, prepared.refusal), &completed);
+      AnswerAll(*entry, MakeScore(model_->identity(), proto::REFUSED_INPUT, prepared.refusal),
+                &completed);
     }
     CallBack(completed);
   }
@@ -260,7 +268,8 @@ int64_t Batcher::RunOnce(absl::Duration max_block) {
     const absl::Duration until_due = UntilDue();
     if (until_due > absl::ZeroDuration()) {
       const absl::Duration wait = std::min(until_due, max_block);
-      if (arrived_.empty() && !closed_ && wait > absl::ZeroDuration()) changed_.WaitFor(mutex_, wait);
+      if (arrived_.empty() && !closed_ && wait > absl::ZeroDuration())
+        changed_.WaitFor(mutex_, wait);
       return 0;
     }
   }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Between the RPC threads that bring conversations and the device thread that scores them: a bounded queue that forms batches, merges
-// identical items, remembers answers and keeps deadlines.
+// Between the RPC threads that bring conversations and the device thread that scores them: a
+// bounded queue that forms batches, merges identical items, remembers answers and keeps deadlines.
 #pragma once
 
 #include <array>
@@ -50,12 +50,14 @@ struct BatcherStats {
   int64_t num_answered() const;
 };
 
-// Thread-safe. `Run` and `RunOnce` belong to the device thread and are the only callers of the model; every other function returns without
-// waiting for it. Every accepted item is answered exactly once: by its score, from the cache, or TIMED_OUT when its deadline passes, for which
+// Thread-safe. `Run` and `RunOnce` belong to the device thread and are the only callers of the
+// model; every other function returns without waiting for it. Every accepted item is answered
+// exactly once: by its score, from the cache, or TIMED_OUT when its deadline passes, for which
 // somebody calls `ExpireOverdue` now and then.
 class Batcher final {
  public:
-  // Receives one score per item, in order, exactly once, on whichever thread completes the request. Must not block.
+  // Receives one score per item, in order, exactly once, on whichever thread completes the request.
+  // Must not block.
   using Done = std::function<void(std::vector<proto::Score>)>;
 
   // `model` and `clock` outlive the batcher.
@@ -65,21 +67,25 @@ class Batcher final {
   Batcher(const Batcher&) = delete;
   Batcher& operator=(const Batcher&) = delete;
 
-  // Answers known items at once, accepts others as far as there is room; the rest is OVERLOADED, as is everything after `Close`.
+  // Answers known items at once, accepts others as far as there is room; the rest is OVERLOADED, as
+  // is everything after `Close`.
   void Submit(const std::vector<proto::ScoreItem>& items, Done done) ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // Answers TIMED_OUT wherever the deadline has passed, also in the batch the device is busy with; a late value still enters the cache.
+  // Answers TIMED_OUT wherever the deadline has passed, also in the batch the device is busy with;
+  // a late value still enters the cache.
   void ExpireOverdue() ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Accepts nothing more; `Run` answers what is left and returns.
   void Close() ABSL_LOCKS_EXCLUDED(mutex_);
-  // Answers all that is left MODEL_ERROR with `message`; for an end that may not wait for the device.
+  // Answers all that is left MODEL_ERROR with `message`; for an end that may not wait for the
+  // device.
   void Abandon(const std::string& message) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Scores until closed and empty.
   void Run() ABSL_LOCKS_EXCLUDED(mutex_);
-  // Scores the next batch if one is due: the token budget is full, its oldest item has waited `max_batch_wait`, or the batcher is closed.
-  // Else waits once, at most `max_block`, for a reason to look again. Returns the number of distinct items scored.
+  // Scores the next batch if one is due: the token budget is full, its oldest item has waited
+  // `max_batch_wait`, or the batcher is closed. Else waits once, at most `max_block`, for a reason
+  // to look again. Returns the number of distinct items scored.
   int64_t RunOnce(absl::Duration max_block) ABSL_LOCKS_EXCLUDED(mutex_);
 
   BatcherStats Stats() const ABSL_LOCKS_EXCLUDED(mutex_);
@@ -95,7 +101,8 @@ class Batcher final {
     size_t index = 0;
     absl::Time submitted;
   };
-  // One distinct conversation, queued or in flight. Its waiters are guarded by the batcher's mutex, the rest is constant.
+  // One distinct conversation, queued or in flight. Its waiters are guarded by the batcher's mutex,
+  // the rest is constant.
   struct Entry {
     std::string key;
     proto::ScoreItem item;
@@ -110,9 +117,12 @@ class Batcher final {
   using Completed = std::vector<std::shared_ptr<Request>>;
   static void CallBack(const Completed& completed);
 
-  void Answer(const Waiter& waiter, proto::Score score, Completed* completed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void AnswerAll(Entry& entry, const proto::Score& score, Completed* completed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void Remember(const std::string& key, const proto::Score& score) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Answer(const Waiter& waiter, proto::Score score, Completed* completed)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void AnswerAll(Entry& entry, const proto::Score& score, Completed* completed)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Remember(const std::string& key, const proto::Score& score)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   const proto::Score* Recall(const std::string& key) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Duration UntilDue() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Device thread: arrivals become ready until a batch is full.
@@ -132,8 +142,9 @@ class Batcher final {
   CondVar changed_;
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
   std::deque<std::shared_ptr<Entry>> arrived_ ABSL_GUARDED_BY(mutex_);
-  std::unordered_map<std::string, std::shared_ptr<Entry>> unanswered_ ABSL_GUARDED_BY(mutex_);  // By key: queued, ready or in flight.
-  using CacheList = std::list<std::pair<std::string, proto::Score>>;                            // Most recently used first.
+  std::unordered_map<std::string, std::shared_ptr<Entry>> unanswered_
+      ABSL_GUARDED_BY(mutex_);  // By key: queued, ready or in flight.
+  using CacheList = std::list<std::pair<std::string, proto::Score>>;  // Most recently used first.
   CacheList cache_ ABSL_GUARDED_BY(mutex_);
   std::unordered_map<std::string, CacheList::iterator> cache_index_ ABSL_GUARDED_BY(mutex_);
   BatcherStats stats_ ABSL_GUARDED_BY(mutex_);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How a scorer ends: accepts nothing more, scores what is queued, and does not wait for ever. Used by scorer/main.cc.
+// How a scorer ends: accepts nothing more, scores what is queued, and does not wait for ever. Used
+// by scorer/main.cc.
 #pragma once
 
 #include "absl/status/status.h"
@@ -12,19 +13,24 @@
 
 namespace wideberth::scorer {
 
-// Thread-safe: the learner's word, a signal and the loss of the learner arrive on different threads. The first cause counts.
+// Thread-safe: the learner's word, a signal and the loss of the learner arrive on different
+// threads. The first cause counts.
 class Drain final {
  public:
-  // What is queued has `bound` to be scored, a batch under way twice that. `endpoint` and `clock` outlive it.
-  Drain(ScoreEndpoint* endpoint, absl::Duration bound, const Clock* clock) : endpoint_(*endpoint), bound_(bound), clock_(*clock) {}
+  // What is queued has `bound` to be scored, a batch under way twice that. `endpoint` and `clock`
+  // outlive it.
+  Drain(ScoreEndpoint* endpoint, absl::Duration bound, const Clock* clock)
+      : endpoint_(*endpoint), bound_(bound), clock_(*clock) {}
 
   // The batcher to serve with from now on, also to the endpoint; null before it goes.
   void Open(Batcher* batcher) ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // Closes the batcher. False: none is open, nothing was accepted, and the process may leave at once.
+  // Closes the batcher. False: none is open, nothing was accepted, and the process may leave at
+  // once.
   bool Begin(const absl::Status& why, absl::string_view cause) ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // To be called a few times a second. Past the bound answers what is left MODEL_ERROR; false when the device is past twice the bound.
+  // To be called a few times a second. Past the bound answers what is left MODEL_ERROR; false when
+  // the device is past twice the bound.
   bool InTime() ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Why it began; OK before.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// wideberth-scorer: hosts one scoring model and answers `Score`. Started with the learner's address and the name of the scorer; which
-// model, template and limits that means it is told by the run's configuration. Stateless: a restart loses nothing but its memory of answers.
+// wideberth-scorer: hosts one scoring model and answers `Score`. Started with the learner's address
+// and the name of the scorer; which model, template and limits that means it is told by the run's
+// configuration. Stateless: a restart loses nothing but its memory of answers.
 //
 //     actors                                     learner
 //    items ▼ ▲ typed scores                   status ▼ ▲ drain
@@ -8,17 +9,18 @@
 //   │ RPC threads├─────────▶│ batcher ├────────▶│ main: model │
 //   └────────────┘◀─────────┴─────────┘◀────────┴─────────────┘
 //
-//   thread       consumes                produces               waits for                   unblocked by
-//   main         batches                 typed scores           a due batch                 RPC threads, time, Close
-//   RPC          Score calls             items in the batcher   nothing (enqueue, return)   -
-//   sweep        deadlines, counters     TIMED_OUT, metrics     250 ms                      timer, stop
-//   heartbeat    status                  the end of the run     2 s, the learner            timer, learner, Stop + Cancel
-//   signals      SIGTERM, SIGINT         the end                a signal, 200 ms            the system, timer
-//   health       HTTP requests           pages                  a request                   clients
+//   thread     consumes             produces            waits for              unblocked by
+//   main       batches              typed scores        a due batch            RPC, time, Close
+//   RPC        Score calls          items queued        nothing: it enqueues   -
+//   sweep      deadlines, counters  TIMED_OUT, metrics  250 ms                 timer
+//   heartbeat  status               the run's end       2 s, the learner       timer, learner, Stop
+//   signals    SIGTERM, SIGINT      the end             a signal, 200 ms       the system, timer
+//   health     HTTP requests        pages               a request              clients
 //
-// Only main touches torch. The end (drain, signal, lost learner) closes the batcher: what is queued is still scored, what is not by
-// kDrainTime is answered MODEL_ERROR; a batch that does not return by twice that is left behind. Exit code 0: drained, SIGTERM or SIGINT;
-// 1: one sentence on standard error says why.
+// Only main touches torch. The end (drain, signal, lost learner) closes the batcher: what is queued
+// is still scored, what is not by kDrainTime is answered MODEL_ERROR; a batch that does not return
+// by twice that is left behind. Exit code 0: drained, SIGTERM or SIGINT; 1: one sentence on
+// standard error says why.
 #include <signal.h>
 #include <unistd.h>
 
@@ -26,13 +28,11 @@
 #include <memory>
 #include <string>
 #include <thread>
-#include <vector>
 
 #include "absl/flags/flag.h"
 #include "absl/flags/parse.h"
 #include "absl/flags/usage.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "absl/types/optional.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -42,6 +42,7 @@
 #include "scorer/drain.h"
 #include "scorer/membership.h"
 #include "scorer/score_endpoint.h"
+#include "scorer/scorer_config.h"
 #include "scorer/scoring_model.h"
 #include "transport/health.h"
 #include "transport/learner_client.h"
@@ -60,9 +61,12 @@ namespace {
 
 constexpr absl::Duration kDrainTime = absl::Seconds(15);
 
-std::string Name() { return absl::StrCat("scorer-", absl::GetFlag(FLAGS_scorer), "-", absl::GetFlag(FLAGS_index)); }
+std::string Name() {
+  return absl::StrCat("scorer-", absl::GetFlag(FLAGS_scorer), "-", absl::GetFlag(FLAGS_index));
+}
 
-// The end, whatever its cause. A scorer that is still loading its model has accepted nothing, and loading cannot be cut short.
+// The end, whatever its cause. A scorer that is still loading its model has accepted nothing, and
+// loading cannot be cut short.
 void End(const absl::Status& why, absl::string_view cause, Drain* drain) {
   if (drain->Begin(why, cause)) return;
   const absl::Status first = drain->why();
@@ -84,22 +88,13 @@ void Sweep(std::stop_token stop, ScoreEndpoint* endpoint, Drain* drain) {
   while (!stop.stop_requested()) {
     endpoint->Tick();
     if (!drain->InTime()) {
-      WB_LOG(ERROR) << "the device did not finish its batch within " << absl::FormatDuration(2 * kDrainTime) << " of the end";
+      WB_LOG(ERROR) << "the device did not finish its batch within "
+                    << absl::FormatDuration(2 * kDrainTime) << " of the end";
       ::_exit(1);
     }
     MutexLock lock(mutex);
     timer.WaitFor(mutex, absl::Milliseconds(250));
   }
-}
-
-absl::StatusOr<proto::ScorerConfig> OwnConfig(const proto::RunConfig& run) {
-  std::vector<std::string> names;
-  for (const proto::ScorerConfig& config : run.scorer()) {
-    if (config.name() == absl::GetFlag(FLAGS_scorer)) return config;
-    names.push_back(config.name());
-  }
-  return absl::NotFoundError(
-      absl::StrCat("the run has no scorer named \"", absl::GetFlag(FLAGS_scorer), "\", it has: ", absl::StrJoin(names, ", ")));
 }
 
 proto::RegisterRequest Introduction(const std::string& address, const std::string& health_address) {
@@ -120,12 +115,15 @@ absl::Status Work(const sigset_t& signal_set) {
   transport::Metrics metrics;
   ScoreEndpoint endpoint(absl::GetFlag(FLAGS_scorer), &metrics, &Clock::Real());
   Drain drain(&endpoint, kDrainTime, &Clock::Real());
-  const std::jthread signals([&](std::stop_token stop) { WaitForSignal(stop, signal_set, &drain); });
+  const std::jthread signals(
+      [&](std::stop_token stop) { WaitForSignal(stop, signal_set, &drain); });
   transport::LearnerClient::Options patience;
   patience.call_timeout = absl::Seconds(10);
-  WB_ASSIGN_OR_RETURN(const auto learner, transport::LearnerClient::Connect(absl::GetFlag(FLAGS_learner),
-                                                                            absl::GetFlag(FLAGS_connect_timeout), patience));
-  WB_ASSIGN_OR_RETURN(const auto server, transport::ScorerServer::Start(absl::GetFlag(FLAGS_listen), &endpoint));
+  WB_ASSIGN_OR_RETURN(const auto learner, transport::LearnerClient::Connect(
+                                              absl::GetFlag(FLAGS_learner),
+                                              absl::GetFlag(FLAGS_connect_timeout), patience));
+  WB_ASSIGN_OR_RETURN(const auto server,
+                      transport::ScorerServer::Start(absl::GetFlag(FLAGS_listen), &endpoint));
   transport::HealthPage::Options page;
   page.role = "scorer";
   page.name = Name();
@@ -133,14 +131,19 @@ absl::Status Work(const sigset_t& signal_set) {
   page.metrics = &metrics;
   page.status = [&endpoint] { return endpoint.Page(); };
   WB_ASSIGN_OR_RETURN(auto health, transport::HealthPage::Start(page));
-  Membership membership(learner.get(), Introduction(server->address(), health->address()), [&] { return endpoint.Status(); },
-                        &Clock::Real());
+  Membership membership(
+      learner.get(), Introduction(server->address(), health->address()),
+      [&] { return endpoint.Status(); }, &Clock::Real());
   WB_ASSIGN_OR_RETURN(const proto::RunConfig run, membership.Join());
-  WB_ASSIGN_OR_RETURN(const proto::ScorerConfig config, OwnConfig(run));
+  WB_ASSIGN_OR_RETURN(const proto::ScorerConfig config,
+                      FindScorer(run, absl::GetFlag(FLAGS_scorer)));
   std::jthread sweep([&](std::stop_token stop) { Sweep(stop, &endpoint, &drain); });
   std::jthread heartbeat([&](std::stop_token stop) {
     const absl::Status status = membership.Run(absl::Seconds(2));
-    if (!stop.stop_requested()) End(status, status.ok() ? "the learner says that the run ends" : "the learner is out of reach", &drain);
+    if (!stop.stop_requested())
+      End(status,
+          status.ok() ? "the learner says that the run ends" : "the learner is out of reach",
+          &drain);
   });
 
   model::ConfigureRuntime(config.model().num_threads());
@@ -149,7 +152,8 @@ absl::Status Work(const sigset_t& signal_set) {
   if (model.ok()) {
     batcher.emplace(BatcherOptions::From(config), model->get(), &Clock::Real());
     drain.Open(&*batcher);
-    WB_LOG(INFO) << "serving \"" << config.name() << "\" with " << config.model().path() << " on " << server->address();
+    WB_LOG(INFO) << "serving \"" << config.name() << "\" with " << config.model().path() << " on "
+                 << server->address();
     batcher->Run();
   }
   server->Shutdown(absl::Seconds(2));
@@ -171,7 +175,8 @@ int Main() {
   ::sigaddset(&set, SIGINT);
   ::pthread_sigmask(SIG_BLOCK, &set, nullptr);  // Before any thread: all inherit it, one receives.
   absl::Status status = OpenLog(Name(), absl::GetFlag(FLAGS_log_file));
-  if (status.ok() && (absl::GetFlag(FLAGS_learner).empty() || absl::GetFlag(FLAGS_scorer).empty())) {
+  if (status.ok() &&
+      (absl::GetFlag(FLAGS_learner).empty() || absl::GetFlag(FLAGS_scorer).empty())) {
     status = absl::InvalidArgumentError("--learner=HOST:PORT and --scorer=NAME must be given");
   }
   if (status.ok()) status = Work(set);
@@ -184,7 +189,9 @@ int Main() {
 }  // namespace wideberth::scorer
 
 int main(int argc, char** argv) {
-  absl::SetProgramUsageMessage("Hosts one scoring model of a run. Usage: wideberth-scorer --learner=HOST:PORT --scorer=NAME [--index=0]");
+  absl::SetProgramUsageMessage(
+      "Hosts one scoring model of a run. Usage: wideberth-scorer --learner=HOST:PORT --scorer=NAME "
+      "[--index=0]");
   absl::ParseCommandLine(argc, argv);
   return wideberth::scorer::Main();
 }

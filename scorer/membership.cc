@@ -10,13 +10,19 @@
 namespace wideberth::scorer {
 namespace {
 
-bool MayPass(const absl::Status& status) { return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status); }
+bool MayPass(const absl::Status& status) {
+  return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status);
+}
 
 }  // namespace
 
-Membership::Membership(transport::LearnerClient* client, proto::RegisterRequest registration, std::function<proto::MemberStatus()> status,
-                       const Clock* clock)
-    : client_(client), registration_(std::move(registration)), status_(std::move(status)), clock_(*clock), last_answer_(clock->Now()) {}
+Membership::Membership(transport::LearnerClient* client, proto::RegisterRequest registration,
+                       std::function<proto::MemberStatus()> status, const Clock* clock)
+    : client_(client),
+      registration_(std::move(registration)),
+      status_(std::move(status)),
+      clock_(*clock),
+      last_answer_(clock->Now()) {}
 
 absl::StatusOr<proto::RunConfig> Membership::Join() {
   WB_ASSIGN_OR_RETURN(proto::RegisterResponse response, client_->Register(registration_));
@@ -29,8 +35,9 @@ absl::StatusOr<proto::RunConfig> Membership::Join() {
 absl::StatusOr<Membership::Standing> Membership::Silent(const absl::Status& why) const {
   const absl::Duration silence = clock_.Now() - last_answer_;
   if (silence < lost_after_) return Standing::kMember;
-  return absl::UnavailableError(
-      absl::StrCat(registration_.name(), " has had no answer from the learner for ", absl::FormatDuration(silence), ": ", why.message()));
+  return absl::UnavailableError(absl::StrCat(registration_.name(),
+                                             " has had no answer from the learner for ",
+                                             absl::FormatDuration(silence), ": ", why.message()));
 }
 
 absl::StatusOr<Membership::Standing> Membership::Beat() {
@@ -42,7 +49,8 @@ absl::StatusOr<Membership::Standing> Membership::Beat() {
   last_answer_ = clock_.Now();
   if (response->drain()) return Standing::kDrained;
   if (response->known()) return Standing::kMember;
-  WB_LOG(WARNING) << "the learner does not know " << registration_.name() << " any more: registering again";
+  WB_LOG(WARNING) << "the learner does not know " << registration_.name()
+                  << " any more: registering again";
   const absl::Status joined = Join().status();
   if (joined.ok()) return Standing::kMember;
   return MayPass(joined) ? Silent(joined) : joined;

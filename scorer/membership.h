@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A scorer's place in the run: registration with the learner, heartbeats, and the end when the learner says so or is gone.
+// A scorer's place in the run: registration with the learner, heartbeats, and the end when the
+// learner says so or is gone.
 #pragma once
 
 #include <functional>
@@ -21,14 +22,15 @@ class Membership final {
   enum class Standing { kMember, kDrained };
 
   // `client` and `clock` outlive it. `status` is asked before every heartbeat.
-  Membership(transport::LearnerClient* client, proto::RegisterRequest registration, std::function<proto::MemberStatus()> status,
-             const Clock* clock);
+  Membership(transport::LearnerClient* client, proto::RegisterRequest registration,
+             std::function<proto::MemberStatus()> status, const Clock* clock);
 
   // Registers; the run's configuration comes back. Errors are the learner's or the client's.
   absl::StatusOr<proto::RunConfig> Join();
 
-  // One heartbeat; registers again where the learner does not know us. A learner that does not answer is no error until it has been silent for
-  // twice the run's member_timeout: then Unavailable says so. A refused registration is an error at once.
+  // One heartbeat; registers again where the learner does not know us. A learner that does not
+  // answer is no error until it has been silent for twice the run's member_timeout: then
+  // Unavailable says so. A refused registration is an error at once.
   absl::StatusOr<Standing> Beat();
 
   // Beats every `interval` until drained or stopped (OK), or an error of Beat.

@@ -20,21 +20,31 @@ proto::ScoreResponse Response(std::vector<proto::Score> scores) {
 
 }  // namespace
 
-ScoreEndpoint::ScoreEndpoint(std::string scorer_name, transport::Metrics* metrics, const Clock* clock)
+ScoreEndpoint::ScoreEndpoint(std::string scorer_name, transport::Metrics* metrics,
+                             const Clock* clock)
     : scorer_name_(std::move(scorer_name)),
       clock_(*clock),
-      cache_hits_(metrics->NewCounter("wideberth_scorer_cache_hits_total", "Items answered from memory.")),
-      merged_(metrics->NewCounter("wideberth_scorer_merged_items_total", "Items that joined an identical one still unanswered.")),
+      cache_hits_(
+          metrics->NewCounter("wideberth_scorer_cache_hits_total", "Items answered from memory.")),
+      merged_(metrics->NewCounter("wideberth_scorer_merged_items_total",
+                                  "Items that joined an identical one still unanswered.")),
       batches_(metrics->NewCounter("wideberth_scorer_batches_total", "Batches scored.")),
-      batch_items_(metrics->NewCounter("wideberth_scorer_batch_items_total", "Distinct items in all batches.")),
-      tokens_(metrics->NewCounter("wideberth_scorer_tokens_total", "Tokens of the items scored, the template's included.")),
-      busy_(metrics->NewCounter("wideberth_scorer_busy_seconds_total", "Time the device spent on batches.")),
-      queue_(metrics->NewGauge("wideberth_scorer_queue_items", "Items accepted and not yet answered.")),
-      last_batch_(metrics->NewGauge("wideberth_scorer_last_batch_items", "Distinct items of the newest batch.")),
-      rate_(metrics->NewGauge("wideberth_scorer_tokens_per_second", "Tokens scored a second, over the last 10 seconds.")) {
+      batch_items_(metrics->NewCounter("wideberth_scorer_batch_items_total",
+                                       "Distinct items in all batches.")),
+      tokens_(metrics->NewCounter("wideberth_scorer_tokens_total",
+                                  "Tokens of the items scored, the template's included.")),
+      busy_(metrics->NewCounter("wideberth_scorer_busy_seconds_total",
+                                "Time the device spent on batches.")),
+      queue_(metrics->NewGauge("wideberth_scorer_queue_items",
+                               "Items accepted and not yet answered.")),
+      last_batch_(metrics->NewGauge("wideberth_scorer_last_batch_items",
+                                    "Distinct items of the newest batch.")),
+      rate_(metrics->NewGauge("wideberth_scorer_tokens_per_second",
+                              "Tokens scored a second, over the last 10 seconds.")) {
   for (int status = proto::ScoreStatus_MIN; status <= proto::ScoreStatus_MAX; ++status) {
-    items_[status] = metrics->NewCounter("wideberth_scorer_items_total", "Items answered, by status.",
-                                         {{"status", proto::ScoreStatus_Name(static_cast<proto::ScoreStatus>(status))}});
+    items_[status] = metrics->NewCounter(
+        "wideberth_scorer_items_total", "Items answered, by status.",
+        {{"status", proto::ScoreStatus_Name(static_cast<proto::ScoreStatus>(status))}});
   }
 }
 
@@ -48,22 +58,28 @@ void ScoreEndpoint::NoteDrain() {
   draining_ = true;
 }
 
-void ScoreEndpoint::Score(proto::ScoreRequest request, std::function<void(absl::StatusOr<proto::ScoreResponse>)> done) {
+void ScoreEndpoint::Score(proto::ScoreRequest request,
+                          std::function<void(absl::StatusOr<proto::ScoreResponse>)> done) {
   Batcher* batcher = nullptr;
   {
     MutexLock lock(mutex_);
     batcher = batcher_;
   }
   if (batcher == nullptr) {
-    const proto::Score loading = MakeScore({scorer_name_, "", ""}, proto::OVERLOADED, "the scorer is still loading its model");
+    const proto::Score loading = MakeScore({scorer_name_, "", ""}, proto::OVERLOADED,
+                                           "the scorer is still loading its model");
     done(Response(std::vector<proto::Score>(request.item_size(), loading)));
     return;
   }
   batcher->Submit({request.item().begin(), request.item().end()},
-                  [done = std::move(done)](std::vector<proto::Score> scores) { done(Response(std::move(scores))); });
+                  [done = std::move(done)](std::vector<proto::Score> scores) {
+                    done(Response(std::move(scores)));
+                  });
 }
 
-BatcherStats ScoreEndpoint::Stats() const { return batcher_ == nullptr ? BatcherStats() : batcher_->Stats(); }
+BatcherStats ScoreEndpoint::Stats() const {
+  return batcher_ == nullptr ? BatcherStats() : batcher_->Stats();
+}
 
 void ScoreEndpoint::Tick() {
   Batcher* batcher = nullptr;
@@ -78,7 +94,8 @@ void ScoreEndpoint::Tick() {
   samples_.push_back({now, stats.num_tokens});
   while (samples_.size() > 2 && now - samples_[1].time >= kRateWindow) samples_.pop_front();
   for (size_t status = 0; status < items_.size(); ++status) {
-    items_[status]->Increment(static_cast<double>(stats.num_by_status[status] - counted_.num_by_status[status]));
+    items_[status]->Increment(
+        static_cast<double>(stats.num_by_status[status] - counted_.num_by_status[status]));
   }
   cache_hits_->Increment(static_cast<double>(stats.num_cache_hits - counted_.num_cache_hits));
   merged_->Increment(static_cast<double>(stats.num_merged - counted_.num_merged));
@@ -101,7 +118,10 @@ std::string ScoreEndpoint::State(const BatcherStats& stats) const {
 double ScoreEndpoint::TokensPerSecond() const {
   if (samples_.size() < 2) return 0;
   const double seconds = absl::ToDoubleSeconds(samples_.back().time - samples_.front().time);
-  return seconds > 0 ? static_cast<double>(samples_.back().num_tokens - samples_.front().num_tokens) / seconds : 0;
+  return seconds > 0
+             ? static_cast<double>(samples_.back().num_tokens - samples_.front().num_tokens) /
+                   seconds
+             : 0;
 }
 
 proto::MemberStatus ScoreEndpoint::Status() const {
@@ -127,12 +147,16 @@ transport::RoleStatus ScoreEndpoint::Page() const {
   page.facts.emplace_back("scorer", scorer_name_);
   page.facts.emplace_back("items waiting", absl::StrCat(stats.num_waiting));
   for (size_t status = 0; status < stats.num_by_status.size(); ++status) {
-    page.facts.emplace_back(proto::ScoreStatus_Name(static_cast<proto::ScoreStatus>(status)), absl::StrCat(stats.num_by_status[status]));
+    page.facts.emplace_back(proto::ScoreStatus_Name(static_cast<proto::ScoreStatus>(status)),
+                            absl::StrCat(stats.num_by_status[status]));
   }
   page.facts.emplace_back("cache hits", absl::StrCat(stats.num_cache_hits));
   page.facts.emplace_back("batches", absl::StrCat(stats.num_batches));
-  const double mean = stats.num_batches > 0 ? static_cast<double>(stats.num_batch_items) / static_cast<double>(stats.num_batches) : 0;
-  page.facts.emplace_back("items a batch", absl::StrFormat("%.1f (newest %d)", mean, stats.last_batch_items));
+  const double mean = stats.num_batches > 0 ? static_cast<double>(stats.num_batch_items) /
+                                                  static_cast<double>(stats.num_batches)
+                                            : 0;
+  page.facts.emplace_back("items a batch",
+                          absl::StrFormat("%.1f (newest %d)", mean, stats.last_batch_items));
   page.facts.emplace_back("device busy", absl::StrFormat("%.1f s", stats.busy_seconds));
   return page;
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a scorer shows to the outside: Score calls go to the batcher, its figures to heartbeats, health page and metrics. Between transport and
-// batcher; knows neither torch nor gRPC.
+// What a scorer shows to the outside: Score calls go to the batcher, its figures to heartbeats,
+// health page and metrics. Between transport and batcher; knows neither torch nor gRPC.
 #pragma once
 
 #include <array>
@@ -18,7 +18,8 @@
 
 namespace wideberth::scorer {
 
-// Thread-safe. Serves before the model is loaded: until `Open` every item is OVERLOADED, so that clients come back later.
+// Thread-safe. Serves before the model is loaded: until `Open` every item is OVERLOADED, so that
+// clients come back later.
 class ScoreEndpoint final : public transport::ScoreHandler {
  public:
   // `metrics` and `clock` outlive the endpoint.
@@ -29,10 +30,12 @@ class ScoreEndpoint final : public transport::ScoreHandler {
   // From now on the state reads "draining".
   void NoteDrain() ABSL_LOCKS_EXCLUDED(mutex_);
 
-  void Score(proto::ScoreRequest request, std::function<void(absl::StatusOr<proto::ScoreResponse>)> done) override
+  void Score(proto::ScoreRequest request,
+             std::function<void(absl::StatusOr<proto::ScoreResponse>)> done) override
       ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // To be called a few times a second: keeps the batcher's deadlines, brings metrics and rates up to date.
+  // To be called a few times a second: keeps the batcher's deadlines, brings metrics and rates up
+  // to date.
   void Tick() ABSL_LOCKS_EXCLUDED(mutex_);
 
   proto::MemberStatus Status() const ABSL_LOCKS_EXCLUDED(mutex_);
@@ -63,7 +66,7 @@ class ScoreEndpoint final : public transport::ScoreHandler {
   mutable Mutex mutex_;
   Batcher* batcher_ ABSL_GUARDED_BY(mutex_) = nullptr;
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
-  BatcherStats counted_ ABSL_GUARDED_BY(mutex_);     // What the metrics' counters have seen.
+  BatcherStats counted_ ABSL_GUARDED_BY(mutex_);        // What the metrics' counters have seen.
   std::deque<Sample> samples_ ABSL_GUARDED_BY(mutex_);  // Of the last seconds, oldest first.
 };
 

@@ -5,9 +5,11 @@
 #include <algorithm>
 #include <cmath>
 #include <string>
+#include <vector>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/status.h"
 #include "scorer/verdict_template.h"
 
@@ -18,15 +20,17 @@ absl::Status Bad(const proto::ScorerConfig& config, absl::string_view what) {
   return absl::InvalidArgumentError(absl::StrCat("scorer \"", config.name(), "\": ", what));
 }
 
-absl::Status AtLeast(const proto::ScorerConfig& config, absl::string_view field, int64_t found, int64_t least) {
+absl::Status AtLeast(const proto::ScorerConfig& config, absl::string_view field, int64_t found,
+                     int64_t least) {
   if (found >= least) return absl::OkStatus();
   return Bad(config, absl::StrCat(field, " is ", found, ", must be at least ", least));
 }
 
 template <typename Field>
 bool Overlap(const Field& left, const Field& right) {
-  return std::any_of(left.begin(), left.end(),
-                     [&](const auto& value) { return std::find(right.begin(), right.end(), value) != right.end(); });
+  return std::any_of(left.begin(), left.end(), [&](const auto& value) {
+    return std::find(right.begin(), right.end(), value) != right.end();
+  });
 }
 
 absl::Status ValidateVerdict(const proto::ScorerConfig& config) {
@@ -39,21 +43,27 @@ absl::Status ValidateVerdict(const proto::ScorerConfig& config) {
     return Bad(config, "kind VERDICT needs at least one positive and one negative token");
   }
   for (const auto* texts : {&tokens.positive, &tokens.negative}) {
-    if (std::find(texts->begin(), texts->end(), "") != texts->end()) return Bad(config, "a verdict text is empty, must be one token");
+    if (std::find(texts->begin(), texts->end(), "") != texts->end())
+      return Bad(config, "a verdict text is empty, must be one token");
   }
   for (const auto* ids : {&config.positive_id(), &config.negative_id()}) {
     for (int32_t id : *ids) WB_RETURN_IF_ERROR(AtLeast(config, "a verdict token id", id, 0));
   }
-  if (Overlap(tokens.positive, tokens.negative) || Overlap(config.positive_id(), config.negative_id())) {
+  if (Overlap(tokens.positive, tokens.negative) ||
+      Overlap(config.positive_id(), config.negative_id())) {
     return Bad(config, "the same verdict token is positive and negative");
   }
   return absl::OkStatus();
 }
 
 absl::Status ValidateReward(const proto::ScorerConfig& config) {
-  if (config.has_template_()) return Bad(config, "kind REWARD uses the model's chat template; template is for kind VERDICT");
-  if (config.has_output()) return Bad(config, "kind REWARD gives the model's raw score; output is for kind VERDICT");
-  if (config.positive_size() + config.negative_size() + config.positive_id_size() + config.negative_id_size() > 0) {
+  if (config.has_template_())
+    return Bad(config, "kind REWARD uses the model's chat template; template is for kind VERDICT");
+  if (config.has_output())
+    return Bad(config, "kind REWARD gives the model's raw score; output is for kind VERDICT");
+  if (config.positive_size() + config.negative_size() + config.positive_id_size() +
+          config.negative_id_size() >
+      0) {
     return Bad(config, "kind REWARD has a score head; verdict tokens are for kind VERDICT");
   }
   return absl::OkStatus();
@@ -62,11 +72,18 @@ absl::Status ValidateReward(const proto::ScorerConfig& config) {
 }  // namespace
 
 absl::Status ValidateScorerConfig(const proto::ScorerConfig& config) {
-  if (config.name().empty()) return absl::InvalidArgumentError("a scorer has no name; scores and processes are named after it");
-  const bool plain = std::all_of(config.name().begin(), config.name().end(),
-                                 [](char c) { return absl::ascii_isalnum(c) || c == '_' || c == '-'; });
-  if (!plain) return Bad(config, "the name may have letters, digits, '_' and '-' only, since processes and files are named after it");
-  if (config.model().path().empty()) return Bad(config, "model.path is empty, must be a Hugging Face folder");
+  if (config.name().empty())
+    return absl::InvalidArgumentError(
+        "a scorer has no name; scores and processes are named after it");
+  const bool plain = std::all_of(config.name().begin(), config.name().end(), [](char c) {
+    return absl::ascii_isalnum(c) || c == '_' || c == '-';
+  });
+  if (!plain)
+    return Bad(config,
+               "the name may have letters, digits, '_' and '-' only, since processes and files are "
+               "named after it");
+  if (config.model().path().empty())
+    return Bad(config, "model.path is empty, must be a Hugging Face folder");
   WB_RETURN_IF_ERROR(AtLeast(config, "model.num_threads", config.model().num_threads(), 0));
   WB_RETURN_IF_ERROR(AtLeast(config, "replicas", config.replicas(), 1));
   WB_RETURN_IF_ERROR(AtLeast(config, "max_batch_tokens", config.max_batch_tokens(), 1));
@@ -74,9 +91,22 @@ absl::Status ValidateScorerConfig(const proto::ScorerConfig& config) {
   WB_RETURN_IF_ERROR(AtLeast(config, "queue_items", config.queue_items(), 1));
   WB_RETURN_IF_ERROR(AtLeast(config, "cache_items", config.cache_items(), 0));
   if (!(config.timeout() > 0) || !std::isfinite(config.timeout())) {
-    return Bad(config, absl::StrCat("timeout is ", config.timeout(), ", must be a positive number of seconds"));
+    return Bad(config, absl::StrCat("timeout is ", config.timeout(),
+                                    ", must be a positive number of seconds"));
   }
-  return config.kind() == proto::ScorerConfig::REWARD ? ValidateReward(config) : ValidateVerdict(config);
+  return config.kind() == proto::ScorerConfig::REWARD ? ValidateReward(config)
+                                                      : ValidateVerdict(config);
+}
+
+absl::StatusOr<proto::ScorerConfig> FindScorer(const proto::RunConfig& run,
+                                               absl::string_view name) {
+  std::vector<std::string> names;
+  for (const proto::ScorerConfig& config : run.scorer()) {
+    if (config.name() == name) return config;
+    names.push_back(config.name());
+  }
+  return absl::NotFoundError(absl::StrCat("the run has no scorer named \"", name,
+                                          "\", it has: ", absl::StrJoin(names, ", ")));
 }
 
 }  // namespace wideberth::scorer

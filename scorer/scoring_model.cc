@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// ScoringModel over CausalLm: rendered conversations -> tokens -> one token tree behind the template's constant head -> a few rows of the
-// output head. Shapes: S sequences, H hidden, R rows of the head.
+// ScoringModel over CausalLm: rendered conversations -> tokens -> one token tree behind the
+// template's constant head -> a few rows of the output head. Shapes: S sequences, H hidden, R rows
+// of the head.
 #include "scorer/scoring_model.h"
 
 #include <ATen/ATen.h>
@@ -35,7 +36,9 @@ using ::wideberth::model::Tokenizer;
 // A shared beginning shorter than this is computed again: a node of the tree costs more.
 constexpr int64_t kMinSharedTokens = 16;
 
-std::string Who(const proto::ScorerConfig& config) { return absl::StrCat("scorer \"", config.name(), "\""); }
+std::string Who(const proto::ScorerConfig& config) {
+  return absl::StrCat("scorer \"", config.name(), "\"");
+}
 
 // Conversation -> tokens: the question of a verdict, or the conversation itself for a reward model.
 class Reader {
@@ -53,7 +56,8 @@ class Reader {
     return reader;
   }
 
-  absl::StatusOr<std::vector<int32_t>> Read(const proto::ScoreItem& item, absl::optional<int32_t> bos) const {
+  absl::StatusOr<std::vector<int32_t>> Read(const proto::ScoreItem& item,
+                                            absl::optional<int32_t> bos) const {
     std::vector<model::Message> messages;
     bool add_special_tokens = true;
     std::string text;
@@ -65,18 +69,21 @@ class Reader {
         WB_ASSIGN_OR_RETURN(text, chat_->Render(messages, /*add_generation_prompt=*/true));
       }
     } else {
-      for (const proto::ChatMessage& message : item.prompt()) messages.push_back({message.role(), message.content()});
+      for (const proto::ChatMessage& message : item.prompt())
+        messages.push_back({message.role(), message.content()});
       messages.push_back({"assistant", item.completion()});
       WB_ASSIGN_OR_RETURN(text, chat_->Render(messages, /*add_generation_prompt=*/false));
     }
     std::vector<int32_t> tokens = tokenizer_->Encode(text, add_special_tokens);
     // Both the chat template and the tokenizer's post-processor may bring one.
-    if (bos && tokens.size() >= 2 && tokens[0] == *bos && tokens[1] == *bos) tokens.erase(tokens.begin());
+    if (bos && tokens.size() >= 2 && tokens[0] == *bos && tokens[1] == *bos)
+      tokens.erase(tokens.begin());
     return tokens;
   }
 
   std::string Description() const {
-    return absl::StrCat(question_ ? question_->text() : "", "\n", chat_ ? chat_->fingerprint() : "", "\n", tokenizer_->fingerprint());
+    return absl::StrCat(question_ ? question_->text() : "", "\n", chat_ ? chat_->fingerprint() : "",
+                        "\n", tokenizer_->fingerprint());
   }
   const Tokenizer& tokenizer() const { return *tokenizer_; }
 
@@ -86,23 +93,28 @@ class Reader {
   absl::optional<ChatTemplate> chat_;
 };
 
-// Ids of verdict texts, each of which must be exactly one token of the model, and of ids given as such.
+// Ids of verdict texts, each of which must be exactly one token of the model, and of ids given as
+// such.
 template <typename Ids>
-absl::StatusOr<std::vector<int64_t>> VerdictIds(const proto::ScorerConfig& config, const std::vector<std::string>& texts, const Ids& given,
-                                                const Tokenizer& tokenizer, int64_t vocab) {
+absl::StatusOr<std::vector<int64_t>> VerdictIds(const proto::ScorerConfig& config,
+                                                const std::vector<std::string>& texts,
+                                                const Ids& given, const Tokenizer& tokenizer,
+                                                int64_t vocab) {
   std::vector<int64_t> ids(given.begin(), given.end());
   for (const std::string& text : texts) {
     const std::vector<int32_t> tokens = tokenizer.Encode(text, /*add_special_tokens=*/false);
     if (tokens.size() != 1) {
-      return absl::InvalidArgumentError(absl::StrCat(Who(config), ": verdict text \"", text, "\" is ", tokens.size(), " tokens of ",
-                                                     config.model().path(), " (", absl::StrJoin(tokens, ", "), "), must be exactly one"));
+      return absl::InvalidArgumentError(absl::StrCat(
+          Who(config), ": verdict text \"", text, "\" is ", tokens.size(), " tokens of ",
+          config.model().path(), " (", absl::StrJoin(tokens, ", "), "), must be exactly one"));
     }
     ids.push_back(tokens[0]);
   }
   for (int64_t id : ids) {
     if (id >= vocab) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(Who(config), ": verdict token id ", id, " is beyond the vocabulary of ", vocab, " tokens of ", config.model().path()));
+      return absl::InvalidArgumentError(absl::StrCat(Who(config), ": verdict token id ", id,
+                                                     " is beyond the vocabulary of ", vocab,
+                                                     " tokens of ", config.model().path()));
     }
   }
   std::sort(ids.begin(), ids.end());
@@ -132,30 +144,36 @@ class LmScoringModel final : public ScoringModel {
   absl::Status ChooseHeadRows();
   absl::Status PrefillTemplateHead();
   int64_t KnownTokens(const std::vector<int32_t>& tokens) const;
-  absl::StatusOr<std::vector<int32_t>> Read(const proto::ScoreItem& item) const { return reader_.Read(item, lm_->spec().bos_token_id); }
+  absl::StatusOr<std::vector<int32_t>> Read(const proto::ScoreItem& item) const {
+    return reader_.Read(item, lm_->spec().bos_token_id);
+  }
   at::Tensor HeadValues(const std::vector<const PreparedItem*>& items) const;
   proto::Score Judge(const double* values_R) const;
-  void ScoreSome(const std::vector<const PreparedItem*>& items, const std::vector<proto::Score*>& scores) const;
+  void ScoreSome(const std::vector<const PreparedItem*>& items,
+                 const std::vector<proto::Score*>& scores) const;
 
   const proto::ScorerConfig config_;
   const std::unique_ptr<CausalLm> lm_;
   const Reader reader_;
   ScorerIdentity identity_;
-  int64_t num_positive_ = 0;          // The first rows of the head, for a verdict.
-  at::Tensor head_RH_;                // float64
-  std::vector<int32_t> head_tokens_;  // The beginning of every rendered conversation, computed once.
+  int64_t num_positive_ = 0;  // The first rows of the head, for a verdict.
+  at::Tensor head_RH_;        // float64
+  std::vector<int32_t>
+      head_tokens_;  // The beginning of every rendered conversation, computed once.
   KvPrefix head_kv_;
 };
 
 absl::Status LmScoringModel::Initialize() {
   const bool reward = config_.kind() == proto::ScorerConfig::REWARD;
   if (reward != lm_->spec().sequence_classification) {
-    return absl::InvalidArgumentError(absl::StrCat(Who(config_), ": kind ", reward ? "REWARD" : "VERDICT", " needs a model for ",
-                                                   reward ? "sequence classification with one label" : "causal language modelling",
-                                                   ", found ", lm_->spec().architecture, " in ", config_.model().path()));
+    return absl::InvalidArgumentError(absl::StrCat(
+        Who(config_), ": kind ", reward ? "REWARD" : "VERDICT", " needs a model for ",
+        reward ? "sequence classification with one label" : "causal language modelling", ", found ",
+        lm_->spec().architecture, " in ", config_.model().path()));
   }
   WB_RETURN_IF_ERROR(model::CatchTorch(Who(config_), [&] { return ChooseHeadRows(); }));
-  WB_RETURN_IF_ERROR(model::CatchTorch(absl::StrCat(Who(config_), ", prefill of the template"), [&] { return PrefillTemplateHead(); }));
+  WB_RETURN_IF_ERROR(model::CatchTorch(absl::StrCat(Who(config_), ", prefill of the template"),
+                                       [&] { return PrefillTemplateHead(); }));
   return absl::OkStatus();
 }
 
@@ -163,18 +181,23 @@ absl::Status LmScoringModel::ChooseHeadRows() {
   const c10::InferenceMode inference;
   identity_.scorer_name = config_.name();
   identity_.model_fingerprint = lm_->fingerprint();
-  std::string description = absl::StrCat(config_.kind(), " ", config_.output(), "\n", reader_.Description());
+  std::string description =
+      absl::StrCat(config_.kind(), " ", config_.output(), "\n", reader_.Description());
   if (config_.kind() == proto::ScorerConfig::REWARD) {
     head_RH_ = lm_->head().to(at::kDouble);
   } else {
     const VerdictTokens texts = VerdictTokensOf(config_);
     const int64_t vocab = lm_->head().size(0);
-    WB_ASSIGN_OR_RETURN(std::vector<int64_t> ids, VerdictIds(config_, texts.positive, config_.positive_id(), reader_.tokenizer(), vocab));
-    WB_ASSIGN_OR_RETURN(const std::vector<int64_t> negative,
-                        VerdictIds(config_, texts.negative, config_.negative_id(), reader_.tokenizer(), vocab));
+    WB_ASSIGN_OR_RETURN(
+        std::vector<int64_t> ids,
+        VerdictIds(config_, texts.positive, config_.positive_id(), reader_.tokenizer(), vocab));
+    WB_ASSIGN_OR_RETURN(
+        const std::vector<int64_t> negative,
+        VerdictIds(config_, texts.negative, config_.negative_id(), reader_.tokenizer(), vocab));
     for (int64_t id : negative) {
       if (std::find(ids.begin(), ids.end(), id) != ids.end()) {
-        return absl::InvalidArgumentError(absl::StrCat(Who(config_), ": verdict token id ", id, " is positive and negative"));
+        return absl::InvalidArgumentError(
+            absl::StrCat(Who(config_), ": verdict token id ", id, " is positive and negative"));
       }
     }
     num_positive_ = static_cast<int64_t>(ids.size());
@@ -186,8 +209,9 @@ absl::Status LmScoringModel::ChooseHeadRows() {
   return absl::OkStatus();
 }
 
-// What is constant is found by trying: conversations that begin in different ways are tokenised whole, so that a token that spans the border
-// between template and prompt is never counted as constant.
+// What is constant is found by trying: conversations that begin in different ways are tokenised
+// whole, so that a token that spans the border between template and prompt is never counted as
+// constant.
 absl::Status LmScoringModel::PrefillTemplateHead() {
   const c10::InferenceMode inference;
   bool first = true;
@@ -204,8 +228,9 @@ absl::Status LmScoringModel::PrefillTemplateHead() {
   }
   const int64_t num_tokens = static_cast<int64_t>(head_tokens_.size());
   if (num_tokens >= lm_->spec().max_positions) {
-    return absl::InvalidArgumentError(absl::StrCat("the template alone has ", num_tokens, " tokens, the context of ", config_.model().path(),
-                                                   " is ", lm_->spec().max_positions));
+    return absl::InvalidArgumentError(
+        absl::StrCat("the template alone has ", num_tokens, " tokens, the context of ",
+                     config_.model().path(), " is ", lm_->spec().max_positions));
   }
   if (num_tokens == 0) return absl::OkStatus();
   model::TokenTree tree;
@@ -234,10 +259,12 @@ PreparedItem LmScoringModel::Prepare(const proto::ScoreItem& item) {
   } else if (tokens->empty()) {
     prepared.refusal = "the conversation has no tokens";
   } else if (static_cast<int64_t>(tokens->size()) > context) {
-    prepared.refusal = absl::StrCat("the conversation has ", tokens->size(), " tokens with its template, the model's context is ", context);
+    prepared.refusal = absl::StrCat("the conversation has ", tokens->size(),
+                                    " tokens with its template, the model's context is ", context);
   } else {
     prepared.tokens = *std::move(tokens);
-    prepared.num_new_tokens = static_cast<int64_t>(prepared.tokens.size()) - KnownTokens(prepared.tokens);
+    prepared.num_new_tokens =
+        static_cast<int64_t>(prepared.tokens.size()) - KnownTokens(prepared.tokens);
   }
   return prepared;
 }
@@ -248,7 +275,8 @@ at::Tensor LmScoringModel::HeadValues(const std::vector<const PreparedItem*>& it
   int64_t known = head_kv_.length;
   for (const PreparedItem* item : items) known = std::min(known, KnownTokens(item->tokens));
   std::vector<absl::Span<const int32_t>> sequences;
-  for (const PreparedItem* item : items) sequences.push_back(absl::MakeConstSpan(item->tokens).subspan(known));
+  for (const PreparedItem* item : items)
+    sequences.push_back(absl::MakeConstSpan(item->tokens).subspan(known));
   const SharedTree shared = ShareBeginnings(sequences, kMinSharedTokens);
 
   KvPrefix shorter;
@@ -256,14 +284,17 @@ at::Tensor LmScoringModel::HeadValues(const std::vector<const PreparedItem*>& it
   if (known == head_kv_.length) {
     options.prefix = &head_kv_;
   } else {
-    for (const at::Tensor& keys_KPD : head_kv_.keys_KPD) shorter.keys_KPD.push_back(keys_KPD.narrow(1, 0, known).contiguous());
-    for (const at::Tensor& values_KPD : head_kv_.values_KPD) shorter.values_KPD.push_back(values_KPD.narrow(1, 0, known).contiguous());
+    for (const at::Tensor& keys_KPD : head_kv_.keys_KPD)
+      shorter.keys_KPD.push_back(keys_KPD.narrow(1, 0, known).contiguous());
+    for (const at::Tensor& values_KPD : head_kv_.values_KPD)
+      shorter.values_KPD.push_back(values_KPD.narrow(1, 0, known).contiguous());
     shorter.length = known;
     options.prefix = &shorter;
   }
   if (known == 0) options.prefix = nullptr;
   const at::Tensor hidden_NH = lm_->Hidden(shared.tree, options);
-  const at::Tensor last_SH = hidden_NH.index_select(0, lm_->Indices(shared.last_row)).to(at::kDouble);
+  const at::Tensor last_SH =
+      hidden_NH.index_select(0, lm_->Indices(shared.last_row)).to(at::kDouble);
   return at::matmul(last_SH, head_RH_.t()).to(at::kCPU).contiguous();
 }
 
@@ -273,11 +304,13 @@ proto::Score LmScoringModel::Judge(const double* values_R) const {
   for (int64_t r = 0; r < num_rows; ++r) {
     if (std::isfinite(values_R[r])) continue;
     return MakeScore(identity_, proto::MALFORMED_OUTPUT,
-                     absl::StrCat("the model's ", num_positive_ > 0 ? "verdict logit" : "score", " is ", values_R[r], ", must be finite"));
+                     absl::StrCat("the model's ", num_positive_ > 0 ? "verdict logit" : "score",
+                                  " is ", values_R[r], ", must be finite"));
   }
   double value = values_R[0];
   if (num_positive_ > 0) {
-    value = LogSumExp(values_R, values_R + num_positive_) - LogSumExp(values_R + num_positive_, values_R + num_rows);
+    value = LogSumExp(values_R, values_R + num_positive_) -
+            LogSumExp(values_R + num_positive_, values_R + num_rows);
     if (config_.output() == proto::ScorerConfig::PROBABILITY) value = 1 / (1 + std::exp(-value));
   }
   proto::Score score = MakeScore(identity_, proto::SCORED, "");
@@ -285,14 +318,17 @@ proto::Score LmScoringModel::Judge(const double* values_R) const {
   return score;
 }
 
-void LmScoringModel::ScoreSome(const std::vector<const PreparedItem*>& items, const std::vector<proto::Score*>& scores) const {
-  const absl::StatusOr<at::Tensor> values_SR =
-      model::CatchTorch(absl::StrCat(Who(config_), ", batch of ", items.size()), [&] { return HeadValues(items); });
+void LmScoringModel::ScoreSome(const std::vector<const PreparedItem*>& items,
+                               const std::vector<proto::Score*>& scores) const {
+  const absl::StatusOr<at::Tensor> values_SR = model::CatchTorch(
+      absl::StrCat(Who(config_), ", batch of ", items.size()), [&] { return HeadValues(items); });
   if (values_SR.ok()) {
     const double* rows = values_SR->const_data_ptr<double>();
-    for (size_t i = 0; i < items.size(); ++i) *scores[i] = Judge(rows + static_cast<int64_t>(i) * head_RH_.size(0));
+    for (size_t i = 0; i < items.size(); ++i)
+      *scores[i] = Judge(rows + static_cast<int64_t>(i) * head_RH_.size(0));
   } else if (items.size() == 1) {
-    *scores[0] = MakeScore(identity_, proto::MODEL_ERROR, std::string(values_SR.status().message()));
+    *scores[0] =
+        MakeScore(identity_, proto::MODEL_ERROR, std::string(values_SR.status().message()));
   } else {
     for (size_t i = 0; i < items.size(); ++i) ScoreSome({items[i]}, {scores[i]});
   }
@@ -312,13 +348,15 @@ std::vector<proto::Score> LmScoringModel::ScoreBatch(const std::vector<PreparedI
     }
   }
   if (!scorable.empty()) ScoreSome(scorable, targets);
-  for (proto::Score& score : scores) score.set_latency_ms(absl::ToDoubleMilliseconds(Clock::Real().Now() - start));
+  for (proto::Score& score : scores)
+    score.set_latency_ms(absl::ToDoubleMilliseconds(Clock::Real().Now() - start));
   return scores;
 }
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<ScoringModel>> ScoringModel::Create(const proto::ScorerConfig& config) {
+absl::StatusOr<std::unique_ptr<ScoringModel>> ScoringModel::Create(
+    const proto::ScorerConfig& config) {
   WB_RETURN_IF_ERROR(ValidateScorerConfig(config));
   absl::StatusOr<Reader> reader = Reader::Create(config);
   WB_RETURN_IF_ERROR(Annotate(reader.status(), Who(config)));

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// One scoring model: conversations in, typed scores out. Driven by the scorer's device thread through the batcher, and by `wideberth score`.
-// The interface names neither torch nor gRPC, so that everything around a model is tested without one.
+// One scoring model: conversations in, typed scores out. Driven by the scorer's device thread
+// through the batcher, and by `wideberth score`. The interface names neither torch nor gRPC, so
+// that everything around a model is tested without one.
 #pragma once
 
 #include <cstdint>
@@ -18,13 +19,15 @@ namespace wideberth::scorer {
 struct ScorerIdentity {
   std::string scorer_name;
   std::string model_fingerprint;  // Of all tensors of the model's folder.
-  std::string template_hash;      // Of everything that turns a conversation into tokens and logits into a value.
+  std::string template_hash;  // Of everything that turns a conversation into tokens and logits into
+                              // a value.
 };
 
 // A conversation as the model reads it.
 struct PreparedItem {
   std::vector<int32_t> tokens;  // The whole sequence; empty exactly where `refusal` is set.
-  int64_t num_new_tokens = 0;   // Those behind the template's constant head, which is computed once for all: what a batch is charged.
+  int64_t num_new_tokens = 0;   // Those behind the template's constant head, which is computed once
+                                // for all: what a batch is charged.
   std::string refusal;          // One sentence where the input can never be scored.
 };
 
@@ -33,21 +36,25 @@ class ScoringModel {
  public:
   virtual ~ScoringModel() = default;
 
-  // Loads the model of a validated configuration. Errors name the scorer, and file, field or verdict text at fault.
+  // Loads the model of a validated configuration. Errors name the scorer, and file, field or
+  // verdict text at fault.
   static absl::StatusOr<std::unique_ptr<ScoringModel>> Create(const proto::ScorerConfig& config);
 
   virtual PreparedItem Prepare(const proto::ScoreItem& item) = 0;
 
-  // One result per item, in order; `value` is set exactly where the status is SCORED. A refused item is REFUSED_INPUT; a failing batch is
-  // tried again item by item, so that MODEL_ERROR hits only those that fail alone. latency_ms is the time of this call.
+  // One result per item, in order; `value` is set exactly where the status is SCORED. A refused
+  // item is REFUSED_INPUT; a failing batch is tried again item by item, so that MODEL_ERROR hits
+  // only those that fail alone. latency_ms is the time of this call.
   virtual std::vector<proto::Score> ScoreBatch(const std::vector<PreparedItem>& items) = 0;
 
   // Constant; any thread may read it.
   virtual const ScorerIdentity& identity() const = 0;
 };
 
-// A score of `status` with its origin and, unless SCORED, the sentence that says why there is no value.
-inline proto::Score MakeScore(const ScorerIdentity& identity, proto::ScoreStatus status, std::string message) {
+// A score of `status` with its origin and, unless SCORED, the sentence that says why there is no
+// value.
+inline proto::Score MakeScore(const ScorerIdentity& identity, proto::ScoreStatus status,
+                              std::string message) {
   proto::Score score;
   score.set_scorer_name(identity.scorer_name);
   score.set_model_fingerprint(identity.model_fingerprint);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The question a verdict scorer asks about a conversation: a text with {prompt} and {completion}, built in or configured. No torch here.
+// The question a verdict scorer asks about a conversation: a text with {prompt} and {completion},
+// built in or configured. No torch here.
 #pragma once
 
 #include <string>
@@ -12,7 +13,8 @@
 
 namespace wideberth::scorer {
 
-// Verdict tokens as texts: those configured, or a built-in template's own where none is configured at all.
+// Verdict tokens as texts: those configured, or a built-in template's own where none is configured
+// at all.
 struct VerdictTokens {
   std::vector<std::string> positive;
   std::vector<std::string> negative;
@@ -21,13 +23,15 @@ VerdictTokens VerdictTokensOf(const proto::ScorerConfig& config);
 
 class VerdictTemplate {
  public:
-  // "llama_guard_2", or any text with {completion}. InvalidArgument names the scorer and what was found.
+  // "llama_guard_2", or any text with {completion}. InvalidArgument names the scorer and what was
+  // found.
   static absl::StatusOr<VerdictTemplate> From(const proto::ScorerConfig& config);
 
-  // Each placeholder replaced once, in one pass: braces within a conversation stay as they are. {prompt} is the content of a single user
-  // message as it is; of several messages the turns "User: ..." and "Agent: ..." with blank lines between, the first without its
-  // "User: ", so that "User: {prompt}\n\nAgent: {completion}" is right for both. System messages are left out. A built-in trims contents
-  // as the original does.
+  // Each placeholder replaced once, in one pass: braces within a conversation stay as they are.
+  // {prompt} is the content of a single user message as it is; of several messages the turns "User:
+  // ..." and "Agent: ..." with blank lines between, the first without its "User: ", so that "User:
+  // {prompt}\n\nAgent: {completion}" is right for both. System messages are left out. A built-in
+  // trims contents as the original does.
   std::string Render(const proto::ScoreItem& item) const;
 
   const std::string& text() const { return text_; }
@@ -39,7 +43,8 @@ class VerdictTemplate {
   bool trim_;
 };
 
-// One sentence where there is nothing to score (no prompt, or a completion of white space only), else empty.
+// One sentence where there is nothing to score (no prompt, or a completion of white space only),
+// else empty.
 std::string WhyNothingToScore(const proto::ScoreItem& item);
 
 }  // namespace wideberth::scorer

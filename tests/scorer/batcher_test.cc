@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The scorer's queue: batching, bounds, merging, memory and deadlines, with a fake model and a clock that moves only when told to.
+// The scorer's queue: batching, bounds, merging, memory and deadlines, with a fake model and a
+// clock that moves only when told to.
 #include "scorer/batcher.h"
 
 #include <gmock/gmock.h>
@@ -63,11 +64,13 @@ TEST_F(BatcherTest, AFullTokenBudgetDoesNotWaitAndIsNotExceeded) {
   BatcherOptions options;
   options.max_batch_tokens = 6;
   Make(options);
-  Submit({MakeItem("p", "aaaa"), MakeItem("p", "bbb"), MakeItem("p", "cc"), MakeItem("p", "dddddddddd")});
+  Submit({MakeItem("p", "aaaa"), MakeItem("p", "bbb"), MakeItem("p", "cc"),
+          MakeItem("p", "dddddddddd")});
   EXPECT_EQ(RunOnce(), 1);
   EXPECT_EQ(RunOnce(), 2);
   EXPECT_EQ(RunOnce(), 1);
-  EXPECT_THAT(model_.batches, ElementsAre(ElementsAre("aaaa"), ElementsAre("bbb", "cc"), ElementsAre("dddddddddd")));
+  EXPECT_THAT(model_.batches, ElementsAre(ElementsAre("aaaa"), ElementsAre("bbb", "cc"),
+                                          ElementsAre("dddddddddd")));
 }
 
 TEST_F(BatcherTest, NobodyWaitsForCompanyLongerThanTheCap) {

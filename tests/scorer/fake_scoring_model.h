@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A scoring model that needs no weights: the value is the completion's length, and tests say what fails and how long a batch takes.
+// A scoring model that needs no weights: the value is the completion's length, and tests say what
+// fails and how long a batch takes.
 #pragma once
 
 #include <functional>
@@ -36,7 +37,8 @@ class FakeScoringModel final : public ScoringModel {
       }
       texts.emplace_back(item.tokens.begin(), item.tokens.end());
       const bool fails = item.tokens[0] == '!';
-      scores.push_back(MakeScore(identity_, fails ? proto::MODEL_ERROR : proto::SCORED, fails ? "told to fail" : ""));
+      scores.push_back(MakeScore(identity_, fails ? proto::MODEL_ERROR : proto::SCORED,
+                                 fails ? "told to fail" : ""));
       if (!fails) scores.back().set_value(static_cast<double>(item.tokens.size()));
     }
     batches.push_back(std::move(texts));

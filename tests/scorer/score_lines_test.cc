@@ -25,7 +25,8 @@ class ScoreLinesTest : public ::testing::Test {
     std::ostringstream out;
     status_ = ScoreLines(model_, max_batch_tokens, in, out, "items.jsonl");
     std::vector<Json> lines;
-    for (absl::string_view line : absl::StrSplit(out.str(), '\n', absl::SkipEmpty())) lines.push_back(Json::parse(std::string(line)));
+    for (absl::string_view line : absl::StrSplit(out.str(), '\n', absl::SkipEmpty()))
+      lines.push_back(Json::parse(std::string(line)));
     return lines;
   }
   std::string Error(const std::string& line) {
@@ -43,7 +44,8 @@ TEST_F(ScoreLinesTest, EveryLineIsAnsweredInOrderWithItsType) {
       "{\"prompt\": \"p\", \"completion\": \"abc\"}\n"
       "\n"
       "{\"id\": 7, \"prompt\": [{\"role\": \"user\", \"content\": \"p\"}], \"completion\": \"\"}\n"
-      "{\"messages\": [{\"role\": \"user\", \"content\": \"p\"}, {\"role\": \"assistant\", \"content\": \"!\"}]}");
+      "{\"messages\": [{\"role\": \"user\", \"content\": \"p\"}, {\"role\": \"assistant\", "
+      "\"content\": \"!\"}]}");
   ASSERT_TRUE(status_.ok()) << status_;
   ASSERT_EQ(lines.size(), 3);
   EXPECT_EQ(lines[0]["status"], "SCORED");
@@ -70,17 +72,23 @@ TEST_F(ScoreLinesTest, LinesAtHandShareABatchWithinTheBudget) {
 TEST_F(ScoreLinesTest, ABadLineIsNamedAfterTheAnswersBeforeIt) {
   const auto lines = Score("{\"prompt\": \"p\", \"completion\": \"abc\"}\n\n{\"prompt\": \"p\"\n");
   EXPECT_EQ(lines.size(), 1);
-  EXPECT_EQ(status_.message(), "items.jsonl:3: not a JSON object, expected {\"prompt\": ..., \"completion\": ...}");
+  EXPECT_EQ(status_.message(),
+            "items.jsonl:3: not a JSON object, expected {\"prompt\": ..., \"completion\": ...}");
 }
 
 TEST_F(ScoreLinesTest, BadFieldsAreNamed) {
   EXPECT_EQ(Error("{\"completion\": \"c\"}"),
-            "items.jsonl:1: has no \"prompt\" and no \"messages\", expected {\"prompt\": ..., \"completion\": ...}");
-  EXPECT_EQ(Error("{\"prompt\": \"p\"}"), "items.jsonl:1: has no \"completion\", nor \"messages\" that end with an assistant's");
-  EXPECT_EQ(Error("{\"prompt\": 3, \"completion\": \"c\"}"), "items.jsonl:1: \"prompt\" is number, must be a text or a list of messages");
-  EXPECT_EQ(Error("{\"prompt\": \"p\", \"completion\": null}"), "items.jsonl:1: \"completion\" is null, must be a text");
+            "items.jsonl:1: has no \"prompt\" and no \"messages\", expected {\"prompt\": ..., "
+            "\"completion\": ...}");
+  EXPECT_EQ(Error("{\"prompt\": \"p\"}"),
+            "items.jsonl:1: has no \"completion\", nor \"messages\" that end with an assistant's");
+  EXPECT_EQ(Error("{\"prompt\": 3, \"completion\": \"c\"}"),
+            "items.jsonl:1: \"prompt\" is number, must be a text or a list of messages");
+  EXPECT_EQ(Error("{\"prompt\": \"p\", \"completion\": null}"),
+            "items.jsonl:1: \"completion\" is null, must be a text");
   EXPECT_EQ(Error("{\"messages\": [{\"role\": \"user\"}]}"),
-            "items.jsonl:1: \"messages\" holds something that is not {\"role\": text, \"content\": text}");
+            "items.jsonl:1: \"messages\" holds something that is not {\"role\": text, \"content\": "
+            "text}");
   EXPECT_EQ(Error("{\"messages\": [{\"role\": \"user\", \"content\": \"p\"}]}"),
             "items.jsonl:1: has no \"completion\", nor \"messages\" that end with an assistant's");
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What surrounds the queue in a scorer process: Score calls, figures for heartbeats and monitors, membership and the bounded end.
+// What surrounds the queue in a scorer process: Score calls, figures for heartbeats and monitors,
+// membership and the bounded end.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -111,7 +112,8 @@ TEST_F(ScorerServerTest, DeadlinesAreKeptByTheTick) {
 
 TEST_F(ScorerServerTest, TheEndScoresWhatIsQueuedAndKeepsItsFirstCause) {
   Drain drain(&endpoint_, absl::Seconds(15), &clock_);
-  EXPECT_FALSE(Drain(&endpoint_, absl::Seconds(15), &clock_).Begin(absl::OkStatus(), "test")) << "nothing was accepted yet";
+  EXPECT_FALSE(Drain(&endpoint_, absl::Seconds(15), &clock_).Begin(absl::OkStatus(), "test"))
+      << "nothing was accepted yet";
   drain.Open(&batcher_);
   const auto answer = Score({MakeItem("p", "a")});
   EXPECT_TRUE(drain.InTime());
@@ -143,7 +145,8 @@ TEST_F(ScorerServerTest, TheEndDoesNotWaitForTheDeviceForEver) {
 class MembershipTest : public ::testing::Test {
  protected:
   MembershipTest() {
-    learner_.on_register = [this](const proto::RegisterRequest& request) -> absl::StatusOr<proto::RegisterResponse> {
+    learner_.on_register =
+        [this](const proto::RegisterRequest& request) -> absl::StatusOr<proto::RegisterResponse> {
       registrations_.push_back(request);
       if (!refusal_.ok()) return refusal_;
       proto::RegisterResponse response;
@@ -152,7 +155,8 @@ class MembershipTest : public ::testing::Test {
       response.mutable_config()->mutable_learner()->set_member_timeout(60);
       return response;
     };
-    learner_.on_heartbeat = [this](const proto::HeartbeatRequest& request) -> absl::StatusOr<proto::HeartbeatResponse> {
+    learner_.on_heartbeat =
+        [this](const proto::HeartbeatRequest& request) -> absl::StatusOr<proto::HeartbeatResponse> {
       last_heartbeat_ = request;
       return answer_;
     };
@@ -223,7 +227,8 @@ TEST_F(MembershipTest, ASilentLearnerIsGivenTwiceTheMemberTimeout) {
   clock_.Advance(absl::Seconds(1));
   const absl::Status lost = membership.Run(absl::Hours(1));
   EXPECT_EQ(lost.code(), absl::StatusCode::kUnavailable);
-  EXPECT_EQ(lost.message(), "scorer-safety-0 has had no answer from the learner for 2m: connection refused");
+  EXPECT_EQ(lost.message(),
+            "scorer-safety-0 has had no answer from the learner for 2m: connection refused");
 }
 
 TEST_F(MembershipTest, ARefusedRegistrationIsAnErrorAtOnce) {

@@ -25,9 +25,11 @@ std::vector<int32_t> ReadBack(const model::TokenTree& tree, int64_t row) {
   for (size_t n = 0; n < tree.nodes.size(); ++n) {
     const auto& end_node = tree.nodes[n];
     if (row < end_node.first_row || row > tree.LastRow(static_cast<int>(n))) continue;
-    tokens.assign(end_node.tokens.begin(), end_node.tokens.begin() + (row - end_node.first_row + 1));
+    tokens.assign(end_node.tokens.begin(),
+                  end_node.tokens.begin() + (row - end_node.first_row + 1));
     for (int parent = end_node.parent; parent >= 0; parent = tree.nodes[parent].parent) {
-      tokens.insert(tokens.begin(), tree.nodes[parent].tokens.begin(), tree.nodes[parent].tokens.end());
+      tokens.insert(tokens.begin(), tree.nodes[parent].tokens.begin(),
+                    tree.nodes[parent].tokens.end());
     }
   }
   return tokens;
@@ -75,7 +77,8 @@ TEST(SharedPrefixesTest, EveryRandomSequenceCanBeReadOffTheTree) {
     ASSERT_EQ(num_rows, shared.tree.num_tokens);
     for (size_t i = 0; i < sequences.size(); ++i) {
       num_all += static_cast<int64_t>(sequences[i].size());
-      ASSERT_EQ(ReadBack(shared.tree, shared.last_row[i]), sequences[i]) << "trial " << trial << " sequence " << i;
+      ASSERT_EQ(ReadBack(shared.tree, shared.last_row[i]), sequences[i])
+          << "trial " << trial << " sequence " << i;
     }
     ASSERT_LE(num_rows, num_all);
     if (trial % 4 != 0) continue;
