@@ -24,11 +24,6 @@ std::vector<int64_t> AncestorRows(const TokenTree& tree, int node) {
   return rows;
 }
 
-// [S, heads, length, D] of [S * length, heads, D] rows.
-Tensor HeadsFirst(const Tensor& rows, int64_t count, int64_t length) {
-  return rows.view({count, length, rows.size(1), rows.size(2)}).transpose(1, 2);
-}
-
 // The shared part [heads, P, D] in front of every member's own part [S, heads, L, D].
 Tensor WithPrefix(const std::vector<Tensor>& shared, const Tensor& own_SKLD) {
   if (shared.empty()) return own_SKLD;
@@ -62,7 +57,13 @@ TreeAttention::TreeAttention(const TokenTree& tree, const KvPrefix* prefix, cons
       }
     }
     offset += static_cast<int64_t>(padded.size());
-    set.padded_rows = model.Indices(padded);
+    bool adjacent = true;
+    for (size_t i = 0; i < padded.size(); ++i) adjacent = adjacent && padded[i] == padded[0] + static_cast<int64_t>(i);
+    if (adjacent) {
+      set.first_row = padded[0];
+    } else {
+      set.padded_rows = model.Indices(padded);
+    }
     int64_t columns = (prefix == nullptr ? 0 : prefix->length) + set.longest;
     if (parent >= 0) {
       const std::vector<int64_t> rows = AncestorRows(tree, parent);
@@ -72,14 +73,22 @@ TreeAttention::TreeAttention(const TokenTree& tree, const KvPrefix* prefix, cons
     // -inf strictly above the diagonal that ends in the lower right corner.
     set.mask = at::full({set.longest, columns}, -std::numeric_limits<double>::infinity(),
                         at::TensorOptions(model.dtype()).device(model.device()))
-                   .triu(columns - set.longest + 1);
+                   .triu(columns - set.longest + 1)
+                   .repeat({model.spec().num_heads / model.spec().num_kv_heads, 1});
     sets_.push_back(std::move(set));
   }
-  gather_ = model.Indices(gather);
+  bool in_place = true;
+  for (size_t i = 0; i < gather.size(); ++i) in_place = in_place && gather[i] == static_cast<int64_t>(i);
+  if (!in_place) gather_ = model.Indices(gather);
+}
+
+Tensor TreeAttention::Rows(const Siblings& set, const Tensor& packed) {
+  const Tensor rows = set.first_row >= 0 ? packed.narrow(0, set.first_row, set.count * set.longest) : packed.index_select(0, set.padded_rows);
+  return rows.view({set.count, set.longest, packed.size(1), packed.size(2)});
 }
 
 Tensor TreeAttention::Attend(int64_t layer, const Tensor& q_NQD, const Tensor& k_NKD, const Tensor& v_NKD) const {
-  const int64_t repeat = q_NQD.size(1) / k_NKD.size(1), width = q_NQD.size(1) * q_NQD.size(2);
+  const int64_t kv = k_NKD.size(1), repeat = q_NQD.size(1) / kv, d = q_NQD.size(2);
   std::vector<Tensor> outputs;
   for (const Siblings& set : sets_) {
     std::vector<Tensor> shared_k, shared_v;
@@ -91,17 +100,15 @@ Tensor TreeAttention::Attend(int64_t layer, const Tensor& q_NQD, const Tensor& k
       shared_k.push_back(k_NKD.index_select(0, set.ancestor_rows).transpose(0, 1));
       shared_v.push_back(v_NKD.index_select(0, set.ancestor_rows).transpose(0, 1));
     }
-    const Tensor q = HeadsFirst(q_NQD.index_select(0, set.padded_rows), set.count, set.longest);
-    Tensor k = WithPrefix(shared_k, HeadsFirst(k_NKD.index_select(0, set.padded_rows), set.count, set.longest));
-    Tensor v = WithPrefix(shared_v, HeadsFirst(v_NKD.index_select(0, set.padded_rows), set.count, set.longest));
-    if (repeat > 1) {
-      k = k.repeat_interleave(repeat, 1);
-      v = v.repeat_interleave(repeat, 1);
-    }
-    const Tensor out_SQLD = at::scaled_dot_product_attention(q, k, v, set.mask);
-    outputs.push_back(out_SQLD.transpose(1, 2).reshape({set.count * set.longest, width}));
+    // The query heads of one key head are further queries of it, so that keys and values are not repeated.
+    const Tensor q = Rows(set, q_NQD).view({set.count, set.longest, kv, repeat, d}).permute({0, 2, 3, 1, 4}).reshape({set.count, kv, repeat * set.longest, d});
+    const Tensor k = WithPrefix(shared_k, Rows(set, k_NKD).transpose(1, 2));
+    const Tensor v = WithPrefix(shared_v, Rows(set, v_NKD).transpose(1, 2));
+    const Tensor out = at::scaled_dot_product_attention(q, k, v, set.mask);
+    outputs.push_back(out.view({set.count, kv, repeat, set.longest, d}).permute({0, 3, 1, 2, 4}).reshape({set.count * set.longest, kv * repeat * d}));
   }
-  return (outputs.size() == 1 ? outputs[0] : at::cat(outputs, 0)).index_select(0, gather_);
+  const Tensor all = outputs.size() == 1 ? outputs[0] : at::cat(outputs, 0);
+  return gather_.defined() ? all.index_select(0, gather_) : all;
 }
 
 void TreeAttention::PrepareRootKv(std::vector<KvPrefix>* out) const {

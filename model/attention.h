@@ -27,18 +27,22 @@ class TreeAttention {
   struct Siblings {
     int64_t count = 0;              // S members
     int64_t longest = 0;            // L tokens of the longest member; shorter ones are filled up with rows that nobody reads
+    int64_t first_row = -1;         // Where the members stand one after the other and are equally long: their first row; else -1 and
     at::Tensor padded_rows;         // [S * L] rows of the members' tokens
     at::Tensor ancestor_rows;       // [A] rows of all ancestors within the tree, or undefined
-    at::Tensor mask;                // [L, P + A + L] additive, causal in the last L columns
+    at::Tensor mask;                // [Q/K * L, P + A + L] additive, causal in the last L columns; query heads of one key head one after the other
   };
   struct RootRows {
     int64_t first, length;
   };
+  // The members' rows of a packed tensor [N, heads, D] as [S, L, heads, D].
+  static at::Tensor Rows(const Siblings& set, const at::Tensor& packed);
+
   const KvPrefix* const prefix_;
   const int64_t num_layers_;
   std::vector<Siblings> sets_;
   std::vector<RootRows> roots_;
-  at::Tensor gather_;               // [N] where each packed row stands in the concatenation of the sets' padded rows
+  at::Tensor gather_;               // [N] where each packed row stands in the concatenation of the sets' padded rows; undefined: where it is
 };
 
 }  // namespace wideberth::model

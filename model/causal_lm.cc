@@ -14,6 +14,7 @@
 #include "base/status.h"
 #include "model/attention.h"
 #include "model/catch_torch.h"
+#include "model/fused.h"
 #include "model/runtime.h"
 #include "model/safetensors.h"
 
@@ -29,22 +30,6 @@ absl::StatusOr<at::ScalarType> StoredType(const StoredTensor& stored, absl::stri
   if (stored.dtype == "F64") return at::kDouble;
   return absl::InvalidArgumentError(
       absl::StrCat(stored.file, ": tensor \"", name, "\" is ", stored.dtype, ", expected F32, BF16, F16 or F64"));
-}
-
-Tensor RmsNorm(const Tensor& x_NH, const Tensor& weight_H, double epsilon) {
-  const auto type = x_NH.scalar_type();
-  if (type == at::kFloat || type == at::kDouble) {
-    return x_NH * at::rsqrt(x_NH.square().mean(-1, true) + epsilon) * weight_H;
-  }
-  const Tensor x = x_NH.to(at::kFloat);
-  return weight_H * (x * at::rsqrt(x.square().mean(-1, true) + epsilon)).to(type);
-}
-
-// Rotates halves: [N, heads, D] by cos and sin [N, 1, D].
-Tensor Rotate(const Tensor& x_NAD, const Tensor& cos_N1D, const Tensor& sin_N1D) {
-  const int64_t half = x_NAD.size(-1) / 2;
-  const Tensor turned = at::cat({x_NAD.narrow(-1, half, half).neg(), x_NAD.narrow(-1, 0, half)}, -1);
-  return x_NAD * cos_N1D + turned * sin_N1D;
 }
 
 double Llama3Frequency(double frequency, const Llama3RopeScaling& scaling) {
@@ -168,19 +153,18 @@ Tensor CausalLm::Project(int64_t layer, Projection projection, const Tensor& x_N
 
 Tensor CausalLm::RunLayers(const Tensor& ids_N, const Tensor& positions_N, const Adapter* adapter, const Attend& attend) const {
   const int64_t n = ids_N.size(0), d = spec_.head_dim;
-  const Tensor half_angles = at::outer(positions_N.to(at::kFloat), inverse_frequencies_);
-  const Tensor angles_N1D = at::cat({half_angles, half_angles}, -1).unsqueeze(1);
-  const Tensor cos_N1D = angles_N1D.cos().to(dtype_), sin_N1D = angles_N1D.sin().to(dtype_);
+  const Tensor angles_NE = at::outer(positions_N.to(at::kFloat), inverse_frequencies_);
+  const Tensor cos_NE = angles_NE.cos(), sin_NE = angles_NE.sin();
   Tensor x_NH = embedding_.index_select(0, ids_N);
   for (int64_t i = 0; i < spec_.num_layers; ++i) {
     const Layer& layer = layers_[i];
     const Tensor attention_in = RmsNorm(x_NH, layer.input_norm, spec_.norm_epsilon);
-    const Tensor q = Rotate(Project(i, Projection::kQ, attention_in, adapter).view({n, spec_.num_heads, d}), cos_N1D, sin_N1D);
-    const Tensor k = Rotate(Project(i, Projection::kK, attention_in, adapter).view({n, spec_.num_kv_heads, d}), cos_N1D, sin_N1D);
+    const Tensor q = Rotate(Project(i, Projection::kQ, attention_in, adapter).view({n, spec_.num_heads, d}), cos_NE, sin_NE);
+    const Tensor k = Rotate(Project(i, Projection::kK, attention_in, adapter).view({n, spec_.num_kv_heads, d}), cos_NE, sin_NE);
     const Tensor v = Project(i, Projection::kV, attention_in, adapter).view({n, spec_.num_kv_heads, d});
     x_NH = x_NH + Project(i, Projection::kO, attend(i, q, k, v), adapter);
     const Tensor mlp_in = RmsNorm(x_NH, layer.post_attention_norm, spec_.norm_epsilon);
-    const Tensor gated = at::silu(Project(i, Projection::kGate, mlp_in, adapter)) * Project(i, Projection::kUp, mlp_in, adapter);
+    const Tensor gated = SwiGlu(Project(i, Projection::kGate, mlp_in, adapter), Project(i, Projection::kUp, mlp_in, adapter));
     x_NH = x_NH + Project(i, Projection::kDown, gated, adapter);
   }
   return RmsNorm(x_NH, final_norm_, spec_.norm_epsilon);

@@ -4,8 +4,10 @@
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
+#include <malloc.h>
 
 #include "absl/strings/str_cat.h"
+#include "base/status.h"
 
 // The GEMMs of a CPU build are MKL's. MKL asks this function whether it may take its AVX-512 and AVX2 paths; on AMD processors its own answer is
 // no, which halves their speed. Results agree to rounding.
@@ -14,8 +16,16 @@ extern "C" int mkl_serv_intel_cpu_true() { return 1; }
 namespace wideberth::model {
 
 void ConfigureRuntime(int num_threads) {
+#ifdef WIDEBERTH_GPU
+  // The linker drops libraries that no symbol of ours names; torch then has no CUDA and says nothing of it.
+  WB_CHECK(at::globalContext().hasCUDART(), "built by the gpu preset, but libtorch_cuda.so is not loaded: torch has no CUDA in this process");
+#endif
   at::set_num_threads(num_threads > 0 ? num_threads : 1);
   at::set_num_interop_threads(1);
+  // Activations come and go by the megabyte. Served from the heap they keep their pages; by mmap every one of them would be faulted in anew.
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);
+  mallopt(M_TRIM_THRESHOLD, 256 << 20);
+  mallopt(M_TOP_PAD, 16 << 20);
 }
 
 at::ScalarType ScalarTypeOf(proto::DType dtype) {

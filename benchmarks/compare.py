@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Wideberth beside transformers and PEFT on the same weights, ids and settings: cells in turn, median of the rounds with least and most, ratios.
+
+usage: compare.py --build DIR --model FOLDER [--model FOLDER ...] [--rounds 5] [--dtype float32] [--threads 1] [--json FILE]
+FOLDER `llama-5m` is made on the spot: a 5M-parameter Llama with seeded random weights. Needs a Python with transformers and peft, and a C compiler.
+Each peer cell runs twice: stock, and with the MKL switch that this project sets for itself (see model/runtime.cc), since beating only the first could be no
+more than a choice of GEMM.
+"""
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+
+HERE = pathlib.Path(__file__).parent
+CELLS = {  # name -> (google-benchmark name, args)
+    "decode, batch 1": ("Decode", [1, 1, 64, 96]),
+    "decode, batch 32 (4 x 8)": ("Decode", [4, 8, 64, 48]),
+    "decode, batch 64 (8 x 8)": ("Decode", [8, 8, 64, 48]),
+    "scoring, 32 x (64 shared + 64)": ("Score", [32, 64, 64]),
+    "LoRA forward + backward, 8 x (64 + 48)": ("LearnerPass", [1, 8, 64, 48]),
+}
+
+
+class Peer:
+    def __init__(self, folder, dtype, threads, preload):
+        environment = dict(os.environ, OMP_NUM_THREADS=str(threads))
+        if preload:
+            environment["LD_PRELOAD"] = preload
+        self.process = subprocess.Popen([sys.executable, HERE / "hf_worker.py", folder, dtype, str(threads)], env=environment, text=True,
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        assert json.loads(self.process.stdout.readline())["ready"]
+
+    def ask(self, **request):
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def ours(build, folder, dtype, threads, name, args):
+    environment = dict(os.environ, WIDEBERTH_MODEL=folder, WIDEBERTH_DTYPE=dtype, WIDEBERTH_THREADS=str(threads), OMP_NUM_THREADS=str(threads))
+    selected = name + "/" + "/".join(map(str, args)) + "/"
+    out = subprocess.run([build / "bin/model_benchmark", f"--benchmark_filter=^{selected}", "--benchmark_format=json"], env=environment, check=True,
+                         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
+    return json.loads(out)["benchmarks"][0]["items_per_second"]
+
+
+def check(build, folder, peer):
+    """Largest difference of log-probs between `wideberth logprobs` and transformers on four sequences."""
+    requests = [{"prompt_ids": [(11 * i + s) % 300 + 3 for i in range(20)], "completion_ids": [(5 * i + s) % 300 + 3 for i in range(30)]} for s in range(4)]
+    out = subprocess.run([build / "bin/wideberth", "logprobs", "--model", folder], input="".join(json.dumps(r) + "\n" for r in requests), check=True,
+                         stdout=subprocess.PIPE, text=True).stdout
+    largest = 0.0
+    for request, line in zip(requests, out.splitlines(), strict=True):
+        expected = peer.ask(cell="logprobs", **request)["logprobs"]
+        largest = max(largest, *(abs(a - b) for a, b in zip(json.loads(line)["logprobs"], expected, strict=True)))
+    return largest
+
+
+def make_llama_5m(folder):
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(hidden_size=256, num_hidden_layers=4, num_attention_heads=8, num_key_value_heads=2, intermediate_size=688, vocab_size=4096,
+                                 max_position_embeddings=2048, bos_token_id=1, eos_token_id=2)).save_pretrained(folder)
+
+
+def summary(values):
+    return f"{statistics.median(values):9.1f} ({min(values):.1f} .. {max(values):.1f})"
+
+
+def compare(options, folder, preload):
+    print(f"\n{folder}, {options.dtype}, {options.threads} thread(s), {options.rounds} rounds; tokens a second, median (least .. most)", flush=True)
+    stock, switched = (Peer(folder, options.dtype, options.threads, p) for p in (None, preload))
+    if options.dtype == "float32":
+        print(f"largest difference of log-probs to transformers: {check(options.build, folder, stock):.2e}")
+    rows = []
+    for title, (name, args) in CELLS.items():
+        figures = {"wideberth": [], "stock": [], "switched": []}
+        for round_number in range(options.rounds + 1):
+            sample = {"wideberth": ours(options.build, folder, options.dtype, options.threads, name, args)}
+            for key, peer in (("stock", stock), ("switched", switched)):
+                answer = peer.ask(cell=name, args=args)
+                sample[key] = answer["tokens"] / answer["seconds"]
+            if round_number > 0:  # The first round warms up.
+                for key, value in sample.items():
+                    figures[key].append(value)
+        ratios = {k: statistics.median(a / b for a, b in zip(figures["wideberth"], figures[k])) for k in ("stock", "switched")}
+        rows.append({"model": folder, "cell": title, "dtype": options.dtype, "figures": figures, "ratios": ratios})
+        print(f"{title:40} wideberth {summary(figures['wideberth'])}  transformers {summary(figures['stock'])}  with the switch {summary(figures['switched'])}"
+              f"  ratio {ratios['stock']:.2f} / {ratios['switched']:.2f}", flush=True)
+    stock.close()
+    switched.close()
+    return rows
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--build", type=pathlib.Path, required=True)
+    parser.add_argument("--model", action="append", required=True)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=pathlib.Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        source, preload = f"{scratch}/switch.c", f"{scratch}/switch.so"
+        pathlib.Path(source).write_text("int mkl_serv_intel_cpu_true(void) { return 1; }\n")
+        subprocess.run(["cc", "-shared", "-fPIC", "-o", preload, source], check=True)
+        rows = []
+        for model in options.model:
+            folder = f"{scratch}/llama-5m" if model == "llama-5m" else model
+            if model == "llama-5m":
+                make_llama_5m(folder)
+            rows += compare(options, folder, preload)
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
