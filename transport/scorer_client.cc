@@ -187,8 +187,10 @@ class GrpcScorerClient final : public ScorerClient {
   }
 
   bool HasAnswer(const Batch& batch) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(shared_->mutex) {
-    return std::any_of(batch.pieces.begin(), batch.pieces.end(),
-                       [&](const auto& piece) { return shared_->answered.count(piece->attempt.get()) > 0; });
+    for (const std::shared_ptr<Piece>& piece : batch.pieces) {
+      if (shared_->answered.count(piece->attempt.get()) > 0) return true;
+    }
+    return false;
   }
 
   void CollectAnswers(Batch& batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(shared_->mutex) {
