@@ -10,7 +10,11 @@ target_include_directories(libtorch SYSTEM INTERFACE
   ${WIDEBERTH_LIBTORCH}/include ${WIDEBERTH_LIBTORCH}/include/torch/csrc/api/include)
 target_link_libraries(libtorch INTERFACE
   ${WIDEBERTH_LIBTORCH}/lib/libtorch_cpu.so ${WIDEBERTH_LIBTORCH}/lib/libc10.so)
-target_link_options(libtorch INTERFACE -Wl,-rpath,${WIDEBERTH_LIBTORCH}/lib -Wl,--allow-shlib-undefined)
+target_link_options(libtorch INTERFACE -Wl,--allow-shlib-undefined)
+
+# In a bundle our libraries lie beside the programs. DT_RPATH, not the newer DT_RUNPATH, because it holds for what those libraries need too.
+set(CMAKE_INSTALL_RPATH "$ORIGIN/../lib")
+add_link_options(-Wl,--disable-new-dtags)
 
 if(WIDEBERTH_GPU)
   find_package(CUDAToolkit REQUIRED)

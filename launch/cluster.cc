@@ -35,7 +35,9 @@ std::string StartLine(const NodeProcess& placed, const proto::RunConfig& config,
   const int cpus = std::max(config.cluster().cpus_per_process(), process.num_threads);
   std::vector<std::string> words = {"env"};
   for (const auto& [name, value] : process.spec.environment) words.push_back(absl::StrCat(name, "=", value));
-  words.insert(words.end(), {absl::StrCat(inputs.binary_dir, "/wideberth"), "supervise", absl::StrCat("--name=", process.name),
+  // A bundle's programs are started by a script that finds libtorch first.
+  const char* const launcher = std::getenv("WIDEBERTH_LAUNCHER");
+  words.insert(words.end(), {launcher != nullptr ? launcher : absl::StrCat(inputs.binary_dir, "/wideberth"), "supervise", absl::StrCat("--name=", process.name),
                              absl::StrCat("--log=", process.spec.output_path),
                              absl::StrCat("--drain_timeout=", supervisor.drain_timeout()),
                              absl::StrCat("--stop_file=", inputs.run_dir, process.role == "learner" ? "/stop-learner" : "/stop-members")});
