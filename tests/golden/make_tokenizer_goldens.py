@@ -224,4 +224,5 @@ def main():
     golden_file.write("tokenizer_fields.json", ("tokenizers",), small_tokenizers())
 
 
-main()
+if __name__ == "__main__":
+    main()
