@@ -77,7 +77,7 @@ TreeAttention::TreeAttention(const TokenTree& tree, const KvPrefix* prefix, cons
                    .repeat({model.spec().num_heads / model.spec().num_kv_heads, 1});
     sets_.push_back(std::move(set));
   }
-  bool in_place = true;
+  bool in_place = offset == tree.num_tokens;  // Padding behind the last sibling moves no row, but is to be left out.
   for (size_t i = 0; i < gather.size(); ++i) in_place = in_place && gather[i] == static_cast<int64_t>(i);
   if (!in_place) gather_ = model.Indices(gather);
 }
