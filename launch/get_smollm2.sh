@@ -61,7 +61,9 @@ main() {
   folder=$(realpath -m "${1:-$deps/models/SmolLM2-135M-Instruct}")
   hold_lock
   echo "SmolLM2-135M-Instruct in ${folder#"$top"/} (log: ${log#"$top"/})"
-  if ! is_there "$folder"; then
+  if is_there "$folder"; then
+    echo "  There already, checked by hash."
+  else
     if [ -n "$(ls -A "$folder" 2>/dev/null)" ] && [ ! -e "$folder/SHA256SUMS" ]; then
       die "$folder is not empty and not made by this script." "name another folder, or remove that one."
     fi
