@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+// Whole runs of a tiny model by real processes: one that ends as planned, and those in which something dies.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <cstdlib>
+
+#include "absl/strings/str_cat.h"
+#include "base/file.h"
+#include "tests/integration/tiny_run.h"
+
+namespace wideberth {
+namespace {
+
+using ::testing::HasSubstr;
+using nlohmann::json;
+using testing::Eventually;
+using testing::Execute;
+using testing::Finished;
+using testing::NoProcessLeft;
+using testing::Process;
+using testing::TinyRun;
+
+// A run that is long enough to be hit in the middle.
+std::vector<std::string> LongRun(const TinyRun& run) { return run.Command({"--override=learner { max_steps: 12 }"}); }
+
+void ExpectTrained(const TinyRun& run, size_t steps) {
+  const std::vector<json> metrics = run.Metrics();
+  ASSERT_EQ(metrics.size(), steps) << run.File("logs/learner-0.log");
+  EXPECT_EQ(metrics[0]["kl"].get<double>(), 0.0);
+  for (size_t i = 0; i < steps; ++i) {
+    EXPECT_EQ(metrics[i]["step"].get<size_t>(), i + 1);
+    EXPECT_LT(metrics[i]["logprob_difference_max"].get<double>(), 1e-4);
+    EXPECT_NEAR(metrics[i]["ratio_mean"].get<double>(), 1.0, 1e-6);
+  }
+}
+
+std::string LogProbsOf(const TinyRun& run, const std::vector<std::string>& flags, const std::string& line) {
+  std::vector<std::string> argv = {"wideberth", "logprobs", "--model=" + run.Join("model")};
+  argv.insert(argv.end(), flags.begin(), flags.end());
+  const Finished finished = Execute(argv, line);
+  EXPECT_EQ(finished.code, 0) << finished.err;
+  return finished.out;
+}
+
+TEST(RunTest, TrainsToTheLastStepAndLeavesAnAdapterThatLoads) {
+  const TinyRun run;
+  const Finished finished = Execute(run.Command());
+  ASSERT_EQ(finished.code, 0) << finished.err << run.File("logs/learner-0.log");
+  EXPECT_TRUE(NoProcessLeft());
+  ExpectTrained(run, 3);
+  EXPECT_THAT(finished.out, HasSubstr("step 3/3  reward"));
+  EXPECT_THAT(finished.out, HasSubstr("mean t (guard)"));
+  EXPECT_THAT(finished.out, HasSubstr(run.run_dir() + "/adapter"));
+  EXPECT_EQ(finished.err, "");
+  EXPECT_TRUE(json::parse(run.File("summary.json"), nullptr, false).is_object());
+  EXPECT_THAT(run.File("config.txtpb"), HasSubstr("group_size: 3"));
+  EXPECT_TRUE(run.Exists("run.db"));
+
+  const std::string line = R"({"prompt_ids": [5, 6, 7], "completion_ids": [8, 9, 10, 11]})";
+  const std::string base = LogProbsOf(run, {}, line);
+  const std::string adapted = LogProbsOf(run, {"--adapter=" + run.run_dir() + "/adapter"}, line);
+  EXPECT_NE(base, adapted);
+
+  // The folder is taken: a second run says so and changes nothing.
+  const std::string metrics = run.File("metrics.jsonl");
+  const Finished second = Execute(run.Command());
+  EXPECT_EQ(second.code, 2);
+  EXPECT_EQ(second.err, absl::StrCat("wideberth run: ", run.run_dir(),
+                                     ": holds a run already (config.txtpb is there); give another run_dir or remove the folder\n"));
+  EXPECT_EQ(run.File("metrics.jsonl"), metrics);
+}
+
+TEST(RunTest, PeftLoadsTheAdapterOfARun) {
+  const char* const python = std::getenv("WIDEBERTH_PYTHON");
+  if (python == nullptr) GTEST_SKIP() << "WIDEBERTH_PYTHON does not name a Python with transformers and peft";
+  const TinyRun run;
+  const Finished finished = Execute(run.Command());
+  ASSERT_EQ(finished.code, 0) << finished.err;
+  const std::string line = R"({"prompt_ids": [5], "completion_ids": [6, 7, 8, 9, 10, 11]})";
+  json expected;
+  expected["ids"] = {5, 6, 7, 8, 9, 10, 11};
+  expected["next_logprobs"] = json::parse(LogProbsOf(run, {"--adapter=" + run.run_dir() + "/adapter"}, line))["logprobs"];
+  expected["base_next_logprobs"] = json::parse(LogProbsOf(run, {}, line))["logprobs"];
+  ASSERT_TRUE(WriteFileAtomically(run.Join("expected.json"), expected.dump()).ok());
+  const Finished peft = Execute({python, "tests/golden/check_adapter_with_peft.py", "--model", run.Join("model"), "--adapter",
+                                 run.run_dir() + "/adapter", "--expect", run.Join("expected.json")});
+  EXPECT_EQ(peft.code, 0) << peft.out << peft.err;
+}
+
+TEST(RunTest, TheSameSeedGivesTheSameRun) {
+  const TinyRun run;
+  ASSERT_EQ(Execute(run.Command()).code, 0);
+  const Finished again = Execute({"wideberth", "run", "--config=" + run.config(), "--run_dir=" + run.Join("again")});
+  ASSERT_EQ(again.code, 0) << again.err;
+  const auto adapter = ReadFile(run.Join("again/adapter/adapter_model.safetensors"));
+  ASSERT_TRUE(adapter.ok()) << adapter.status();
+  EXPECT_EQ(*adapter, run.File("adapter/adapter_model.safetensors"));
+}
+
+TEST(RunTest, CompletesWhenAnActorIsKilled) {
+  const TinyRun run;
+  Process process(LongRun(run), run.Join(""));
+  ASSERT_TRUE(Eventually([&] { return run.Metrics().size() >= 2; })) << process.err();
+  ::kill(run.PidOf("actor-0"), SIGKILL);
+  EXPECT_EQ(process.Wait(), 0) << process.err();
+  EXPECT_EQ(run.TimesStarted("actor-0"), 2);
+  ExpectTrained(run, 12);
+  EXPECT_TRUE(NoProcessLeft());
+}
+
+TEST(RunTest, CompletesWhenAScorerIsKilledInTheMiddleOfItsWork) {
+  const TinyRun run;
+  Process process(LongRun(run), run.Join(""));
+  ASSERT_TRUE(Eventually([&] { return run.Metrics().size() >= 2; })) << process.err();
+  ::kill(run.PidOf("scorer-safety-0"), SIGKILL);
+  EXPECT_EQ(process.Wait(), 0) << process.err();
+  EXPECT_EQ(run.TimesStarted("scorer-safety-0"), 2);
+  ExpectTrained(run, 12);
+  for (const json& step : run.Metrics()) EXPECT_EQ(step["unscored"].get<int>(), 0);
+  EXPECT_TRUE(NoProcessLeft());
+}
+
+TEST(RunTest, EndsWithASentenceWhenTheLearnerIsKilled) {
+  const TinyRun run;
+  Process process(LongRun(run), run.Join(""));
+  ASSERT_TRUE(Eventually([&] { return run.Metrics().size() >= 2; })) << process.err();
+  ::kill(run.PidOf("learner-0"), SIGKILL);
+  EXPECT_EQ(process.Wait(), 10);
+  EXPECT_THAT(process.err(), HasSubstr("wideberth run: learner-0 ended (killed by signal 9 (Killed))"));
+  EXPECT_TRUE(NoProcessLeft());
+  for (const json& step : run.Metrics()) EXPECT_TRUE(step.is_object());  // No half line.
+}
+
+TEST(RunTest, CtrlCEndsItCleanlyWithTheAdapterOfTheLastStep) {
+  const TinyRun run;
+  Process process(run.Command({"--override=learner { max_steps: 100000 }"}), run.Join(""));
+  ASSERT_TRUE(Eventually([&] { return run.Metrics().size() >= 2; })) << process.err();
+  process.Signal(SIGINT);
+  EXPECT_EQ(process.Wait(), 0) << process.err();
+  EXPECT_TRUE(NoProcessLeft());
+  EXPECT_TRUE(run.Exists("adapter/adapter_model.safetensors"));
+  EXPECT_THAT(run.File("summary.json"), HasSubstr("stopped"));
+  EXPECT_THAT(process.out(), HasSubstr("ending: waiting for every process"));
+}
+
+TEST(RunTest, NothingOutlivesTheCommandWhenItIsKilled) {
+  const TinyRun run;
+  Process process(LongRun(run), run.Join(""));
+  ASSERT_TRUE(Eventually([&] { return !run.Metrics().empty(); })) << process.err();
+  process.Signal(SIGKILL);
+  EXPECT_EQ(process.Wait(), 128 + SIGKILL);
+  EXPECT_TRUE(NoProcessLeft());
+}
+
+}  // namespace
+}  // namespace wideberth
