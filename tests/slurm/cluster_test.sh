@@ -118,6 +118,78 @@ test_bad_input_is_refused_before_submission() {
   [ ! -e "$work/refused" ] || fail "a refused submission left a folder"
 }
 
+# write_real_run NAME REPLICAS CLUSTER_LINES: a policy and two scorers over one tiny model, three steps.
+write_real_run() {
+  local i
+  [ -d "$work/model" ] || "$write_tiny_model" llama "$work/model"
+  for i in 1 2 3 4 5 6 7 8; do echo "{\"prompt\": \"Tell me about the number $i.\"}"; done >"$work/prompts.jsonl"
+  cat >"$work/$1.txtpb" <<CONFIG
+name: "$1"
+seed: 5
+policy { model { path: "$work/model" } lora { rank: 4 alpha: 8 } }
+prompts { path: "$work/prompts.jsonl" }
+generation { max_new_tokens: 8 }
+scorer { name: "safety" model { path: "$work/model" } template: "{prompt} {completion}" positive_id: 50 negative_id: 60 replicas: $2 }
+scorer { name: "help" model { path: "$work/model" } template: "{completion}" positive_id: 70 negative_id: 80 output: LOG_ODDS }
+reward { guard: "safety" utility: "help" }
+learner { max_steps: 3 groups_per_step: 4 group_size: 4 learning_rate: 1e-3 adam_epsilon: 1e-3 }
+actor { replicas: $2 groups_per_lease: 1 }
+supervisor { restart_backoff: 0.2 }
+cluster {
+  time_limit: "00:05:00"
+  learner_port: $(free_ports 1)
+  $3
+}
+CONFIG
+}
+
+# run_both_ways NAME: by `wideberth run` into $work/NAME.local, and as a job into $work/NAME.
+run_both_ways() {
+  "$programs/wideberth" run --config="$work/$1.txtpb" --run_dir="$work/$1.local" >"$work/$1.log" 2>&1 || {
+    tail -n 20 "$work/$1.log" "$work/$1.local"/logs/*
+    fail "the local run failed"
+  }
+  submit "$1" --config="$work/$1.txtpb"
+  expect_job_exit_code 0
+  expect_equal "$(wc -l <"$run_dir/metrics.jsonl")" "$(wc -l <"$work/$1.local/metrics.jsonl")" "lines of metrics.jsonl"
+  within 20 no_step_left || fail "processes are left after the job"
+}
+
+# The largest difference of two adapters' float32 tensors, as "same tensors, at most 1e-07".
+adapter_difference() {
+  python3 - "$1" "$2" <<'PYTHON'
+import array, json, struct, sys
+def read(folder):
+    data = open(folder + "/adapter/adapter_model.safetensors", "rb").read()
+    (size,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8:8 + size])
+    return header, array.array("f", data[8 + size:])
+(header, a), (other, b) = map(read, sys.argv[1:])
+assert header == other and len(a) == len(b) > 0, "the tensors of the adapters differ in name or shape"
+print(max(abs(x - y) for x, y in zip(a, b)))
+PYTHON
+}
+
+# One actor and one process of each scorer: every batch is the same wherever the processes are, and so is every byte.
+test_real_run_yields_the_adapter_of_a_local_run() {
+  write_real_run alone 1 'placement { role: "actor" node: 1 } placement { role: "scorer:help" node: 1 }'
+  run_both_ways alone
+  cmp "$work/alone.local/adapter/adapter_model.safetensors" "$run_dir/adapter/adapter_model.safetensors" ||
+    fail "the adapters of the local run and of the job differ"
+}
+
+# With two, who scores which completions beside which others depends on timing, and the last bits of a score on that.
+test_real_run_with_two_actors_and_scorers_yields_nearly_the_same() {
+  write_real_run pairs 2 ''
+  run_both_ways pairs
+  local name difference
+  for name in learner-0 actor-0 actor-1 scorer-safety-0 scorer-safety-1 scorer-help-0; do
+    [ -s "$run_dir/logs/$name.log" ] || fail "$name has no log"
+  done
+  difference=$(adapter_difference "$work/pairs.local" "$run_dir")
+  python3 -c "import sys; sys.exit(not $difference <= 1e-6)" || fail "the adapters differ by $difference, expected at most 1e-6"
+}
+
 main() {
   local missing
   missing=$(slurm_missing)
