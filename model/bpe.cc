@@ -19,22 +19,32 @@ constexpr size_t kShortPiece = 48;
 
 struct ByteSpelling {
   std::array<std::string, 256> character;
-  absl::flat_hash_map<uint32_t, uint8_t> byte;
+  std::array<int16_t, 512> byte_of;  // By code point; -1 where it spells no byte.
 };
 
 const ByteSpelling& Spelling() {
   static const auto* const spelling = [] {
     auto* result = new ByteSpelling;
+    result->byte_of.fill(-1);
     uint32_t next = 256;
     for (uint32_t b = 0; b < 256; ++b) {
       const bool printable = (b >= '!' && b <= '~') || (b >= 0xA1 && b <= 0xAC) || b >= 0xAE;
       const uint32_t point = printable ? b : next++;
       AppendUtf8(point, &result->character[b]);
-      result->byte[point] = static_cast<uint8_t>(b);
+      result->byte_of[point] = static_cast<int16_t>(b);
     }
     return result;
   }();
   return *spelling;
+}
+
+bool SpellsBytes(absl::string_view token) {
+  size_t length;
+  for (size_t at = 0; at < token.size(); at += length) {
+    const uint32_t point = CodePointAt(token, at, &length);
+    if (point >= Spelling().byte_of.size() || Spelling().byte_of[point] < 0) return false;
+  }
+  return true;
 }
 
 uint64_t Mix(uint64_t a, uint64_t b) {
@@ -65,12 +75,13 @@ uint64_t PairOf(int32_t left, int32_t right) {
 const std::string& ByteCharacter(uint8_t byte) { return Spelling().character[byte]; }
 
 std::string BytesOfToken(absl::string_view token) {
+  const ByteSpelling& spelling = Spelling();
+  if (!SpellsBytes(token)) return std::string(token);
   std::string bytes;
+  bytes.reserve(token.size());
   size_t length;
   for (size_t at = 0; at < token.size(); at += length) {
-    const auto found = Spelling().byte.find(CodePointAt(token, at, &length));
-    if (found == Spelling().byte.end()) return std::string(token);
-    bytes += static_cast<char>(found->second);
+    bytes += static_cast<char>(spelling.byte_of[CodePointAt(token, at, &length)]);
   }
   return bytes;
 }
@@ -130,10 +141,9 @@ absl::Status Bpe::ReadVocabulary(const JsonNode& node) {
       whole_pieces_.emplace(token, id);
       continue;
     }
-    // A token with a character that spells no byte cannot be a piece. The others are spelt in one way only.
-    std::string bytes = BytesOfToken(token), spelt;
-    for (char byte : bytes) spelt += ByteCharacter(static_cast<uint8_t>(byte));
-    if (spelt == token) whole_pieces_.emplace(std::move(bytes), id);
+    // A token with a character that spells no byte cannot be a piece. Of the others only their own bytes give the token.
+    if (!SpellsBytes(token)) continue;
+    whole_pieces_.emplace(BytesOfToken(token), id);
   }
   return absl::OkStatus();
 }
@@ -144,29 +154,32 @@ absl::Status Bpe::ReadMerges(const JsonNode& node) {
   size_t capacity = 16;
   while (capacity < 2 * list.size()) capacity *= 2;
   merges_.assign(capacity, Merge{});
-  std::string left, right;
+  std::string joined;
   for (size_t i = 0; i < list.size(); ++i) {
     const nlohmann::json& merge = list[i];
     const auto here = [&] { return JsonNode(merge, absl::StrCat(node.place(), "[", i, "]")); };
+    absl::string_view left, right;
     if (merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string()) {
-      left = merge[0].get<std::string>();
-      right = merge[1].get<std::string>();
+      left = merge[0].get_ref<const std::string&>();
+      right = merge[1].get_ref<const std::string&>();
     } else {
-      const std::string text = merge.is_string() ? merge.get<std::string>() : "";
+      absl::string_view text;
+      if (merge.is_string()) text = merge.get_ref<const std::string&>();
       const size_t space = text.find(' ');
-      if (space == std::string::npos || text.find(' ', space + 1) != std::string::npos) {
+      if (space == text.npos || text.find(' ', space + 1) != text.npos) {
         return here().Unsupported("\"left right\" or [\"left\", \"right\"]");
       }
       left = text.substr(0, space);
       right = text.substr(space + 1);
     }
+    joined.assign(left.data(), left.size());
+    joined.append(right.data(), right.size());
     const auto left_id = vocabulary_.find(left), right_id = vocabulary_.find(right);
-    const auto merged_id = vocabulary_.find(absl::StrCat(left, right));
-    const auto absent = vocabulary_.end();
-    if (left_id == absent || right_id == absent || merged_id == absent) {
+    const auto joined_id = vocabulary_.find(joined), absent = vocabulary_.end();
+    if (left_id == absent || right_id == absent || joined_id == absent) {
       return here().Unsupported("two tokens of the vocabulary that join to a third");
     }
-    InsertMerge(PairOf(left_id->second, right_id->second), static_cast<uint32_t>(i), merged_id->second);
+    InsertMerge(PairOf(left_id->second, right_id->second), static_cast<uint32_t>(i), joined_id->second);
   }
   return absl::OkStatus();
 }

@@ -86,6 +86,42 @@ std::string MapWithUtf8proc(absl::string_view text, NormalForm form) {
   return std::string(reinterpret_cast<const char*>(mapped), static_cast<size_t>(size));
 }
 
+// A character the peer does not know is, for it, a starter that never composes: the text on either side normalises alone.
+std::string NormalizeAroundInert(absl::string_view text, NormalForm form) {
+  std::string result;
+  size_t start = 0;
+  for (size_t at = 0; at < text.size();) {
+    size_t length;
+    const uint32_t point = CodePointAt(text, at, &length);
+    if (point >= 0x7FD && Contains(kInertInNormalization, point)) {
+      result += MapWithUtf8proc(text.substr(start, at - start), form);
+      result.append(text.data() + at, length);
+      start = at + length;
+    }
+    at += length;
+  }
+  return result += MapWithUtf8proc(text.substr(start), form);
+}
+
+// The first character from `at` on that may change or combine; text.size() if none.
+size_t NextNotPlain(absl::string_view text, size_t at) {
+  size_t length = 1;
+  for (; at < text.size(); at += length) {
+    length = 1;
+    if (static_cast<uint8_t>(text[at]) < 0x80) continue;
+    if (!Contains(kPlainNfc, CodePointAt(text, at, &length))) return at;
+  }
+  return at;
+}
+
+size_t NextPlain(absl::string_view text, size_t at) {
+  size_t length = 1;
+  for (; at < text.size(); at += length) {
+    if (Contains(kPlainNfc, CodePointAt(text, at, &length))) return at;
+  }
+  return at;
+}
+
 }  // namespace
 
 size_t ValidUtf8Prefix(absl::string_view bytes) {
@@ -152,36 +188,26 @@ void AppendUtf8(uint32_t code_point, std::string* text) {
   text->append(reinterpret_cast<const char*>(bytes), static_cast<size_t>(size));
 }
 
-bool IsPlainlyNfc(absl::string_view text) {
-  for (size_t at = 0; at < text.size();) {
-    const uint8_t lead = static_cast<uint8_t>(text[at]);
-    if (lead < 0x80) {
-      ++at;
-      continue;
-    }
-    size_t length;
-    if (!Contains(kPlainNfc, CodePointAt(text, at, &length))) return false;
-    at += length;
-  }
-  return true;
-}
+bool IsPlainlyNfc(absl::string_view text) { return NextNotPlain(text, 0) == text.size(); }
 
 std::string Normalize(absl::string_view text, NormalForm form) {
-  if (form == NormalForm::kNfc && IsPlainlyNfc(text)) return std::string(text);
-  // A character the peer does not know is, for it, a starter that never composes: the text on either side normalises alone.
+  if (form != NormalForm::kNfc) return NormalizeAroundInert(text, form);
+  // A plain character never changes by what stands before it, so the text normalises in parts that each begin with one.
   std::string result;
+  result.reserve(text.size());
   size_t start = 0;
-  for (size_t at = 0; at < text.size();) {
-    size_t length;
-    const uint32_t point = CodePointAt(text, at, &length);
-    if (point >= 0x7FD && Contains(kInertInNormalization, point)) {
-      result += MapWithUtf8proc(text.substr(start, at - start), form);
-      result.append(text.data() + at, length);
-      start = at + length;
+  while (true) {
+    const size_t odd = NextNotPlain(text, start);
+    if (odd == text.size()) break;
+    size_t part = odd;
+    while (part > start && (static_cast<uint8_t>(text[--part]) & 0xC0) == 0x80) {
     }
-    at += length;
+    const size_t end = NextPlain(text, odd);
+    result.append(text.data() + start, part - start);
+    result += NormalizeAroundInert(text.substr(part, end - part), form);
+    start = end;
   }
-  return result += MapWithUtf8proc(text.substr(start), form);
+  return result.append(text.data() + start, text.size() - start);
 }
 
 bool IsWhiteSpace(uint32_t c) {

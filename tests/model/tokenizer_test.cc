@@ -4,6 +4,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <utf8proc.h>
 
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -374,22 +375,45 @@ TEST(RegexTest, SpaceIsUnicodesWhiteSpaceInAndOutOfClasses) {
   }
 }
 
-TEST(UnicodeTextTest, WhatCountsAsPlainlyNfcIsNfc) {
-  std::string text;
+TEST(UnicodeTextTest, WhatCountsAsPlainlyNfcNeverChangesByWhatStandsBeforeIt) {
+  const auto nfc = [](const std::string& text) {
+    utf8proc_uint8_t* mapped = utf8proc_NFC(reinterpret_cast<const utf8proc_uint8_t*>(text.c_str()));
+    std::string result = reinterpret_cast<const char*>(mapped);
+    std::free(mapped);
+    return result;
+  };
+  int num_plain = 0;
   for (uint32_t point = 1; point < 0x20000; ++point) {
     if (point >= 0xD800 && point <= 0xDFFF) continue;
     std::string one;
     AppendUtf8(point, &one);
     if (!IsPlainlyNfc(one)) continue;
-    // Behind a letter that composes with many, and behind a mark.
-    for (const std::string& before : {std::string("e"), std::string("e\u0323")}) {
-      const std::string all = before + one;
-      EXPECT_EQ(Normalize(all, NormalForm::kNfc), Normalize(before, NormalForm::kNfc) + one) << point;
+    ++num_plain;
+    // Behind letters and marks that compose with many, and with another of its kind behind it.
+    for (const std::string before : {"e", "e\u0323", "\u1100", "\uac00", "\u304b", "\u09c7"}) {
+      ASSERT_EQ(nfc(before + one + one), nfc(before) + one + one) << point;
     }
-    text += one;
   }
-  // Forced through the whole algorithm by the character in front.
-  EXPECT_TRUE(Normalize("\u0344" + text, NormalForm::kNfc) == "\u0308\u0301" + text);
+  EXPECT_GT(num_plain, 30'000);
+}
+
+TEST(UnicodeTextTest, NormalisingInPartsIsNormalisingTheWhole) {
+  for (uint64_t i = 0; i < 3000; ++i) {
+    // Without the characters that only newer tables know, as in the normalisation's own.
+    std::string text;
+    const std::string random = RandomUnicode(3'000'000 + i);
+    size_t length;
+    for (size_t at = 0; at < random.size(); at += length) {
+      const uint32_t point = CodePointAt(random, at, &length);
+      if (point != 0 && (point < 0x370 || (point >= 0x1100 && point < 0x1200) || (point >= 0x3040 && point < 0xD7A4))) {
+        AppendUtf8(point, &text);
+      }
+    }
+    utf8proc_uint8_t* mapped = utf8proc_NFC(reinterpret_cast<const utf8proc_uint8_t*>(text.c_str()));
+    const std::string whole = reinterpret_cast<const char*>(mapped);
+    std::free(mapped);
+    EXPECT_EQ(Shown(Normalize(text, NormalForm::kNfc)), Shown(whole));
+  }
 }
 
 }  // namespace
