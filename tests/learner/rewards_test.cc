@@ -114,8 +114,7 @@ TEST(SeveralGuards, TheLargestCountsAndAMissingOneLeavesTUnknown) {
   EXPECT_FALSE(rewards->at(0).at(1).reward.has_value());
 }
 
-// Utilities of the completions that are fully scored, in order, after normalisation; reward form
-// U_ONLY plus a completion without t.
+// Normalised utilities of one group whose completions are all scored.
 std::vector<double> Normalized(const RewardComposer& composer, const std::vector<double>& us) {
   GroupScores group;
   for (double u : us) group.completions.push_back(Scores(u, 0));
@@ -151,6 +150,15 @@ TEST(Normalization, RunningZScoreSeesAllScoresSoFar) {
   EXPECT_DOUBLE_EQ(composer.running_mean(), 3);
   EXPECT_DOUBLE_EQ(composer.running_deviation(), std::sqrt(7.0));
   EXPECT_DOUBLE_EQ(*rewards->at(1).at(0).reward, 3 / (std::sqrt(7.0) + 1e-4));
+}
+
+TEST(Normalization, RunningStatisticsLeaveOutCompletionsWithoutAReward) {
+  RewardConfig config = Config(RewardConfig::BOUNDARY);
+  config.set_utility_normalization(RewardConfig::RUNNING_ZSCORE);
+  RewardComposer composer(config);
+  ASSERT_TRUE(composer.Compose({{{}, {Scores(1, 0), Scores(100, {}), Scores(3, 0)}}}).ok());
+  EXPECT_EQ(composer.num_observed(), 2);
+  EXPECT_EQ(composer.running_mean(), 2);
 }
 
 TEST(Normalization, SigmoidTakesFixedOrRunningCentreAndScale) {
