@@ -213,6 +213,23 @@ TEST_F(TreeTest, SharedBeginningsGiveTheHiddenStatesOfSeparateSequences) {
   }
 }
 
+TEST_F(TreeTest, SiblingsMayEndInAnyOrderOfLength) {
+  for (const std::vector<size_t>& lengths : {std::vector<size_t>{3, 2}, {2, 3}, {2, 2}, {4, 1, 2}, {1, 4}}) {
+    TokenTree tree;
+    const int root = tree.Add({5, 6});
+    for (size_t length : lengths) tree.Add(Ids(length, 9), root);
+    const Tensor packed = model_->Hidden(tree, {});
+    ASSERT_EQ(packed.size(0), tree.num_tokens);
+    for (size_t i = 0; i < lengths.size(); ++i) {
+      TokenTree alone;
+      Ids path = {5, 6};
+      path.resize(2 + lengths[i], 9);
+      alone.Add(path);
+      EXPECT_LT(LargestDifference(packed[tree.LastRow(static_cast<int>(i) + 1)], model_->Hidden(alone, {})[static_cast<int64_t>(path.size()) - 1]), 1e-12);
+    }
+  }
+}
+
 TEST_F(TreeTest, AKeptPrefixGivesTheSameAsTheWholeSequence) {
   TokenTree head;
   head.Add({5, 6, 7});
