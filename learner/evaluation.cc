@@ -14,13 +14,16 @@
 
 namespace wideberth::learner {
 
-std::vector<double> KlToBase(const model::CausalLm& base, const std::vector<int32_t>& prompt, const std::vector<std::vector<int32_t>>& completions,
+std::vector<double> KlToBase(const model::CausalLm& base, const std::vector<int32_t>& prompt,
+                             const std::vector<std::vector<int32_t>>& completions,
                              const std::vector<std::vector<float>>& logprobs, double temperature) {
   const c10::AutoGradMode no_grad(false);
   const model::GroupTree tree = model::MakeGroupTree(prompt, completions);
   const at::Tensor hidden = base.Hidden(tree.tree, {});
-  const at::Tensor reference =
-      model::LogProbsOfTokens(hidden, base.head(), tree.rows, tree.targets, temperature > 0 ? temperature : 1.0).logprob.to(at::kCPU, at::kDouble).contiguous();
+  const at::Tensor reference = model::LogProbsOfTokens(hidden, base.head(), tree.rows, tree.targets,
+                                                       temperature > 0 ? temperature : 1.0)
+                                   .logprob.to(at::kCPU, at::kDouble)
+                                   .contiguous();
   const double* ref = reference.data_ptr<double>();
   std::vector<double> kl(completions.size(), 0.0);
   for (size_t c = 0; c < completions.size(); ++c) {
@@ -32,14 +35,19 @@ std::vector<double> KlToBase(const model::CausalLm& base, const std::vector<int3
   return kl;
 }
 
-absl::StatusOr<std::vector<report::Answer>> EvaluateGroup(const AcceptedGroup& group, const proto::RewardConfig& reward,
-                                                          const RewardComposer& composer, const model::CausalLm& model, bool measure_kl,
-                                                          double temperature) {
+absl::StatusOr<std::vector<report::Answer>> EvaluateGroup(const AcceptedGroup& group,
+                                                          const proto::RewardConfig& reward,
+                                                          const RewardComposer& composer,
+                                                          const model::CausalLm& model,
+                                                          bool measure_kl, double temperature) {
   const proto::SubmitGroupRequest& request = group.request;
   std::vector<const proto::Completion*> completions;
-  for (const proto::Completion& completion : request.completion()) completions.push_back(&completion);
-  const absl::optional<bool> unsafe = group.prompt.has_unsafe() ? absl::optional<bool>(group.prompt.unsafe()) : absl::nullopt;
-  WB_ASSIGN_OR_RETURN(const auto rewards, composer.Evaluate({GatherScores(reward, unsafe, completions)}));
+  for (const proto::Completion& completion : request.completion())
+    completions.push_back(&completion);
+  const absl::optional<bool> unsafe =
+      group.prompt.has_unsafe() ? absl::optional<bool>(group.prompt.unsafe()) : absl::nullopt;
+  WB_ASSIGN_OR_RETURN(const auto rewards,
+                      composer.Evaluate({GatherScores(reward, unsafe, completions)}));
   std::vector<report::Answer> answers(completions.size());
   std::vector<std::vector<int32_t>> tokens;
   std::vector<std::vector<float>> logprobs;
@@ -59,10 +67,12 @@ absl::StatusOr<std::vector<report::Answer>> EvaluateGroup(const AcceptedGroup& g
     answered.push_back(c);
   }
   if (!measure_kl || answered.empty()) return answers;
-  const std::vector<int32_t> prompt(request.prompt_token_id().begin(), request.prompt_token_id().end());
-  WB_ASSIGN_OR_RETURN(const std::vector<double> kl, model::CatchTorch(absl::StrCat("evaluation of prompt ", group.prompt.id()), [&] {
-                        return KlToBase(model, prompt, tokens, logprobs, temperature);
-                      }));
+  const std::vector<int32_t> prompt(request.prompt_token_id().begin(),
+                                    request.prompt_token_id().end());
+  WB_ASSIGN_OR_RETURN(
+      const std::vector<double> kl,
+      model::CatchTorch(absl::StrCat("evaluation of prompt ", group.prompt.id()),
+                        [&] { return KlToBase(model, prompt, tokens, logprobs, temperature); }));
   for (size_t i = 0; i < answered.size(); ++i) answers[answered[i]].kl = kl[i];
   return answers;
 }

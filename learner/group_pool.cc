@@ -17,7 +17,8 @@ void GroupPool::Push(AcceptedGroup group) {
   changed_.SignalAll();
 }
 
-absl::StatusOr<std::vector<AcceptedGroup>> GroupPool::Take(Phase phase, size_t n, absl::Duration patience,
+absl::StatusOr<std::vector<AcceptedGroup>> GroupPool::Take(Phase phase, size_t n,
+                                                           absl::Duration patience,
                                                            const std::function<void()>& between) {
   constexpr absl::Duration kBetween = absl::Milliseconds(300);
   absl::Time last_news = absl::Now();
@@ -27,16 +28,22 @@ absl::StatusOr<std::vector<AcceptedGroup>> GroupPool::Take(Phase phase, size_t n
       MutexLock lock(mutex_);
       if (!failure_.ok()) return failure_;
       if (interrupted_) return absl::CancelledError("asked to stop");
-      groups_.erase(std::remove_if(groups_.begin(), groups_.end(), [&](const AcceptedGroup& g) { return g.phase != phase; }),
+      groups_.erase(std::remove_if(groups_.begin(), groups_.end(),
+                                   [&](const AcceptedGroup& g) { return g.phase != phase; }),
                     groups_.end());
       if (groups_.size() >= n) {
-        const auto key = [](const AcceptedGroup& g) { return std::make_pair(g.request.policy_version(), g.request.group_id()); };
-        std::sort(groups_.begin(), groups_.end(), [&](const AcceptedGroup& a, const AcceptedGroup& b) { return key(a) < key(b); });
-        std::vector<AcceptedGroup> taken(std::make_move_iterator(groups_.begin()), std::make_move_iterator(groups_.begin() + n));
+        const auto key = [](const AcceptedGroup& g) {
+          return std::make_pair(g.request.policy_version(), g.request.group_id());
+        };
+        std::sort(groups_.begin(), groups_.end(),
+                  [&](const AcceptedGroup& a, const AcceptedGroup& b) { return key(a) < key(b); });
+        std::vector<AcceptedGroup> taken(std::make_move_iterator(groups_.begin()),
+                                         std::make_move_iterator(groups_.begin() + n));
         groups_.erase(groups_.begin(), groups_.begin() + n);
         // The order of arrival must not reach the arithmetic: the same groups give the same step.
-        std::sort(taken.begin(), taken.end(),
-                  [](const AcceptedGroup& a, const AcceptedGroup& b) { return a.request.group_id() < b.request.group_id(); });
+        std::sort(taken.begin(), taken.end(), [](const AcceptedGroup& a, const AcceptedGroup& b) {
+          return a.request.group_id() < b.request.group_id();
+        });
         return taken;
       }
       if (num_pushed_ != seen) {
@@ -45,8 +52,9 @@ absl::StatusOr<std::vector<AcceptedGroup>> GroupPool::Take(Phase phase, size_t n
       }
       const absl::Duration left = last_news + patience - absl::Now();
       if (left <= absl::ZeroDuration()) {
-        return absl::DeadlineExceededError(absl::StrCat("no group was accepted for ", absl::FormatDuration(patience), "; ", groups_.size(),
-                                                        " of ", n, " groups are here"));
+        return absl::DeadlineExceededError(
+            absl::StrCat("no group was accepted for ", absl::FormatDuration(patience), "; ",
+                         groups_.size(), " of ", n, " groups are here"));
       }
       changed_.WaitFor(mutex_, std::min(left, kBetween));
     }

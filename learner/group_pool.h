@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Accepted groups wait here between the RPC threads that store them and the device thread that trains on them. The lease table bounds how many there
-// can be. No torch and no RPC here.
+// Accepted groups wait here between the RPC threads that store them and the device thread that
+// trains on them. The lease table bounds how many there can be. No torch and no RPC here.
 #pragma once
 
 #include <functional>
@@ -28,10 +28,12 @@ class GroupPool {
  public:
   void Push(AcceptedGroup group);
 
-  // Blocks until `n` groups of `phase` are there and takes them: the oldest policy versions first, then the smallest ids, in order of id. Groups of
-  // other phases are thrown away. `between` is called a few times a second, without the lock. Cancelled after `Interrupt`, the failure after `Fail`,
-  // DeadlineExceeded when no group came for `patience` (the caller says who is to blame).
-  absl::StatusOr<std::vector<AcceptedGroup>> Take(Phase phase, size_t n, absl::Duration patience, const std::function<void()>& between);
+  // Blocks until `n` groups of `phase` are there and takes them: the oldest policy versions first,
+  // then the smallest ids, in order of id. Groups of other phases are thrown away. `between` is
+  // called a few times a second, without the lock. Cancelled after `Interrupt`, the failure after
+  // `Fail`, DeadlineExceeded when no group came for `patience` (the caller says who is to blame).
+  absl::StatusOr<std::vector<AcceptedGroup>> Take(Phase phase, size_t n, absl::Duration patience,
+                                                  const std::function<void()>& between);
 
   // Ends every Take that runs or comes later.
   void Interrupt();

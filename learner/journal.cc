@@ -3,9 +3,9 @@
 
 #include <sqlite3.h>
 
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
-#include <map>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -16,8 +16,9 @@ namespace {
 
 constexpr int kSchemaVersion = 1;
 
-// `phase`: 0 before, 1 train, 2 after. `disposition`: 0 use, 1 retry, 2 drop. Token ids are little-endian int32, log-probs float32. Times are seconds since
-// 1970. Group ids of evaluation have their highest bit set and are therefore negative here.
+// `phase`: 0 before, 1 train, 2 after. `disposition`: 0 use, 1 retry, 2 drop. Token ids are
+// little-endian int32, log-probs float32. Times are seconds since 1970. Group ids of evaluation
+// have their highest bit set and are therefore negative here.
 constexpr char kSchema[] = R"(
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE groups (
@@ -41,7 +42,15 @@ CREATE TABLE leases (
 CREATE TABLE events (kind TEXT NOT NULL, who TEXT NOT NULL, text TEXT NOT NULL, at REAL NOT NULL);
 )";
 
-enum StatementIndex { kInsertGroup, kInsertCompletion, kInsertScore, kInsertStep, kMarkTrained, kInsertLease, kInsertEvent };
+enum StatementIndex {
+  kInsertGroup,
+  kInsertCompletion,
+  kInsertScore,
+  kInsertStep,
+  kMarkTrained,
+  kInsertLease,
+  kInsertEvent
+};
 constexpr const char* kStatements[] = {
     "INSERT INTO groups VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,NULL)",
     "INSERT INTO completions VALUES (?,?,?,?,?,?,?,?)",
@@ -67,12 +76,14 @@ class Binder {
     return *this;
   }
   Binder& Text(absl::string_view value) {
-    sqlite3_bind_text(statement_, ++index_, value.data() == nullptr ? "" : value.data(), static_cast<int>(value.size()), SQLITE_STATIC);
+    sqlite3_bind_text(statement_, ++index_, value.data() == nullptr ? "" : value.data(),
+                      static_cast<int>(value.size()), SQLITE_STATIC);
     return *this;
   }
   Binder& Blob(const void* data, size_t num_bytes) {
     // A null pointer would bind NULL instead of an empty blob.
-    sqlite3_bind_blob(statement_, ++index_, data == nullptr ? "" : data, static_cast<int>(num_bytes), SQLITE_STATIC);
+    sqlite3_bind_blob(statement_, ++index_, data == nullptr ? "" : data,
+                      static_cast<int>(num_bytes), SQLITE_STATIC);
     return *this;
   }
   Binder& Null() {
@@ -85,51 +96,22 @@ class Binder {
   int index_ = 0;
 };
 
-class Query {
- public:
-  Query(sqlite3* db, const char* sql) { sqlite3_prepare_v2(db, sql, -1, &statement_, nullptr); }
-  ~Query() { sqlite3_finalize(statement_); }
-  Query(const Query&) = delete;
-  Query& operator=(const Query&) = delete;
-  bool Next() {
-    last_ = statement_ == nullptr ? SQLITE_ERROR : sqlite3_step(statement_);
-    return last_ == SQLITE_ROW;
-  }
-  bool ok() const { return last_ == SQLITE_DONE; }
-  int64_t Int(int column) const { return sqlite3_column_int64(statement_, column); }
-  double Real(int column) const { return sqlite3_column_double(statement_, column); }
-  bool IsNull(int column) const { return sqlite3_column_type(statement_, column) == SQLITE_NULL; }
-  std::string Bytes(int column) const {
-    const void* data = sqlite3_column_blob(statement_, column);
-    const int size = sqlite3_column_bytes(statement_, column);
-    return size == 0 ? std::string() : std::string(static_cast<const char*>(data), size);
-  }
-  template <typename T, typename Repeated>
-  void Array(int column, Repeated* out) const {
-    const std::string bytes = Bytes(column);
-    out->Resize(static_cast<int>(bytes.size() / sizeof(T)), 0);
-    std::memcpy(out->mutable_data(), bytes.data(), out->size() * sizeof(T));
-  }
-
- private:
-  sqlite3_stmt* statement_ = nullptr;
-  int last_ = SQLITE_OK;
-};
-
 }  // namespace
 
 absl::Status Journal::Error(absl::string_view what) {
   const int code = sqlite3_extended_errcode(db_);
   const int system = sqlite3_system_errno(db_);
   const std::string message =
-      absl::StrCat(path_, ": ", what, ": ", sqlite3_errmsg(db_), system != 0 ? absl::StrCat(" (", std::strerror(system), ")") : "");
+      absl::StrCat(path_, ": ", what, ": ", sqlite3_errmsg(db_),
+                   system != 0 ? absl::StrCat(" (", std::strerror(system), ")") : "");
   if ((code & 0xff) == SQLITE_FULL) return absl::ResourceExhaustedError(message);
   if ((code & 0xff) == SQLITE_CONSTRAINT) return absl::AlreadyExistsError(message);
   return absl::UnavailableError(message);
 }
 
 absl::Status Journal::Execute(const char* sql) {
-  if (sqlite3_exec(db_, sql, nullptr, nullptr, nullptr) != SQLITE_OK) return Error(absl::string_view(sql).substr(0, 40));
+  if (sqlite3_exec(db_, sql, nullptr, nullptr, nullptr) != SQLITE_OK)
+    return Error(absl::string_view(sql).substr(0, 40));
   return absl::OkStatus();
 }
 
@@ -143,10 +125,12 @@ absl::Status Journal::Step(sqlite3_stmt* statement) {
 absl::Status Journal::OpenDatabase(bool create) {
   MutexLock lock(mutex_);
   const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | (create ? SQLITE_OPEN_CREATE : 0);
-  if (sqlite3_open_v2(path_.c_str(), &db_, flags, nullptr) != SQLITE_OK) return Error("cannot open the journal");
+  if (sqlite3_open_v2(path_.c_str(), &db_, flags, nullptr) != SQLITE_OK)
+    return Error("cannot open the journal");
   sqlite3_busy_timeout(db_, 5000);
   WB_RETURN_IF_ERROR(Execute("PRAGMA journal_mode=WAL"));
-  // FULL syncs the log on every commit: what is acknowledged survives a power cut, not only a crash.
+  // FULL syncs the log on every commit: what is acknowledged survives a power cut, not only a
+  // crash.
   return Execute("PRAGMA synchronous=FULL");
 }
 
@@ -154,20 +138,25 @@ absl::Status Journal::Prepare() {
   MutexLock lock(mutex_);
   for (const char* sql : kStatements) {
     sqlite3_stmt* statement = nullptr;
-    if (sqlite3_prepare_v3(db_, sql, -1, SQLITE_PREPARE_PERSISTENT, &statement, nullptr) != SQLITE_OK) return Error("cannot use the journal");
+    if (sqlite3_prepare_v3(db_, sql, -1, SQLITE_PREPARE_PERSISTENT, &statement, nullptr) !=
+        SQLITE_OK)
+      return Error("cannot use the journal");
     statements_.push_back(statement);
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<Journal>> Journal::Create(absl::string_view path, absl::string_view run_id) {
+absl::StatusOr<std::unique_ptr<Journal>> Journal::Create(absl::string_view path,
+                                                         absl::string_view run_id) {
   std::unique_ptr<Journal> journal(new Journal(std::string(path)));
-  if (std::filesystem::exists(journal->path_)) return absl::AlreadyExistsError(absl::StrCat(path, ": a journal exists already"));
+  if (std::filesystem::exists(journal->path_))
+    return absl::AlreadyExistsError(absl::StrCat(path, ": a journal exists already"));
   WB_RETURN_IF_ERROR(journal->OpenDatabase(/*create=*/true));
   {
     MutexLock lock(journal->mutex_);
-    const std::string meta = absl::StrCat("BEGIN IMMEDIATE;", kSchema, "PRAGMA user_version=", kSchemaVersion,
-                                          ";INSERT INTO meta VALUES ('run_id', '", run_id, "');COMMIT;");
+    const std::string meta =
+        absl::StrCat("BEGIN IMMEDIATE;", kSchema, "PRAGMA user_version=", kSchemaVersion,
+                     ";INSERT INTO meta VALUES ('run_id', '", run_id, "');COMMIT;");
     WB_RETURN_IF_ERROR(Annotate(journal->Execute(meta.c_str()), "cannot create the journal"));
   }
   WB_RETURN_IF_ERROR(journal->Prepare());
@@ -180,11 +169,15 @@ absl::StatusOr<std::unique_ptr<Journal>> Journal::Open(absl::string_view path) {
   int64_t version = 0;
   {
     MutexLock lock(journal->mutex_);
-    Query query(journal->db_, "PRAGMA user_version");
-    if (query.Next()) version = query.Int(0);
+    const auto read = [](void* out, int, char** values, char**) {
+      *static_cast<int64_t*>(out) = std::atoll(values[0]);
+      return 0;
+    };
+    sqlite3_exec(journal->db_, "PRAGMA user_version", read, &version, nullptr);
   }
   if (version != kSchemaVersion) {
-    return absl::FailedPreconditionError(absl::StrCat(path, ": journal schema is ", version, ", expected ", kSchemaVersion));
+    return absl::FailedPreconditionError(
+        absl::StrCat(path, ": journal schema is ", version, ", expected ", kSchemaVersion));
   }
   WB_RETURN_IF_ERROR(journal->Prepare());
   return journal;
@@ -211,19 +204,29 @@ absl::Status Journal::Commit(absl::string_view what, Work work) {
   }
   sqlite3_exec(db_, "ROLLBACK", nullptr, nullptr, nullptr);
   status = Annotate(status, what);
-  // The same group twice is the caller's mistake; anything else means that this file cannot be trusted to take more.
+  // The same group twice is the caller's mistake; anything else means that this file cannot be
+  // trusted to take more.
   if (!absl::IsAlreadyExists(status)) broken_ = status;
   return status;
 }
 
 absl::Status Journal::InsertNotes() {
   for (const LeaseNote& note : leases_) {
-    Binder(statements_[kInsertLease]).Text(note.lease_id).Int(static_cast<int64_t>(note.group_id)).Text(note.prompt_id).Text(note.member)
-        .Int(static_cast<int64_t>(note.version)).Real(Seconds(note.at));
+    Binder(statements_[kInsertLease])
+        .Text(note.lease_id)
+        .Int(static_cast<int64_t>(note.group_id))
+        .Text(note.prompt_id)
+        .Text(note.member)
+        .Int(static_cast<int64_t>(note.version))
+        .Real(Seconds(note.at));
     WB_RETURN_IF_ERROR(Step(statements_[kInsertLease]));
   }
   for (const EventNote& note : events_) {
-    Binder(statements_[kInsertEvent]).Text(note.kind).Text(note.who).Text(note.text).Real(Seconds(note.at));
+    Binder(statements_[kInsertEvent])
+        .Text(note.kind)
+        .Text(note.who)
+        .Text(note.text)
+        .Real(Seconds(note.at));
     WB_RETURN_IF_ERROR(Step(statements_[kInsertEvent]));
   }
   return absl::OkStatus();
@@ -234,22 +237,37 @@ absl::Status Journal::InsertCompletion(const JournalGroup& group, int index) {
   const proto::Completion& completion = request.completion(index);
   const int64_t id = static_cast<int64_t>(request.group_id());
   const int phase = static_cast<int>(group.phase);
-  Binder(statements_[kInsertCompletion]).Int(phase).Int(id).Int(group.attempt).Int(index)
+  Binder(statements_[kInsertCompletion])
+      .Int(phase)
+      .Int(id)
+      .Int(group.attempt)
+      .Int(index)
       .Blob(completion.token_id().data(), completion.token_id_size() * sizeof(int32_t))
       .Blob(completion.logprob().data(), completion.logprob_size() * sizeof(float))
-      .Int(completion.finish_reason()).Text(completion.text());
+      .Int(completion.finish_reason())
+      .Text(completion.text());
   WB_RETURN_IF_ERROR(Step(statements_[kInsertCompletion]));
   for (int ordinal = 0; ordinal < completion.score_size(); ++ordinal) {
     const proto::Score& score = completion.score(ordinal);
     Binder binder(statements_[kInsertScore]);
-    binder.Int(phase).Int(id).Int(group.attempt).Int(index).Int(ordinal).Text(score.scorer_name()).Int(score.status());
+    binder.Int(phase)
+        .Int(id)
+        .Int(group.attempt)
+        .Int(index)
+        .Int(ordinal)
+        .Text(score.scorer_name())
+        .Int(score.status());
     // A missing score is NULL, never a zero.
     if (score.status() == proto::SCORED && score.has_value()) {
       binder.Real(score.value());
     } else {
       binder.Null();
     }
-    binder.Text(score.message()).Text(score.model_fingerprint()).Text(score.template_hash()).Real(score.latency_ms()).Int(score.cached());
+    binder.Text(score.message())
+        .Text(score.model_fingerprint())
+        .Text(score.template_hash())
+        .Real(score.latency_ms())
+        .Int(score.cached());
     WB_RETURN_IF_ERROR(Step(statements_[kInsertScore]));
   }
   return absl::OkStatus();
@@ -257,44 +275,62 @@ absl::Status Journal::InsertCompletion(const JournalGroup& group, int index) {
 
 absl::Status Journal::InsertGroup(const JournalGroup& group) {
   const proto::SubmitGroupRequest& request = group.request;
-  Binder(statements_[kInsertGroup]).Int(static_cast<int>(group.phase)).Int(static_cast<int64_t>(request.group_id())).Int(group.attempt)
-      .Int(static_cast<int>(group.disposition)).Text(group.prompt_id).Text(request.lease_id()).Text(group.member)
-      .Int(static_cast<int64_t>(request.policy_version())).Text(request.adapter_fingerprint())
+  Binder(statements_[kInsertGroup])
+      .Int(static_cast<int>(group.phase))
+      .Int(static_cast<int64_t>(request.group_id()))
+      .Int(group.attempt)
+      .Int(static_cast<int>(group.disposition))
+      .Text(group.prompt_id)
+      .Text(request.lease_id())
+      .Text(group.member)
+      .Int(static_cast<int64_t>(request.policy_version()))
+      .Text(request.adapter_fingerprint())
       .Blob(request.prompt_token_id().data(), request.prompt_token_id_size() * sizeof(int32_t))
-      .Real(request.generate_seconds()).Real(request.score_seconds()).Real(Seconds(group.accepted_at));
+      .Real(request.generate_seconds())
+      .Real(request.score_seconds())
+      .Real(Seconds(group.accepted_at));
   WB_RETURN_IF_ERROR(Step(statements_[kInsertGroup]));
-  for (int i = 0; i < request.completion_size(); ++i) WB_RETURN_IF_ERROR(InsertCompletion(group, i));
+  for (int i = 0; i < request.completion_size(); ++i)
+    WB_RETURN_IF_ERROR(InsertCompletion(group, i));
   return absl::OkStatus();
 }
 
 absl::Status Journal::AppendGroup(const JournalGroup& group) {
   MutexLock lock(mutex_);
-  return Commit(absl::StrCat("group ", group.request.group_id(), " could not be stored"), [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-    return InsertGroup(group);
-  });
+  return Commit(absl::StrCat("group ", group.request.group_id(), " could not be stored"),
+                [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return InsertGroup(group); });
 }
 
-absl::Status Journal::AppendStep(int64_t step, uint64_t version, absl::string_view fingerprint, const std::vector<uint64_t>& group_ids,
+absl::Status Journal::AppendStep(int64_t step, uint64_t version, absl::string_view fingerprint,
+                                 const std::vector<uint64_t>& group_ids,
                                  absl::string_view metrics_json, absl::Time ended_at) {
   MutexLock lock(mutex_);
-  return Commit(absl::StrCat("step ", step, " could not be stored"), [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-    Binder(statements_[kInsertStep]).Int(step).Int(static_cast<int64_t>(version)).Text(fingerprint).Text(metrics_json)
-        .Real(Seconds(ended_at));
-    WB_RETURN_IF_ERROR(Step(statements_[kInsertStep]));
-    for (uint64_t id : group_ids) {
-      Binder(statements_[kMarkTrained]).Int(step).Int(static_cast<int64_t>(id));
-      WB_RETURN_IF_ERROR(Step(statements_[kMarkTrained]));
-    }
-    return absl::OkStatus();
-  });
+  return Commit(absl::StrCat("step ", step, " could not be stored"),
+                [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+                  Binder(statements_[kInsertStep])
+                      .Int(step)
+                      .Int(static_cast<int64_t>(version))
+                      .Text(fingerprint)
+                      .Text(metrics_json)
+                      .Real(Seconds(ended_at));
+                  WB_RETURN_IF_ERROR(Step(statements_[kInsertStep]));
+                  for (uint64_t id : group_ids) {
+                    Binder(statements_[kMarkTrained]).Int(step).Int(static_cast<int64_t>(id));
+                    WB_RETURN_IF_ERROR(Step(statements_[kMarkTrained]));
+                  }
+                  return absl::OkStatus();
+                });
 }
 
-void Journal::NoteLease(const proto::GroupLease& lease, absl::string_view member, absl::Time leased_at) {
+void Journal::NoteLease(const proto::GroupLease& lease, absl::string_view member,
+                        absl::Time leased_at) {
   MutexLock lock(mutex_);
-  leases_.push_back({lease.lease_id(), lease.group_id(), lease.prompt().id(), std::string(member), lease.policy_version(), leased_at});
+  leases_.push_back({lease.lease_id(), lease.group_id(), lease.prompt().id(), std::string(member),
+                     lease.policy_version(), leased_at});
 }
 
-void Journal::NoteEvent(absl::string_view kind, absl::string_view who, absl::string_view text, absl::Time at) {
+void Journal::NoteEvent(absl::string_view kind, absl::string_view who, absl::string_view text,
+                        absl::Time at) {
   MutexLock lock(mutex_);
   events_.push_back({std::string(kind), std::string(who), std::string(text), at});
 }
@@ -303,69 +339,6 @@ absl::Status Journal::Flush() {
   MutexLock lock(mutex_);
   if (leases_.empty() && events_.empty()) return absl::OkStatus();
   return Commit("events could not be stored", [] { return absl::OkStatus(); });
-}
-
-absl::StatusOr<std::vector<JournalGroup>> Journal::ReadGroups() {
-  MutexLock lock(mutex_);
-  std::vector<JournalGroup> groups;
-  std::map<std::tuple<int64_t, int64_t, int64_t>, size_t> place;
-  Query rows(db_, "SELECT phase, group_id, attempt, disposition, prompt_id, lease_id, member, policy_version, adapter_fingerprint, prompt_tokens,"
-                  " generate_seconds, score_seconds, accepted_at, step FROM groups ORDER BY phase, group_id, attempt");
-  while (rows.Next()) {
-    place[{rows.Int(0), rows.Int(1), rows.Int(2)}] = groups.size();
-    JournalGroup group;
-    group.phase = static_cast<Phase>(rows.Int(0));
-    group.attempt = static_cast<int>(rows.Int(2));
-    group.disposition = static_cast<Disposition>(rows.Int(3));
-    group.prompt_id = rows.Bytes(4);
-    group.member = rows.Bytes(6);
-    group.accepted_at = absl::UnixEpoch() + absl::Seconds(rows.Real(12));
-    group.step = rows.IsNull(13) ? -1 : rows.Int(13);
-    proto::SubmitGroupRequest& request = group.request;
-    request.set_group_id(static_cast<uint64_t>(rows.Int(1)));
-    request.set_lease_id(rows.Bytes(5));
-    request.set_policy_version(static_cast<uint64_t>(rows.Int(7)));
-    request.set_adapter_fingerprint(rows.Bytes(8));
-    request.set_purpose(group.phase == Phase::kTrain ? proto::GroupLease::TRAIN : proto::GroupLease::EVALUATE);
-    rows.Array<int32_t>(9, request.mutable_prompt_token_id());
-    request.set_generate_seconds(rows.Real(10));
-    request.set_score_seconds(rows.Real(11));
-    groups.push_back(std::move(group));
-  }
-  if (!rows.ok()) return Error("cannot read groups");
-  Query completions(db_, "SELECT phase, group_id, attempt, tokens, logprobs, finish_reason, text FROM completions ORDER BY phase, group_id, attempt, idx");
-  while (completions.Next()) {
-    proto::Completion* completion =
-        groups[place.at({completions.Int(0), completions.Int(1), completions.Int(2)})].request.add_completion();
-    completions.Array<int32_t>(3, completion->mutable_token_id());
-    completions.Array<float>(4, completion->mutable_logprob());
-    completion->set_finish_reason(static_cast<proto::FinishReason>(completions.Int(5)));
-    completion->set_text(completions.Bytes(6));
-  }
-  if (!completions.ok()) return Error("cannot read completions");
-  Query scores(db_, "SELECT phase, group_id, attempt, idx, scorer, status, value, message, model_fingerprint, template_hash, latency_ms, cached"
-                    " FROM scores ORDER BY phase, group_id, attempt, idx, ordinal");
-  while (scores.Next()) {
-    proto::Score* score = groups[place.at({scores.Int(0), scores.Int(1), scores.Int(2)})].request
-                              .mutable_completion(static_cast<int>(scores.Int(3)))->add_score();
-    score->set_scorer_name(scores.Bytes(4));
-    score->set_status(static_cast<proto::ScoreStatus>(scores.Int(5)));
-    if (!scores.IsNull(6)) score->set_value(scores.Real(6));
-    score->set_message(scores.Bytes(7));
-    score->set_model_fingerprint(scores.Bytes(8));
-    score->set_template_hash(scores.Bytes(9));
-    score->set_latency_ms(scores.Real(10));
-    score->set_cached(scores.Int(11) != 0);
-  }
-  if (!scores.ok()) return Error("cannot read scores");
-  return groups;
-}
-
-absl::StatusOr<int64_t> Journal::NumSteps() {
-  MutexLock lock(mutex_);
-  Query query(db_, "SELECT COUNT(*) FROM steps");
-  if (!query.Next()) return Error("cannot read steps");
-  return query.Int(0);
 }
 
 }  // namespace wideberth::learner

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// run.db: what happened in a run, in SQLite (WAL). An accepted group is on disk here before its actor hears so; steps, leases and events follow. Replays,
-// reports and the dashboard read it. The only file that knows SQLite.
+// run.db: what happened in a run, in SQLite (WAL). An accepted group is on disk here before its
+// actor hears so; steps, leases and events follow. Replays, reports and the dashboard read it. The
+// only file that knows SQLite.
 #pragma once
 
 #include <cstdint>
@@ -26,33 +27,41 @@ struct JournalGroup {
   int attempt = 0;
   Disposition disposition = Disposition::kUse;
   std::string prompt_id;
-  std::string member;                 // "actor-0"
+  std::string member;  // "actor-0"
   absl::Time accepted_at;
-  int64_t step = -1;                  // The optimiser step that was trained on it; -1: none (yet).
+  int64_t step = -1;  // The optimiser step that was trained on it; -1: none (yet).
   proto::SubmitGroupRequest request;
 };
 
-// Thread-safe; calls block for the disk (a group costs one synced write, a millisecond or so). After a failed write (full disk) every further write fails with
-// the same sentence and the file holds exactly what was confirmed before.
+// Thread-safe; calls block for the disk (a group costs one synced write, a millisecond or so).
+// After a failed write (full disk) every further write fails with the same sentence and the file
+// holds exactly what was confirmed before.
 class Journal {
  public:
   // A new file. AlreadyExists where there is one.
-  static absl::StatusOr<std::unique_ptr<Journal>> Create(absl::string_view path, absl::string_view run_id);
-  // An existing file; what an interrupted process left is recovered. FailedPrecondition for a file of another schema.
+  static absl::StatusOr<std::unique_ptr<Journal>> Create(absl::string_view path,
+                                                         absl::string_view run_id);
+  // An existing file; what an interrupted process left is recovered. FailedPrecondition for a file
+  // of another schema.
   static absl::StatusOr<std::unique_ptr<Journal>> Open(absl::string_view path);
   ~Journal();
   Journal(const Journal&) = delete;
   Journal& operator=(const Journal&) = delete;
 
-  // Durable when OK: the group, its completions and scores in one transaction. AlreadyExists for the same phase, group and attempt again.
+  // Durable when OK: the group, its completions and scores in one transaction. AlreadyExists for
+  // the same phase, group and attempt again.
   absl::Status AppendGroup(const JournalGroup& group);
-  // Durable when OK: step `step` made `version` from `group_ids`; `metrics_json` is its line of metrics.jsonl.
-  absl::Status AppendStep(int64_t step, uint64_t version, absl::string_view fingerprint, const std::vector<uint64_t>& group_ids,
-                          absl::string_view metrics_json, absl::Time ended_at);
+  // Durable when OK: step `step` made `version` from `group_ids`; `metrics_json` is its line of
+  // metrics.jsonl.
+  absl::Status AppendStep(int64_t step, uint64_t version, absl::string_view fingerprint,
+                          const std::vector<uint64_t>& group_ids, absl::string_view metrics_json,
+                          absl::Time ended_at);
 
-  // Kept in memory until the next append, `Flush` or the end: losing them on a crash costs history only.
+  // Kept in memory until the next append, `Flush` or the end: losing them on a crash costs history
+  // only.
   void NoteLease(const proto::GroupLease& lease, absl::string_view member, absl::Time leased_at);
-  void NoteEvent(absl::string_view kind, absl::string_view who, absl::string_view text, absl::Time at);
+  void NoteEvent(absl::string_view kind, absl::string_view who, absl::string_view text,
+                 absl::Time at);
   absl::Status Flush();
 
   // Everything that was stored, in order of (phase, group, attempt).
@@ -77,7 +86,8 @@ class Journal {
   absl::Status Execute(const char* sql) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status Step(sqlite3_stmt* statement) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status InsertGroup(const JournalGroup& group) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::Status InsertCompletion(const JournalGroup& group, int index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status InsertCompletion(const JournalGroup& group, int index)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status InsertNotes() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   template <typename Work>
   absl::Status Commit(absl::string_view what, Work work) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

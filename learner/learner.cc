@@ -22,21 +22,29 @@ namespace wideberth::learner {
 namespace {
 
 std::string MakeRunId(const proto::RunConfig& config, absl::Time now) {
-  return absl::StrCat(config.name(), "-", absl::FormatTime("%Y%m%dT%H%M%SZ", now, absl::UTCTimeZone()), "-", ::getpid());
+  return absl::StrCat(config.name(), "-",
+                      absl::FormatTime("%Y%m%dT%H%M%SZ", now, absl::UTCTimeZone()), "-",
+                      ::getpid());
 }
 
 }  // namespace
 
 Learner::Learner(const proto::RunConfig& config, const Clock* clock, PromptSet prompts)
-    : config_(config), clock_(clock), run_id_(MakeRunId(config, clock->Now())), prompts_(std::move(prompts)), composer_(config.reward()) {}
+    : config_(config),
+      clock_(clock),
+      run_id_(MakeRunId(config, clock->Now())),
+      prompts_(std::move(prompts)),
+      composer_(config.reward()) {}
 
 Learner::~Learner() = default;
 
-absl::StatusOr<std::unique_ptr<Learner>> Learner::Create(const proto::RunConfig& config, const Clock* clock) {
+absl::StatusOr<std::unique_ptr<Learner>> Learner::Create(const proto::RunConfig& config,
+                                                         const Clock* clock) {
   WB_RETURN_IF_ERROR(ValidateRunConfig(config));
   WB_RETURN_IF_ERROR(RunFolder::CheckFree(config.run_dir()));
   WB_ASSIGN_OR_RETURN(PromptSet prompts, PromptSet::Load(config.prompts(), config.seed()));
-  if (config.reward().form() == proto::RewardConfig::PROMPT_AWARE) WB_RETURN_IF_ERROR(prompts.CheckLabels());
+  if (config.reward().form() == proto::RewardConfig::PROMPT_AWARE)
+    WB_RETURN_IF_ERROR(prompts.CheckLabels());
   std::unique_ptr<Learner> learner(new Learner(config, clock, std::move(prompts)));
   WB_RETURN_IF_ERROR(learner->LoadPolicy());
   WB_RETURN_IF_ERROR(learner->CheckPrompts());
@@ -52,22 +60,26 @@ absl::StatusOr<std::unique_ptr<Learner>> Learner::Create(const proto::RunConfig&
 absl::Status Learner::LoadPolicy() {
   WB_ASSIGN_OR_RETURN(model_, model::CausalLm::Load(config_.policy().model()));
   const at::ScalarType master = model_->dtype() == at::kDouble ? at::kDouble : at::kFloat;
-  WB_ASSIGN_OR_RETURN(adapter_,
-                      model::Adapter::Initialize(model_->spec(), config_.policy().lora(), config_.seed(), master, model_->device()));
+  WB_ASSIGN_OR_RETURN(
+      adapter_, model::Adapter::Initialize(model_->spec(), config_.policy().lora(), config_.seed(),
+                                           master, model_->device()));
   Trainer::Options options;
   options.learner = config_.learner();
   options.temperature = config_.generation().temperature();
   WB_ASSIGN_OR_RETURN(trainer_, Trainer::Create(model_.get(), adapter_, options));
-  WB_LOG(INFO) << "policy " << config_.policy().model().path() << " (" << model_->spec().architecture << ", weights " << model_->fingerprint() << ")";
+  WB_LOG(INFO) << "policy " << config_.policy().model().path() << " ("
+               << model_->spec().architecture << ", weights " << model_->fingerprint() << ")";
   return absl::OkStatus();
 }
 
 absl::Status Learner::CheckPrompts() const {
   const std::string& folder = config_.policy().model().path();
-  WB_ASSIGN_OR_RETURN(const std::unique_ptr<model::Tokenizer> tokenizer, model::Tokenizer::FromFolder(folder));
+  WB_ASSIGN_OR_RETURN(const std::unique_ptr<model::Tokenizer> tokenizer,
+                      model::Tokenizer::FromFolder(folder));
   if (tokenizer->vocab_size() > model_->spec().vocab) {
-    return absl::InvalidArgumentError(absl::StrCat(folder, ": tokenizer.json has ", tokenizer->vocab_size(), " tokens, the model's embedding ",
-                                                   model_->spec().vocab, " rows; they belong to different models"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        folder, ": tokenizer.json has ", tokenizer->vocab_size(), " tokens, the model's embedding ",
+        model_->spec().vocab, " rows; they belong to different models"));
   }
   const absl::StatusOr<model::ChatTemplate> chat = model::ChatTemplate::FromFolder(folder);
   if (!chat.ok() && !absl::IsNotFound(chat.status())) return chat.status();
@@ -78,11 +90,14 @@ absl::Status Learner::CheckPrompts() const {
       messages.push_back({message.role(), message.content()});
       absl::StrAppend(&plain, plain.empty() ? "" : "\n", message.content());
     }
-    if (!chat.ok()) return static_cast<int64_t>(tokenizer->Encode(plain, /*add_special_tokens=*/true).size());
-    WB_ASSIGN_OR_RETURN(const std::string text, chat->Render(messages, /*add_generation_prompt=*/true));
+    if (!chat.ok())
+      return static_cast<int64_t>(tokenizer->Encode(plain, /*add_special_tokens=*/true).size());
+    WB_ASSIGN_OR_RETURN(const std::string text,
+                        chat->Render(messages, /*add_generation_prompt=*/true));
     return static_cast<int64_t>(tokenizer->Encode(text).size());
   };
-  return prompts_.CheckLengths(count, config_.generation().max_new_tokens(), model_->spec().max_positions);
+  return prompts_.CheckLengths(count, config_.generation().max_new_tokens(),
+                               model_->spec().max_positions);
 }
 
 absl::Status Learner::ClaimFolder() {
@@ -101,10 +116,13 @@ void Learner::MakeService() {
   options.max_steps = learner.max_steps();
   options.lease_timeout = absl::Seconds(learner.lease_timeout());
   const LeaseTable::PromptOf prompt_of = [this](Phase phase, uint64_t id) -> const proto::Prompt& {
-    return phase == Phase::kTrain ? prompts_.Train(id).prompt : prompts_.HeldOut(static_cast<int64_t>(id & ~kEvaluationGroup)).prompt;
+    return phase == Phase::kTrain
+               ? prompts_.Train(id).prompt
+               : prompts_.HeldOut(static_cast<int64_t>(id & ~kEvaluationGroup)).prompt;
   };
   leases_ = std::make_unique<LeaseTable>(options, clock_, prompt_of);
-  members_ = std::make_unique<Members>(clock_, absl::Seconds(learner.member_timeout()), model_->fingerprint());
+  members_ = std::make_unique<Members>(clock_, absl::Seconds(learner.member_timeout()),
+                                       model_->fingerprint());
   LearnerService::Parts parts;
   parts.config = &config_;
   parts.run_id = run_id_;
@@ -182,20 +200,24 @@ std::string Learner::WhatItWaitsFor(Phase phase) const {
   std::vector<std::string> absent;
   const std::vector<proto::ScorerEndpoint> endpoints = members_->ScorerEndpoints();
   for (const proto::ScorerConfig& scorer : config_.scorer()) {
-    const bool there = std::any_of(endpoints.begin(), endpoints.end(), [&](const auto& e) { return e.scorer_name() == scorer.name(); });
+    const bool there = std::any_of(endpoints.begin(), endpoints.end(),
+                                   [&](const auto& e) { return e.scorer_name() == scorer.name(); });
     if (!there) absent.push_back(scorer.name());
   }
-  return absl::StrCat("; ", phase == Phase::kTrain ? "" : "evaluation, ", out.leased, " groups are leased",
-                      holders.empty() ? "" : absl::StrCat(" to ", absl::StrJoin(holders, ", ")), ", ", out.waiting,
-                      " wait for an actor; actors alive: ", members_->NumAlive(proto::ACTOR), "; scorers absent: ",
-                      absent.empty() ? "none" : absl::StrJoin(absent, ", "), " (learner.step_timeout)");
+  return absl::StrCat(
+      "; ", phase == Phase::kTrain ? "" : "evaluation, ", out.leased, " groups are leased",
+      holders.empty() ? "" : absl::StrCat(" to ", absl::StrJoin(holders, ", ")), ", ", out.waiting,
+      " wait for an actor; actors alive: ", members_->NumAlive(proto::ACTOR),
+      "; scorers absent: ", absent.empty() ? "none" : absl::StrJoin(absent, ", "),
+      " (learner.step_timeout)");
 }
 
 absl::StatusOr<std::vector<AcceptedGroup>> Learner::Collect(Phase phase, size_t n) {
   const absl::Duration patience = absl::Seconds(config_.learner().step_timeout());
   auto groups = pool_.Take(phase, n, patience, [this] { service_->ReapLost(); });
   if (absl::IsDeadlineExceeded(groups.status())) {
-    return absl::DeadlineExceededError(absl::StrCat(groups.status().message(), WhatItWaitsFor(phase)));
+    return absl::DeadlineExceededError(
+        absl::StrCat(groups.status().message(), WhatItWaitsFor(phase)));
   }
   return groups;
 }
@@ -214,18 +236,23 @@ transport::RoleStatus Learner::Status() const {
   const LeaseTable::Counters counters = leases_->counters();
   const LeaseTable::Outstanding out = leases_->outstanding();
   status.num_items = counters.accepted;
-  if (const auto rate = history_.tokens_per_second(); rate.has_value()) status.tokens_per_second = *rate;
+  if (const auto rate = history_.tokens_per_second(); rate.has_value())
+    status.tokens_per_second = *rate;
   status.facts.emplace_back("run", run_id_);
-  status.facts.emplace_back("groups", absl::StrCat(out.leased, " leased, ", out.waiting, " waiting, ", pool_.size(), " ready; ", counters.accepted,
-                                                   " accepted, ", counters.duplicate, " duplicates, ", counters.stale, " stale, ", counters.refused,
-                                                   " refused, ", counters.dropped, " dropped; leases expired ", counters.expired, ", taken back ",
-                                                   counters.returned));
+  status.facts.emplace_back(
+      "groups", absl::StrCat(out.leased, " leased, ", out.waiting, " waiting, ", pool_.size(),
+                             " ready; ", counters.accepted, " accepted, ", counters.duplicate,
+                             " duplicates, ", counters.stale, " stale, ", counters.refused,
+                             " refused, ", counters.dropped, " dropped; leases expired ",
+                             counters.expired, ", taken back ", counters.returned));
   for (auto& fact : history_.Facts()) status.facts.push_back(std::move(fact));
   const absl::Time now = clock_->Now();
   for (const Members::Member& member : members_->Snapshot()) {
     transport::MemberRow row;
     row.name = member.registration.name();
-    row.role = member.registration.role() == proto::SCORER ? absl::StrCat("scorer ", member.registration.scorer_name()) : "actor";
+    row.role = member.registration.role() == proto::SCORER
+                   ? absl::StrCat("scorer ", member.registration.scorer_name())
+                   : "actor";
     row.state = member.lost ? "lost" : member.status.state();
     if (member.version.has_value()) row.policy_version = *member.version;
     row.tokens_per_second = member.status.tokens_per_second();

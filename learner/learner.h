@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// One run from its configuration to its adapter: evaluates, collects groups, trains, publishes, evaluates, writes the summary. Owned by main(), which
-// serves its handler; the thread that calls Run owns the device.
+// One run from its configuration to its adapter: evaluates, collects groups, trains, publishes,
+// evaluates, writes the summary. Owned by main(), which serves its handler; the thread that calls
+// Run owns the device.
 #pragma once
 
 #include <memory>
@@ -33,16 +34,19 @@ namespace wideberth::learner {
 
 class Learner {
  public:
-  // Checks everything that can be checked before a folder is touched (configuration, prompts, model, prompt lengths), then claims `config.run_dir` and
-  // publishes version 0. `config` is resolved: run_dir is set. Errors are one sentence each.
-  static absl::StatusOr<std::unique_ptr<Learner>> Create(const proto::RunConfig& config, const Clock* clock);
+  // Checks everything that can be checked before a folder is touched (configuration, prompts,
+  // model, prompt lengths), then claims `config.run_dir` and publishes version 0. `config` is
+  // resolved: run_dir is set. Errors are one sentence each.
+  static absl::StatusOr<std::unique_ptr<Learner>> Create(const proto::RunConfig& config,
+                                                         const Clock* clock);
   ~Learner();
   Learner(const Learner&) = delete;
   Learner& operator=(const Learner&) = delete;
 
-  // Blocks until the run has ended and everybody was told: OK after max_steps and after `Stop`. Whatever the end, the adapter of the last version,
-  // summary.json and summary.txt are written as far as the disk allows. Nothing in it waits for ever: a wait without progress ends after step_timeout
-  // with a sentence that names what was waited for.
+  // Blocks until the run has ended and everybody was told: OK after max_steps and after `Stop`.
+  // Whatever the end, the adapter of the last version, summary.json and summary.txt are written as
+  // far as the disk allows. Nothing in it waits for ever: a wait without progress ends after
+  // step_timeout with a sentence that names what was waited for.
   absl::Status Run();
 
   // Ends Run after the optimiser step under way. Any thread, any number of times.
@@ -68,7 +72,8 @@ class Learner {
   absl::Status Train();
   absl::StatusOr<std::vector<AcceptedGroup>> CollectStep();
   absl::StatusOr<StepReport> TrainOn(const std::vector<AcceptedGroup>& groups);
-  absl::Status PublishStep(const std::vector<AcceptedGroup>& groups, StepReport* report, absl::Time began);
+  absl::Status PublishStep(const std::vector<AcceptedGroup>& groups, StepReport* report,
+                           absl::Time began);
   absl::StatusOr<std::vector<AcceptedGroup>> Collect(Phase phase, size_t n);
   std::string WhatItWaitsFor(Phase phase) const;
   absl::Status WriteResults(const absl::Status& ended);

@@ -24,7 +24,8 @@ absl::string_view PhaseName(Phase phase) {
   return "unknown";
 }
 
-void LeaseTable::BeginEvaluation(Phase phase, int num_groups, int num_completions, bool adapter_off) {
+void LeaseTable::BeginEvaluation(Phase phase, int num_groups, int num_completions,
+                                 bool adapter_off) {
   MutexLock lock(mutex_);
   WB_CHECK(phase != Phase::kTrain, "training is begun by BeginTraining");
   open_ = true;
@@ -33,7 +34,8 @@ void LeaseTable::BeginEvaluation(Phase phase, int num_groups, int num_completion
   num_completions_ = num_completions;
   groups_.clear();
   done_.clear();
-  for (int i = 0; i < num_groups; ++i) groups_[kEvaluationGroup | static_cast<uint64_t>(i)] = Group();
+  for (int i = 0; i < num_groups; ++i)
+    groups_[kEvaluationGroup | static_cast<uint64_t>(i)] = Group();
 }
 
 void LeaseTable::BeginTraining() {
@@ -54,7 +56,8 @@ void LeaseTable::Close() {
 
 void LeaseTable::OpenTrainingGroupsLocked() {
   if (version_ >= options_.max_steps) return;
-  const uint64_t steps = std::min<uint64_t>(options_.max_staleness + 1, options_.max_steps - version_);
+  const uint64_t steps =
+      std::min<uint64_t>(options_.max_staleness + 1, options_.max_steps - version_);
   const uint64_t wanted = steps * options_.groups_per_step;
   while (groups_.size() < wanted) groups_[next_group_++] = Group();
 }
@@ -86,12 +89,14 @@ void LeaseTable::ExpireLocked() {
   }
 }
 
-proto::GroupLease LeaseTable::MakeLeaseLocked(uint64_t group_id, Group& group, const std::string& member_id) {
+proto::GroupLease LeaseTable::MakeLeaseLocked(uint64_t group_id, Group& group,
+                                              const std::string& member_id) {
   group.state = State::kLeased;
   group.member_id = member_id;
   group.leased_version = version_;
   group.deadline = clock_->Now() + options_.lease_timeout;
-  group.lease_id = absl::StrCat(PhaseName(phase_), "-", group_id & ~kEvaluationGroup, "-", group.num_leases++);
+  group.lease_id =
+      absl::StrCat(PhaseName(phase_), "-", group_id & ~kEvaluationGroup, "-", group.num_leases++);
   ++counters_.leased;
   proto::GroupLease lease;
   lease.set_lease_id(group.lease_id);
@@ -99,7 +104,8 @@ proto::GroupLease LeaseTable::MakeLeaseLocked(uint64_t group_id, Group& group, c
   *lease.mutable_prompt() = prompt_of_(phase_, group_id);
   lease.set_num_completions(num_completions_);
   lease.set_policy_version(version_);
-  lease.set_purpose(phase_ == Phase::kTrain ? proto::GroupLease::TRAIN : proto::GroupLease::EVALUATE);
+  lease.set_purpose(phase_ == Phase::kTrain ? proto::GroupLease::TRAIN
+                                            : proto::GroupLease::EVALUATE);
   lease.set_timeout(absl::ToDoubleSeconds(options_.lease_timeout));
   lease.set_adapter_off(adapter_off_);
   return lease;
@@ -117,7 +123,8 @@ std::vector<proto::GroupLease> LeaseTable::Take(const std::string& member_id, in
   return leases;
 }
 
-Outcome::Outcome LeaseTable::Begin(const proto::SubmitGroupRequest& request, std::string* message, Phase* phase, int* attempt) {
+Outcome::Outcome LeaseTable::Begin(const proto::SubmitGroupRequest& request, std::string* message,
+                                   Phase* phase, int* attempt) {
   MutexLock lock(mutex_);
   const uint64_t id = request.group_id();
   if (!absl::StartsWith(request.lease_id(), absl::StrCat(PhaseName(phase_), "-"))) {
@@ -137,7 +144,8 @@ Outcome::Outcome LeaseTable::Begin(const proto::SubmitGroupRequest& request, std
     return Outcome::REFUSED;
   }
   Group& group = found->second;
-  if (group.state == State::kStoring || group.state == State::kAccepted || group.stored_leases.contains(request.lease_id())) {
+  if (group.state == State::kStoring || group.state == State::kAccepted ||
+      group.stored_leases.contains(request.lease_id())) {
     ++counters_.duplicate;
     *message = absl::StrCat("group ", id, " was counted before");
     return Outcome::DUPLICATE;
@@ -146,8 +154,9 @@ Outcome::Outcome LeaseTable::Begin(const proto::SubmitGroupRequest& request, std
     ++counters_.stale;
     // The prompt is not lost: it is answered again by a newer version.
     if (group.lease_id == request.lease_id()) group.state = State::kWaiting;
-    *message = absl::StrCat("group ", id, " was sampled with version ", request.policy_version(), ", the policy is at ", version_,
-                            " and learner.max_staleness is ", options_.max_staleness);
+    *message = absl::StrCat("group ", id, " was sampled with version ", request.policy_version(),
+                            ", the policy is at ", version_, " and learner.max_staleness is ",
+                            options_.max_staleness);
     return Outcome::STALE;
   }
   group.state = State::kStoring;
@@ -187,7 +196,8 @@ void LeaseTable::Abandon(Phase phase, uint64_t group_id) {
   MutexLock lock(mutex_);
   if (phase != phase_) return;
   const auto found = groups_.find(group_id);
-  if (found != groups_.end() && found->second.state == State::kStoring) found->second.state = State::kWaiting;
+  if (found != groups_.end() && found->second.state == State::kStoring)
+    found->second.state = State::kWaiting;
 }
 
 int LeaseTable::ReturnLeasesOf(const std::string& member_id) {
@@ -227,8 +237,9 @@ void LeaseTable::CountRefused() {
 
 int LeaseTable::NumOpen() const {
   MutexLock lock(mutex_);
-  return static_cast<int>(std::count_if(groups_.begin(), groups_.end(),
-                                        [](const auto& entry) { return entry.second.state != State::kAccepted; }));
+  return static_cast<int>(std::count_if(groups_.begin(), groups_.end(), [](const auto& entry) {
+    return entry.second.state != State::kAccepted;
+  }));
 }
 
 }  // namespace wideberth::learner

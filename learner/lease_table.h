@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which prompt groups are out with whom. Actors take leases and hand in groups through it; the training loop tells it about versions. Every group
-// is counted once, a group whose actor died or dawdled is leased again. No torch and no RPC here.
+// Which prompt groups are out with whom. Actors take leases and hand in groups through it; the
+// training loop tells it about versions. Every group is counted once, a group whose actor died or
+// dawdled is leased again. No torch and no RPC here.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +24,8 @@ namespace wideberth::learner {
 enum class Phase { kEvaluateBefore, kTrain, kEvaluateAfter };
 absl::string_view PhaseName(Phase phase);  // "before", "train", "after"
 
-// Evaluation groups carry this bit in their id, so that their seeds are none of training's; "before" and "after" use the same ids and thus seeds.
+// Evaluation groups carry this bit in their id, so that their seeds are none of training's;
+// "before" and "after" use the same ids and thus seeds.
 inline constexpr uint64_t kEvaluationGroup = uint64_t{1} << 63;
 
 // What becomes of a group that was stored.
@@ -33,14 +35,15 @@ enum class Disposition {
   kDrop,   // Never trained on; another group takes its place.
 };
 
-// Thread-safe; no call blocks. Policy version = number of optimiser steps done. While training at version v, groups for the steps v .. v+max_staleness
-// are leased, never more than that many accepted groups ahead, and never for steps past `max_steps`. With max_staleness 0 every group of step v is
-// therefore sampled with version v.
+// Thread-safe; no call blocks. Policy version = number of optimiser steps done. While training at
+// version v, groups for the steps v .. v+max_staleness are leased, never more than that many
+// accepted groups ahead, and never for steps past `max_steps`. With max_staleness 0 every group of
+// step v is therefore sampled with version v.
 class LeaseTable {
  public:
   struct Options {
     int groups_per_step = 1;
-    int group_size = 2;          // Completions per training group.
+    int group_size = 2;  // Completions per training group.
     int max_staleness = 0;
     uint64_t max_steps = 1;
     absl::Duration lease_timeout;
@@ -49,9 +52,9 @@ class LeaseTable {
   using PromptOf = std::function<const proto::Prompt&(Phase phase, uint64_t group_id)>;
 
   struct Counters {
-    uint64_t leased = 0;           // Leases handed out, repeats included.
-    uint64_t expired = 0;          // Leases past their deadline.
-    uint64_t returned = 0;         // Leases of lost or re-registered members.
+    uint64_t leased = 0;    // Leases handed out, repeats included.
+    uint64_t expired = 0;   // Leases past their deadline.
+    uint64_t returned = 0;  // Leases of lost or re-registered members.
     uint64_t accepted = 0;
     uint64_t duplicate = 0;
     uint64_t stale = 0;
@@ -70,19 +73,23 @@ class LeaseTable {
   // Nothing is leased any more.
   void Close();
 
-  // The optimiser made `version`; `group_ids` were trained on, and as many further groups may be leased.
+  // The optimiser made `version`; `group_ids` were trained on, and as many further groups may be
+  // leased.
   void StepDone(uint64_t version, const std::vector<uint64_t>& group_ids);
-  // A group that was accepted is not trained on after all (too many versions behind when its turn came).
+  // A group that was accepted is not trained on after all (too many versions behind when its turn
+  // came).
   void DropAccepted(uint64_t group_id);
 
-  // Up to `max_groups` leases for a member, oldest group first; expired leases are taken back before. Empty: nothing to lease now.
+  // Up to `max_groups` leases for a member, oldest group first; expired leases are taken back
+  // before. Empty: nothing to lease now.
   std::vector<proto::GroupLease> Take(const std::string& member_id, int max_groups);
 
-  // First half of a submission. ACCEPTED: the group is reserved for this caller, who stores it and then calls `Finish` or `Abandon` exactly once;
-  // `attempt` counts from 0. Any other outcome: nothing changed but counters, `message` says why. Late results of an expired lease are welcome as long
-  // as nobody else's were accepted. The version and fingerprint are checked by the caller.
-  proto::SubmitGroupResponse::Outcome Begin(const proto::SubmitGroupRequest& request, std::string* message, Phase* phase,
-                                            int* attempt);
+  // First half of a submission. ACCEPTED: the group is reserved for this caller, who stores it and
+  // then calls `Finish` or `Abandon` exactly once; `attempt` counts from 0. Any other outcome:
+  // nothing changed but counters, `message` says why. Late results of an expired lease are welcome
+  // as long as nobody else's were accepted. The version and fingerprint are checked by the caller.
+  proto::SubmitGroupResponse::Outcome Begin(const proto::SubmitGroupRequest& request,
+                                            std::string* message, Phase* phase, int* attempt);
   void Finish(Phase phase, uint64_t group_id, Disposition disposition);
   void Abandon(Phase phase, uint64_t group_id);
 
@@ -105,13 +112,14 @@ class LeaseTable {
   enum class State { kWaiting, kLeased, kStoring, kAccepted };
   struct Group {
     State state = State::kWaiting;
-    int attempt = 0;         // Times it came back without scores.
+    int attempt = 0;  // Times it came back without scores.
     uint64_t num_leases = 0;
     std::string lease_id;
     std::string member_id;
     uint64_t leased_version = 0;
     absl::Time deadline;
-    std::set<std::string> stored_leases;  // Leases whose result is stored already (earlier attempts).
+    std::set<std::string>
+        stored_leases;  // Leases whose result is stored already (earlier attempts).
   };
   void ExpireLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void OpenTrainingGroupsLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -127,9 +135,11 @@ class LeaseTable {
   bool adapter_off_ ABSL_GUARDED_BY(mutex_) = false;
   int num_completions_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t version_ ABSL_GUARDED_BY(mutex_) = 0;
-  uint64_t next_group_ ABSL_GUARDED_BY(mutex_) = 0;             // Of training.
-  std::map<uint64_t, Group> groups_ ABSL_GUARDED_BY(mutex_);    // Open ones of the phase, accepted but not trained ones included.
-  std::unordered_set<uint64_t> done_ ABSL_GUARDED_BY(mutex_);   // Trained on or dropped, of the phase.
+  uint64_t next_group_ ABSL_GUARDED_BY(mutex_) = 0;  // Of training.
+  std::map<uint64_t, Group> groups_
+      ABSL_GUARDED_BY(mutex_);  // Open ones of the phase, accepted but not trained ones included.
+  std::unordered_set<uint64_t> done_
+      ABSL_GUARDED_BY(mutex_);  // Trained on or dropped, of the phase.
   Counters counters_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// wideberth-learner: owns a run. Leases prompts to actors, trains on the scored groups they hand in, publishes policy versions, evaluates, writes the run's
-// folder. Everybody else is told its one address.
+// wideberth-learner: owns a run. Leases prompts to actors, trains on the scored groups they hand
+// in, publishes policy versions, evaluates, writes the run's folder. Everybody else is told its one
+// address.
 //
+// clang-format off
 //      actors, scorers                                                actors
 //   Register, Heartbeat,    LeasePrompts      SubmitGroup              ▲ FetchAdapter, AcknowledgeAdapter
 //            │                   │                 │                   │
@@ -13,14 +15,16 @@
 //   │ main: rewards -> advantages -> GRPO step -> pack -> publish -> metrics │
 //   └─────────────────────────────────────────────────────────────────────────┘
 //
-//   thread       consumes                  produces                          waits for                     unblocked by
-//   main         accepted groups           versions, metrics, summary        groups (step_timeout)         server threads, Stop, a full disk
-//   server (n)   calls of members          leases, durable groups, bytes     a short lock, the disk        clients, main
-//   signals      SIGTERM, SIGINT, SIGHUP   Stop                              a signal                      the system, the end of main
-//   health       HTTP requests             pages                             a request                     clients
+//   thread      consumes           produces                    waits for               unblocked by
+//   main        accepted groups    versions, metrics, summary  groups (step_timeout)   server, Stop, full disk
+//   server (n)  calls of members   leases, durable groups      a short lock, the disk  clients, main
+//   signals     TERM, INT, HUP     Stop                        a signal                the system, end of main
+//   health      HTTP requests      pages                       a request               clients
 //
-// Only main touches torch. Exit code 0: all steps done, or stopped by a signal (summary.json says "stopped"; adapter and summary are written either way);
-// 2: bad input, nothing was changed; 1: other failures. One sentence in the log and on standard error says why.
+// clang-format on
+// Only main touches torch. Exit code 0: all steps done, or stopped by a signal (summary.json says
+// "stopped"; adapter and summary are written either way); 2: bad input, nothing was changed; 1:
+// other failures. One sentence in the log and on standard error says why.
 #include <signal.h>
 
 #include <cstdio>
@@ -49,14 +53,20 @@
 #include "transport/health.h"
 #include "transport/learner_service.h"
 
-// `config` and `override` may be given several times and are read before the others; declared here for --help.
-ABSL_FLAG(std::string, config, "", "protobuf text files (*.txtpb), merged left to right; may be repeated or separated by commas");
-ABSL_FLAG(std::string, override, "", "fields in text form over the files, e.g. 'learner { max_steps: 2 }'; may be repeated");
+// `config` and `override` may be given several times and are read before the others; declared here
+// for --help.
+ABSL_FLAG(
+    std::string, config, "",
+    "protobuf text files (*.txtpb), merged left to right; may be repeated or separated by commas");
+ABSL_FLAG(std::string, override, "",
+          "fields in text form over the files, e.g. 'learner { max_steps: 2 }'; may be repeated");
 ABSL_FLAG(std::string, run_dir, "", "folder of the run, over the configuration's");
-ABSL_FLAG(std::string, address, "", "HOST:PORT to serve on, over learner.address; port 0: any free one");
+ABSL_FLAG(std::string, address, "",
+          "HOST:PORT to serve on, over learner.address; port 0: any free one");
 ABSL_FLAG(std::string, address_file, "", "written with HOST:PORT once members can connect");
 ABSL_FLAG(std::string, log_file, "", "also log to this file");
-ABSL_FLAG(int, health_port, -2, "port of the health page, over learner.health_port; 0: any free one, -1: none");
+ABSL_FLAG(int, health_port, -2,
+          "port of the health page, over learner.health_port; 0: any free one, -1: none");
 
 namespace wideberth::learner {
 namespace {
@@ -66,7 +76,8 @@ struct Sources {
   std::vector<std::string> overrides;
 };
 
-// Takes the repeatable flags out of the command line, which the flag library would let the last one win.
+// Takes the repeatable flags out of the command line, which the flag library would let the last one
+// win.
 std::vector<char*> TakeSources(int argc, char** argv, Sources* sources) {
   std::vector<char*> rest = {argv[0]};
   for (int i = 1; i < argc; ++i) {
@@ -80,30 +91,39 @@ std::vector<char*> TakeSources(int argc, char** argv, Sources* sources) {
       rest.push_back(argv[i]);
       continue;
     }
-    const std::string value(equals == absl::string_view::npos ? absl::string_view(argv[++i]) : name.substr(equals + 1));
+    const std::string value(equals == absl::string_view::npos ? absl::string_view(argv[++i])
+                                                              : name.substr(equals + 1));
     if (key == "override") {
       sources->overrides.push_back(value);
     } else {
-      for (absl::string_view file : absl::StrSplit(value, ',', absl::SkipEmpty())) sources->files.emplace_back(file);
+      for (absl::string_view file : absl::StrSplit(value, ',', absl::SkipEmpty()))
+        sources->files.emplace_back(file);
     }
   }
   return rest;
 }
 
 absl::StatusOr<proto::RunConfig> Resolve(const Sources& sources) {
-  if (sources.files.empty()) return absl::InvalidArgumentError("--config is not given, expected a configuration file (configs/*.txtpb)");
+  if (sources.files.empty())
+    return absl::InvalidArgumentError(
+        "--config is not given, expected a configuration file (configs/*.txtpb)");
   proto::RunConfig config;
-  for (const std::string& file : sources.files) WB_RETURN_IF_ERROR(MergeTextProtoFile(file, &config));
-  for (const std::string& text : sources.overrides) WB_RETURN_IF_ERROR(MergeTextProto(text, "--override", &config));
+  for (const std::string& file : sources.files)
+    WB_RETURN_IF_ERROR(MergeTextProtoFile(file, &config));
+  for (const std::string& text : sources.overrides)
+    WB_RETURN_IF_ERROR(MergeTextProto(text, "--override", &config));
   if (!absl::GetFlag(FLAGS_run_dir).empty()) config.set_run_dir(absl::GetFlag(FLAGS_run_dir));
   if (config.run_dir().empty()) config.set_run_dir(DefaultRunDir(config, absl::Now()));
-  if (!absl::GetFlag(FLAGS_address).empty()) config.mutable_learner()->set_address(absl::GetFlag(FLAGS_address));
-  if (absl::GetFlag(FLAGS_health_port) >= -1) config.mutable_learner()->set_health_port(absl::GetFlag(FLAGS_health_port));
+  if (!absl::GetFlag(FLAGS_address).empty())
+    config.mutable_learner()->set_address(absl::GetFlag(FLAGS_address));
+  if (absl::GetFlag(FLAGS_health_port) >= -1)
+    config.mutable_learner()->set_health_port(absl::GetFlag(FLAGS_health_port));
   WB_RETURN_IF_ERROR(ValidateRunConfig(config, sources.files));
   return config;
 }
 
-absl::StatusOr<std::unique_ptr<transport::HealthPage>> ServeHealth(const proto::RunConfig& config, const Learner& learner) {
+absl::StatusOr<std::unique_ptr<transport::HealthPage>> ServeHealth(const proto::RunConfig& config,
+                                                                   const Learner& learner) {
   transport::HealthPage::Options page;
   page.role = "learner";
   page.name = "learner-0";
@@ -120,7 +140,8 @@ absl::StatusOr<std::unique_ptr<transport::HealthPage>> ServeHealth(const proto::
 absl::Status Work(const Sources& sources, const sigset_t& signal_set, bool* began) {
   WB_ASSIGN_OR_RETURN(const proto::RunConfig config, Resolve(sources));
   model::ConfigureRuntime(config.policy().model().num_threads());
-  WB_ASSIGN_OR_RETURN(const std::unique_ptr<Learner> learner, Learner::Create(config, &Clock::Real()));
+  WB_ASSIGN_OR_RETURN(const std::unique_ptr<Learner> learner,
+                      Learner::Create(config, &Clock::Real()));
   *began = true;
   const std::jthread signals([&learner, signal_set](std::stop_token stop) {
     const timespec look = {0, 200'000'000};
@@ -133,12 +154,16 @@ absl::Status Work(const Sources& sources, const sigset_t& signal_set, bool* bega
     }
   });
   WB_ASSIGN_OR_RETURN(const auto health, ServeHealth(config, *learner));
-  WB_ASSIGN_OR_RETURN(const auto server, transport::LearnerServer::Start(config.learner().address(), learner->handler()));
+  WB_ASSIGN_OR_RETURN(const auto server, transport::LearnerServer::Start(config.learner().address(),
+                                                                         learner->handler()));
   if (const std::string file = absl::GetFlag(FLAGS_address_file); !file.empty()) {
     WB_RETURN_IF_ERROR(WriteFileAtomically(file, absl::StrCat(server->address(), "\n")));
   }
-  WB_LOG(INFO) << "run " << learner->run_id() << " in " << config.run_dir() << " serves at " << server->address()
-               << (health->address().empty() ? "" : absl::StrCat(", health page http://", health->address(), "/"));
+  WB_LOG(INFO) << "run " << learner->run_id() << " in " << config.run_dir() << " serves at "
+               << server->address()
+               << (health->address().empty()
+                       ? ""
+                       : absl::StrCat(", health page http://", health->address(), "/"));
   const absl::Status ended = learner->Run();
   server->Shutdown(absl::Seconds(2));
   return ended;
@@ -158,8 +183,8 @@ int Main(const Sources& sources) {
   const absl::Status status = Work(sources, set, &began);
   if (status.ok()) return 0;
   if (!began) WB_LOG(ERROR) << status.message();
-  const bool bad_input = absl::IsInvalidArgument(status) || absl::IsNotFound(status) || absl::IsAlreadyExists(status) ||
-                         absl::IsFailedPrecondition(status);
+  const bool bad_input = absl::IsInvalidArgument(status) || absl::IsNotFound(status) ||
+                         absl::IsAlreadyExists(status) || absl::IsFailedPrecondition(status);
   return !began && bad_input ? 2 : 1;
 }
 
@@ -167,7 +192,9 @@ int Main(const Sources& sources) {
 }  // namespace wideberth::learner
 
 int main(int argc, char** argv) {
-  absl::SetProgramUsageMessage("Owns a run: leases prompts, trains, publishes policy versions. Usage: wideberth-learner --config=FILE [--run_dir=DIR]");
+  absl::SetProgramUsageMessage(
+      "Owns a run: leases prompts, trains, publishes policy versions. Usage: wideberth-learner "
+      "--config=FILE [--run_dir=DIR]");
   wideberth::learner::Sources sources;
   std::vector<char*> rest = wideberth::learner::TakeSources(argc, argv, &sources);
   absl::ParseCommandLine(static_cast<int>(rest.size()), rest.data());

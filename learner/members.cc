@@ -15,15 +15,19 @@ Members::Member* Members::FindById(const std::string& member_id) {
 }
 
 absl::StatusOr<Members::Registered> Members::Register(const proto::RegisterRequest& request) {
-  if (request.name().empty()) return absl::InvalidArgumentError("Register: the member's name is empty");
-  if (request.role() == proto::SCORER && (request.address().empty() || request.scorer_name().empty())) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("Register: scorer ", request.name(), " must send its address and scorer_name"));
+  if (request.name().empty())
+    return absl::InvalidArgumentError("Register: the member's name is empty");
+  if (request.role() == proto::SCORER &&
+      (request.address().empty() || request.scorer_name().empty())) {
+    return absl::InvalidArgumentError(absl::StrCat("Register: scorer ", request.name(),
+                                                   " must send its address and scorer_name"));
   }
-  if (request.role() == proto::ACTOR && !request.base_fingerprint().empty() && request.base_fingerprint() != base_fingerprint_) {
+  if (request.role() == proto::ACTOR && !request.base_fingerprint().empty() &&
+      request.base_fingerprint() != base_fingerprint_) {
     return absl::FailedPreconditionError(
         absl::StrCat("Register: ", request.name(), " has base weights with fingerprint ",
-                     request.base_fingerprint(), ", expected ", base_fingerprint_, " as in the learner; policy.model.path must hold the same files everywhere"));
+                     request.base_fingerprint(), ", expected ", base_fingerprint_,
+                     " as in the learner; policy.model.path must hold the same files everywhere"));
   }
   MutexLock lock(mutex_);
   Registered result;
@@ -40,7 +44,8 @@ absl::StatusOr<Members::Registered> Members::Register(const proto::RegisterReque
   return result;
 }
 
-bool Members::Heartbeat(const std::string& member_id, const proto::MemberStatus& status, bool drain) {
+bool Members::Heartbeat(const std::string& member_id, const proto::MemberStatus& status,
+                        bool drain) {
   MutexLock lock(mutex_);
   Member* member = FindById(member_id);
   if (member == nullptr) return false;
@@ -67,10 +72,12 @@ bool Members::Touch(const std::string& member_id, bool drain) {
 bool Members::MayLease(const std::string& member_id) {
   MutexLock lock(mutex_);
   const Member* member = FindById(member_id);
-  return member != nullptr && member->registration.role() == proto::ACTOR && !member->registration.base_fingerprint().empty();
+  return member != nullptr && member->registration.role() == proto::ACTOR &&
+         !member->registration.base_fingerprint().empty();
 }
 
-bool Members::Acknowledge(const std::string& member_id, uint64_t version, const std::string& fingerprint) {
+bool Members::Acknowledge(const std::string& member_id, uint64_t version,
+                          const std::string& fingerprint) {
   MutexLock lock(mutex_);
   Member* member = FindById(member_id);
   if (member == nullptr) return false;
@@ -122,7 +129,8 @@ std::string Members::NameOf(const std::string& member_id) const {
 int Members::NumAlive(proto::Role role) const {
   MutexLock lock(mutex_);
   int n = 0;
-  for (const auto& [name, member] : by_name_) n += !member.lost && member.registration.role() == role;
+  for (const auto& [name, member] : by_name_)
+    n += !member.lost && member.registration.role() == role;
   return n;
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Who takes part in the run: registrations, heartbeats, losses, and where scorers are. Everybody is told one address, the learner's, and finds the
-// others through this list. No torch and no RPC here.
+// Who takes part in the run: registrations, heartbeats, losses, and where scorers are. Everybody is
+// told one address, the learner's, and finds the others through this list. No torch and no RPC
+// here.
 #pragma once
 
 #include <cstdint>
@@ -21,11 +22,11 @@ namespace wideberth::learner {
 class Members {
  public:
   struct Member {
-    std::string id;        // This incarnation.
+    std::string id;  // This incarnation.
     proto::RegisterRequest registration;
     proto::MemberStatus status;
     absl::Time last_heard;
-    bool lost = false;     // No heartbeat for `timeout`; a later one brings it back.
+    bool lost = false;  // No heartbeat for `timeout`; a later one brings it back.
     bool told_to_drain = false;
     std::optional<uint64_t> version;  // Last acknowledged.
     std::string fingerprint;
@@ -35,14 +36,17 @@ class Members {
     std::optional<std::string> ended_id;  // The former incarnation under the same name.
   };
 
-  // `base_fingerprint`: of the learner's own base weights; actors with another are refused. An actor that sends none yet (it has still to be told which
-  // weights to load) is a member without leases.
+  // `base_fingerprint`: of the learner's own base weights; actors with another are refused. An
+  // actor that sends none yet (it has still to be told which weights to load) is a member without
+  // leases.
   Members(const Clock* clock, absl::Duration timeout, std::string base_fingerprint)
       : clock_(clock), timeout_(timeout), base_fingerprint_(std::move(base_fingerprint)) {}
 
-  // InvalidArgument for a member without a name or a scorer without address or scorer_name; FailedPrecondition for an actor on other weights.
+  // InvalidArgument for a member without a name or a scorer without address or scorer_name;
+  // FailedPrecondition for an actor on other weights.
   absl::StatusOr<Registered> Register(const proto::RegisterRequest& request);
-  // False: unknown incarnation, it has to register again. Any call of a member counts as a sign of life through `Touch`.
+  // False: unknown incarnation, it has to register again. Any call of a member counts as a sign of
+  // life through `Touch`.
   bool Heartbeat(const std::string& member_id, const proto::MemberStatus& status, bool drain);
   bool Touch(const std::string& member_id, bool drain);
   // An actor of this incarnation that has shown its weights.

@@ -37,8 +37,9 @@ absl::Status ParseMessages(const json& messages, absl::string_view origin, proto
   for (const json& message : messages) {
     if (!message.is_object() || !message.contains("role") || !message["role"].is_string() ||
         !message.contains("content") || !message["content"].is_string()) {
-      return Bad(origin, absl::StrCat("message ", prompt->message_size(),
-                                      " of \"messages\" must have the texts \"role\" and \"content\""));
+      return Bad(origin,
+                 absl::StrCat("message ", prompt->message_size(),
+                              " of \"messages\" must have the texts \"role\" and \"content\""));
     }
     const std::string role = message["role"];
     if (role != "system" && role != "user" && role != "assistant") {
@@ -56,19 +57,23 @@ absl::Status ParseMessages(const json& messages, absl::string_view origin, proto
 
 absl::StatusOr<proto::Prompt> ParseLine(const std::string& line, absl::string_view origin) {
   const json object = json::parse(line, nullptr, /*allow_exceptions=*/false);
-  if (!object.is_object()) return Bad(origin, "not a JSON object, expected {\"prompt\": \"...\"} or {\"messages\": [...]}");
+  if (!object.is_object())
+    return Bad(origin,
+               "not a JSON object, expected {\"prompt\": \"...\"} or {\"messages\": [...]}");
   proto::Prompt prompt;
   for (const auto& [key, value] : object.items()) {
     if (key == "prompt") {
       if (!value.is_string()) return Bad(origin, "\"prompt\" must be a text");
     } else if (key == "id") {
-      if (!value.is_string() && !value.is_number_integer()) return Bad(origin, "\"id\" must be a text or a whole number");
+      if (!value.is_string() && !value.is_number_integer())
+        return Bad(origin, "\"id\" must be a text or a whole number");
       prompt.set_id(value.is_string() ? value.get<std::string>() : value.dump());
     } else if (key == "unsafe") {
       if (!value.is_boolean()) return Bad(origin, "\"unsafe\" must be true or false");
       prompt.set_unsafe(value.get<bool>());
     } else if (key != "messages") {
-      return Bad(origin, absl::StrCat("unknown field \"", key, "\", expected prompt, messages, id or unsafe"));
+      return Bad(origin, absl::StrCat("unknown field \"", key,
+                                      "\", expected prompt, messages, id or unsafe"));
     }
   }
   if (object.contains("prompt") == object.contains("messages")) {
@@ -125,14 +130,17 @@ absl::StatusOr<PromptSet> PromptSet::Load(const proto::PromptsConfig& config, ui
       if (!record.prompt.has_id()) record.prompt.set_id(record.origin);
       if (config.has_system()) AddSystemMessage(config.system(), &record.prompt);
       const auto [it, inserted] = origin_of_id.emplace(record.prompt.id(), record.origin);
-      if (!inserted) return Bad(record.origin, absl::StrCat("id \"", it->first, "\" is already used at ", it->second));
+      if (!inserted)
+        return Bad(record.origin,
+                   absl::StrCat("id \"", it->first, "\" is already used at ", it->second));
       set.records_.push_back(std::move(record));
     }
   }
   const int64_t n = static_cast<int64_t>(set.records_.size());
   if (n <= config.num_held_out()) {
-    return absl::InvalidArgumentError(absl::StrCat("prompts.num_held_out is ", config.num_held_out(),
-                                                   ", must be less than the ", n, " prompts of prompts.path, so that some are left to train on"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("prompts.num_held_out is ", config.num_held_out(), ", must be less than the ",
+                     n, " prompts of prompts.path, so that some are left to train on"));
   }
   std::vector<int64_t> order(n);
   std::iota(order.begin(), order.end(), 0);
@@ -147,19 +155,23 @@ const PromptRecord& PromptSet::Train(uint64_t group) const {
   const uint64_t n = train_.size();
   const uint64_t place = group % n;
   if (!shuffle_) return records_[train_[place]];
-  // Sorting an epoch's keys again for every group costs microseconds per thousand prompts and keeps the set free of state.
+  // Sorting an epoch's keys again for every group costs microseconds per thousand prompts and keeps
+  // the set free of state.
   return records_[train_[ShuffledOrder(static_cast<int64_t>(n), seed_, group / n)[place]]];
 }
 
 absl::Status PromptSet::CheckLabels() const {
   for (const PromptRecord& record : records_) {
-    if (!record.prompt.has_unsafe()) return Bad(record.origin, "has no \"unsafe\" label, which reward.form PROMPT_AWARE needs on every prompt");
+    if (!record.prompt.has_unsafe())
+      return Bad(record.origin,
+                 "has no \"unsafe\" label, which reward.form PROMPT_AWARE needs on every prompt");
   }
   return absl::OkStatus();
 }
 
-absl::Status PromptSet::CheckLengths(const std::function<absl::StatusOr<int64_t>(const proto::Prompt&)>& count_tokens,
-                                     int64_t max_new_tokens, int64_t context) const {
+absl::Status PromptSet::CheckLengths(
+    const std::function<absl::StatusOr<int64_t>(const proto::Prompt&)>& count_tokens,
+    int64_t max_new_tokens, int64_t context) const {
   const int64_t limit = context - max_new_tokens;
   const PromptRecord* first = nullptr;
   int64_t first_tokens = 0;
@@ -176,9 +188,12 @@ absl::Status PromptSet::CheckLengths(const std::function<absl::StatusOr<int64_t>
   }
   if (first == nullptr) return absl::OkStatus();
   return Bad(first->origin,
-             absl::StrCat("prompt has ", first_tokens, " tokens, must have at most ", limit, " (context ", context,
-                          " less generation.max_new_tokens ", max_new_tokens, ")",
-                          num_too_long > 1 ? absl::StrCat("; ", num_too_long - 1, " further prompts are too long as well") : ""));
+             absl::StrCat(
+                 "prompt has ", first_tokens, " tokens, must have at most ", limit, " (context ",
+                 context, " less generation.max_new_tokens ", max_new_tokens, ")",
+                 num_too_long > 1
+                     ? absl::StrCat("; ", num_too_long - 1, " further prompts are too long as well")
+                     : ""));
 }
 
 }  // namespace wideberth::learner

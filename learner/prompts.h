@@ -39,7 +39,8 @@ class PromptSet {
   // 0 <= i < num_held_out().
   const PromptRecord& HeldOut(int64_t i) const { return records_[held_out_[i]]; }
 
-  // InvalidArgument naming the first prompt without an "unsafe" label, which rewards of the form PROMPT_AWARE need.
+  // InvalidArgument naming the first prompt without an "unsafe" label, which rewards of the form
+  // PROMPT_AWARE need.
   absl::Status CheckLabels() const;
 
   // Counts the tokens of every prompt by `count_tokens` (the rendered prompt, generation prompt

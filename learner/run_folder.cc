@@ -18,7 +18,8 @@ namespace {
 
 absl::Status HoldsRun(absl::string_view path, absl::string_view found) {
   return absl::AlreadyExistsError(
-      absl::StrCat(path, ": holds a run already (", found, " is there); give another run_dir or remove the folder"));
+      absl::StrCat(path, ": holds a run already (", found,
+                   " is there); give another run_dir or remove the folder"));
 }
 
 absl::Status WriteError(absl::string_view path, int error) {
@@ -33,7 +34,8 @@ absl::Status RunFolder::CheckFree(absl::string_view path) {
   const std::filesystem::path folder{std::string(path)};
   std::error_code ignored;
   if (std::filesystem::exists(folder, ignored) && !std::filesystem::is_directory(folder, ignored)) {
-    return absl::FailedPreconditionError(absl::StrCat(path, ": is a file, run_dir must be a folder"));
+    return absl::FailedPreconditionError(
+        absl::StrCat(path, ": is a file, run_dir must be a folder"));
   }
   for (const char* name : {"config.txtpb", "run.db", "metrics.jsonl", "summary.json"}) {
     if (std::filesystem::exists(folder / name, ignored)) return HoldsRun(path, name);
@@ -41,8 +43,10 @@ absl::Status RunFolder::CheckFree(absl::string_view path) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<RunFolder> RunFolder::Claim(absl::string_view path, const proto::RunConfig& resolved) {
-  if (path.empty()) return absl::InvalidArgumentError("run_dir is empty, must be the path of a folder");
+absl::StatusOr<RunFolder> RunFolder::Claim(absl::string_view path,
+                                           const proto::RunConfig& resolved) {
+  if (path.empty())
+    return absl::InvalidArgumentError("run_dir is empty, must be the path of a folder");
   WB_RETURN_IF_ERROR(CheckFree(path));
   WB_RETURN_IF_ERROR(MakeDirectories(path));
   absl::StatusOr<FileLock> lock = FileLock::Acquire(absl::StrCat(path, "/lock"));
@@ -70,7 +74,8 @@ absl::Status RunFolder::AppendMetrics(absl::string_view json_line) {
   } while (written < 0 && errno == EINTR);
   if (written == static_cast<ssize_t>(line.size())) return absl::OkStatus();
   const int error = written < 0 ? errno : ENOSPC;
-  if (::ftruncate(metrics_fd_, before.st_size) != 0) return WriteError(Join("metrics.jsonl"), errno);
+  if (::ftruncate(metrics_fd_, before.st_size) != 0)
+    return WriteError(Join("metrics.jsonl"), errno);
   return WriteError(Join("metrics.jsonl"), error);
 }
 
@@ -81,7 +86,8 @@ absl::Status RunFolder::Write(absl::string_view name, absl::string_view bytes) c
 std::string RunFolder::Join(absl::string_view name) const { return absl::StrCat(path_, "/", name); }
 
 std::string DefaultRunDir(const proto::RunConfig& config, absl::Time now) {
-  return absl::StrCat("runs/", config.name(), "-", absl::FormatTime("%Y%m%d-%H%M%S", now, absl::UTCTimeZone()));
+  return absl::StrCat("runs/", config.name(), "-",
+                      absl::FormatTime("%Y%m%d-%H%M%S", now, absl::UTCTimeZone()));
 }
 
 }  // namespace wideberth::learner

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The folder of one run on disk: claimed by one learner, never by a second; configuration, metrics, adapter and summary land here. The journal
-// (run.db) and the logs live beside them.
+// The folder of one run on disk: claimed by one learner, never by a second; configuration, metrics,
+// adapter and summary land here. The journal (run.db) and the logs live beside them.
 #pragma once
 
 #include <string>
@@ -18,19 +18,23 @@ namespace wideberth::learner {
 // Not thread-safe; owned by the learner's thread. Holds the folder's lock while it lives.
 class RunFolder {
  public:
-  // Makes the folder and writes config.txtpb. AlreadyExists for a folder that holds a run (finished or not), FailedPrecondition for one that a running
-  // learner holds; either way nothing in it is changed. Log files may be there before.
+  // Makes the folder and writes config.txtpb. AlreadyExists for a folder that holds a run (finished
+  // or not), FailedPrecondition for one that a running learner holds; either way nothing in it is
+  // changed. Log files may be there before.
   static absl::StatusOr<RunFolder> Claim(absl::string_view path, const proto::RunConfig& resolved);
   // The check alone, without touching anything: for the launcher before it starts processes.
   static absl::Status CheckFree(absl::string_view path);
 
   RunFolder(RunFolder&& other) noexcept
-      : path_(std::move(other.path_)), lock_(std::move(other.lock_)), metrics_fd_(std::exchange(other.metrics_fd_, -1)) {}
+      : path_(std::move(other.path_)),
+        lock_(std::move(other.lock_)),
+        metrics_fd_(std::exchange(other.metrics_fd_, -1)) {}
   RunFolder& operator=(RunFolder&&) = delete;
   ~RunFolder();
 
-  // Appends one line to metrics.jsonl in one write, so that a reader never sees half of it once it returned OK; what a full disk cut off is taken
-  // back. ResourceExhausted or Unavailable with the path.
+  // Appends one line to metrics.jsonl in one write, so that a reader never sees half of it once it
+  // returned OK; what a full disk cut off is taken back. ResourceExhausted or Unavailable with the
+  // path.
   absl::Status AppendMetrics(absl::string_view json_line);
   // Whole or absent.
   absl::Status Write(absl::string_view name, absl::string_view bytes) const;
@@ -39,7 +43,8 @@ class RunFolder {
   std::string Join(absl::string_view name) const;
 
  private:
-  RunFolder(std::string path, FileLock lock, int metrics_fd) : path_(std::move(path)), lock_(std::move(lock)), metrics_fd_(metrics_fd) {}
+  RunFolder(std::string path, FileLock lock, int metrics_fd)
+      : path_(std::move(path)), lock_(std::move(lock)), metrics_fd_(metrics_fd) {}
   std::string path_;
   FileLock lock_;
   int metrics_fd_;

@@ -18,7 +18,8 @@ namespace {
 constexpr int kRetryAfterMs = 25;
 
 absl::Status UnknownMember(const std::string& member_id) {
-  return absl::NotFoundError(absl::StrCat("member \"", member_id, "\" is not known, it has to register again"));
+  return absl::NotFoundError(
+      absl::StrCat("member \"", member_id, "\" is not known, it has to register again"));
 }
 
 Outcome Answer(Outcome::Outcome outcome, std::string message) {
@@ -30,7 +31,8 @@ Outcome Answer(Outcome::Outcome outcome, std::string message) {
 
 }  // namespace
 
-void LearnerService::ReturnLeases(const std::string& member_id, const std::string& name, absl::string_view why) {
+void LearnerService::ReturnLeases(const std::string& member_id, const std::string& name,
+                                  absl::string_view why) {
   const int n = parts_.leases->ReturnLeasesOf(member_id);
   const std::string text = absl::StrCat(why, "; ", n, " leases taken back");
   parts_.journal->NoteEvent("member", name, text, parts_.clock->Now());
@@ -40,11 +42,13 @@ void LearnerService::ReturnLeases(const std::string& member_id, const std::strin
 void LearnerService::ReapLost() {
   for (const Members::Member& member : parts_.members->ReapLost()) {
     ReturnLeases(member.id, member.registration.name(),
-                 absl::StrCat("has not been heard of for ", parts_.config->learner().member_timeout(), " s and counts as lost"));
+                 absl::StrCat("has not been heard of for ",
+                              parts_.config->learner().member_timeout(), " s and counts as lost"));
   }
 }
 
-absl::StatusOr<proto::RegisterResponse> LearnerService::Register(const proto::RegisterRequest& request) {
+absl::StatusOr<proto::RegisterResponse> LearnerService::Register(
+    const proto::RegisterRequest& request) {
   auto registered = parts_.members->Register(request);
   if (!registered.ok()) {
     WB_LOG(ERROR) << registered.status().message();
@@ -65,17 +69,20 @@ absl::StatusOr<proto::RegisterResponse> LearnerService::Register(const proto::Re
   return response;
 }
 
-absl::StatusOr<proto::HeartbeatResponse> LearnerService::Heartbeat(const proto::HeartbeatRequest& request) {
+absl::StatusOr<proto::HeartbeatResponse> LearnerService::Heartbeat(
+    const proto::HeartbeatRequest& request) {
   ReapLost();
   const bool drain = draining_;
   proto::HeartbeatResponse response;
   response.set_known(parts_.members->Heartbeat(request.member_id(), request.status(), drain));
   response.set_drain(drain);
-  for (proto::ScorerEndpoint& endpoint : parts_.members->ScorerEndpoints()) *response.add_scorer() = std::move(endpoint);
+  for (proto::ScorerEndpoint& endpoint : parts_.members->ScorerEndpoints())
+    *response.add_scorer() = std::move(endpoint);
   return response;
 }
 
-absl::StatusOr<proto::LeasePromptsResponse> LearnerService::LeasePrompts(const proto::LeasePromptsRequest& request) {
+absl::StatusOr<proto::LeasePromptsResponse> LearnerService::LeasePrompts(
+    const proto::LeasePromptsRequest& request) {
   const bool drain = draining_;
   if (!parts_.members->Touch(request.member_id(), drain)) return UnknownMember(request.member_id());
   ReapLost();
@@ -86,7 +93,8 @@ absl::StatusOr<proto::LeasePromptsResponse> LearnerService::LeasePrompts(const p
   }
   if (parts_.members->MayLease(request.member_id())) {
     const std::string name = parts_.members->NameOf(request.member_id());
-    for (proto::GroupLease& lease : parts_.leases->Take(request.member_id(), std::clamp(request.max_groups(), 1, 1024))) {
+    for (proto::GroupLease& lease :
+         parts_.leases->Take(request.member_id(), std::clamp(request.max_groups(), 1, 1024))) {
       parts_.journal->NoteLease(lease, name, parts_.clock->Now());
       *response.add_lease() = std::move(lease);
     }
@@ -95,20 +103,24 @@ absl::StatusOr<proto::LeasePromptsResponse> LearnerService::LeasePrompts(const p
   return response;
 }
 
-std::string LearnerService::ForeignPolicy(const proto::SubmitGroupRequest& request, Phase phase) const {
+std::string LearnerService::ForeignPolicy(const proto::SubmitGroupRequest& request,
+                                          Phase phase) const {
   const std::string& sent = request.adapter_fingerprint();
   if (phase == Phase::kEvaluateBefore && sent.empty()) return "";
   MutexLock lock(mutex_);
   const auto version = versions_.find(request.policy_version());
   if (version == versions_.end()) {
-    return absl::StrCat("group ", request.group_id(), " was sampled with version ", request.policy_version(), ", which was never published");
+    return absl::StrCat("group ", request.group_id(), " was sampled with version ",
+                        request.policy_version(), ", which was never published");
   }
   if (version->second.fingerprint != sent) {
-    return absl::StrCat("group ", request.group_id(), " was sampled with adapter ", sent.empty() ? "(none)" : sent, ", version ",
-                        request.policy_version(), " is ", version->second.fingerprint);
+    return absl::StrCat("group ", request.group_id(), " was sampled with adapter ",
+                        sent.empty() ? "(none)" : sent, ", version ", request.policy_version(),
+                        " is ", version->second.fingerprint);
   }
   if (phase == Phase::kEvaluateAfter && version->first != versions_.rbegin()->first) {
-    return absl::StrCat("group ", request.group_id(), " was sampled with version ", request.policy_version(), ", expected the last one, ",
+    return absl::StrCat("group ", request.group_id(), " was sampled with version ",
+                        request.policy_version(), ", expected the last one, ",
                         versions_.rbegin()->first);
   }
   return "";
@@ -121,12 +133,14 @@ absl::StatusOr<Outcome> LearnerService::SubmitGroup(const proto::SubmitGroupRequ
   std::string message;
   const Outcome::Outcome outcome = parts_.leases->Begin(request, &message, &phase, &attempt);
   if (outcome != Outcome::ACCEPTED) {
-    if (outcome == Outcome::REFUSED) WB_LOG(WARNING) << parts_.members->NameOf(request.member_id()) << ": " << message;
+    if (outcome == Outcome::REFUSED)
+      WB_LOG(WARNING) << parts_.members->NameOf(request.member_id()) << ": " << message;
     return Answer(outcome, message);
   }
   message = ForeignPolicy(request, phase);
   if (message.empty()) {
-    const int expected = phase == Phase::kTrain ? parts_.config->learner().group_size() : parts_.config->evaluation().num_completions();
+    const int expected = phase == Phase::kTrain ? parts_.config->learner().group_size()
+                                                : parts_.config->evaluation().num_completions();
     message = std::string(CheckWellFormed(request, expected, parts_.vocab).message());
   }
   if (!message.empty()) {
@@ -140,7 +154,8 @@ absl::StatusOr<Outcome> LearnerService::SubmitGroup(const proto::SubmitGroupRequ
   return Store(request, phase, attempt);
 }
 
-absl::StatusOr<Outcome> LearnerService::Store(const proto::SubmitGroupRequest& request, Phase phase, int attempt) {
+absl::StatusOr<Outcome> LearnerService::Store(const proto::SubmitGroupRequest& request, Phase phase,
+                                              int attempt) {
   const Screening screening = Screen(request, parts_.config->reward(), phase, attempt);
   JournalGroup group;
   group.phase = phase;
@@ -157,29 +172,35 @@ absl::StatusOr<Outcome> LearnerService::Store(const proto::SubmitGroupRequest& r
   }
   {
     MutexLock lock(mutex_);
-    for (size_t status = 0; status < missing_.size(); ++status) missing_[status] += screening.missing[status];
+    for (size_t status = 0; status < missing_.size(); ++status)
+      missing_[status] += screening.missing[status];
   }
-  // Into the pool before the table knows: a step that counts on the group finds it.
+  // The table first: whoever takes the group from the pool finds it counted.
+  parts_.leases->Finish(phase, request.group_id(), screening.disposition);
   if (screening.disposition == Disposition::kUse) {
     parts_.pool->Push({phase, group.member, parts_.prompt_of(phase, request.group_id()), request});
   }
-  parts_.leases->Finish(phase, request.group_id(), screening.disposition);
   std::string message;
   if (screening.disposition == Disposition::kRetry) {
     message = absl::StrCat("leased again, ", screening.reason);
   } else if (screening.disposition == Disposition::kDrop) {
-    message = absl::StrCat("not trained on, ", screening.reason.empty() ? "fewer than two completions are usable" : screening.reason);
+    message = absl::StrCat("not trained on, ", screening.reason.empty()
+                                                   ? "fewer than two completions are usable"
+                                                   : screening.reason);
   }
-  if (!message.empty()) WB_LOG(WARNING) << "group " << request.group_id() << " of " << group.member << " " << message;
+  if (!message.empty())
+    WB_LOG(WARNING) << "group " << request.group_id() << " of " << group.member << " " << message;
   return Answer(Outcome::ACCEPTED, message);
 }
 
-absl::StatusOr<proto::AcknowledgeAdapterResponse> LearnerService::AcknowledgeAdapter(const proto::AcknowledgeAdapterRequest& request) {
+absl::StatusOr<proto::AcknowledgeAdapterResponse> LearnerService::AcknowledgeAdapter(
+    const proto::AcknowledgeAdapterRequest& request) {
   {
     MutexLock lock(mutex_);
     const auto version = versions_.find(request.version());
     if (version == versions_.end() || version->second.fingerprint != request.fingerprint()) {
-      return absl::InvalidArgumentError(absl::StrCat("version ", request.version(), " with fingerprint ", request.fingerprint(),
+      return absl::InvalidArgumentError(absl::StrCat("version ", request.version(),
+                                                     " with fingerprint ", request.fingerprint(),
                                                      " was never published by this learner"));
     }
     version->second.last_acknowledged = parts_.clock->Now();
@@ -190,7 +211,8 @@ absl::StatusOr<proto::AcknowledgeAdapterResponse> LearnerService::AcknowledgeAda
   return proto::AcknowledgeAdapterResponse();
 }
 
-absl::StatusOr<std::shared_ptr<const transport::AdapterBlob>> LearnerService::NewestAdapter(const proto::FetchAdapterRequest& request) {
+absl::StatusOr<std::shared_ptr<const transport::AdapterBlob>> LearnerService::NewestAdapter(
+    const proto::FetchAdapterRequest& request) {
   parts_.members->Touch(request.member_id(), false);
   return parts_.shelf->Newest(request);
 }
@@ -213,7 +235,8 @@ MissingScores LearnerService::missing_scores() const {
 absl::optional<absl::Duration> LearnerService::SyncLatency(uint64_t version) const {
   MutexLock lock(mutex_);
   const auto found = versions_.find(version);
-  if (found == versions_.end() || !found->second.last_acknowledged.has_value()) return absl::nullopt;
+  if (found == versions_.end() || !found->second.last_acknowledged.has_value())
+    return absl::nullopt;
   return *found->second.last_acknowledged - found->second.published_at;
 }
 

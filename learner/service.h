@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The learner's side of the wires: what members ask, tell and hand in. Stands between the RPC server and lease table, members, journal and pool; every
-// call parses, locks shortly, writes the journal where a group is accepted, and returns.
+// The learner's side of the wires: what members ask, tell and hand in. Stands between the RPC
+// server and lease table, members, journal and pool; every call parses, locks shortly, writes the
+// journal where a group is accepted, and returns.
 #pragma once
 
 #include <atomic>
@@ -42,12 +43,18 @@ class LearnerService final : public transport::LearnerHandler {
   explicit LearnerService(Parts parts) : parts_(std::move(parts)) {}
 
   absl::StatusOr<proto::RegisterResponse> Register(const proto::RegisterRequest& request) override;
-  absl::StatusOr<proto::HeartbeatResponse> Heartbeat(const proto::HeartbeatRequest& request) override;
-  absl::StatusOr<proto::LeasePromptsResponse> LeasePrompts(const proto::LeasePromptsRequest& request) override;
-  // ACCEPTED is answered only after the group is durable. A journal that cannot be written ends the run: the pool fails with its sentence.
-  absl::StatusOr<proto::SubmitGroupResponse> SubmitGroup(const proto::SubmitGroupRequest& request) override;
-  absl::StatusOr<proto::AcknowledgeAdapterResponse> AcknowledgeAdapter(const proto::AcknowledgeAdapterRequest& request) override;
-  absl::StatusOr<std::shared_ptr<const transport::AdapterBlob>> NewestAdapter(const proto::FetchAdapterRequest& request) override;
+  absl::StatusOr<proto::HeartbeatResponse> Heartbeat(
+      const proto::HeartbeatRequest& request) override;
+  absl::StatusOr<proto::LeasePromptsResponse> LeasePrompts(
+      const proto::LeasePromptsRequest& request) override;
+  // ACCEPTED is answered only after the group is durable. A journal that cannot be written ends the
+  // run: the pool fails with its sentence.
+  absl::StatusOr<proto::SubmitGroupResponse> SubmitGroup(
+      const proto::SubmitGroupRequest& request) override;
+  absl::StatusOr<proto::AcknowledgeAdapterResponse> AcknowledgeAdapter(
+      const proto::AcknowledgeAdapterRequest& request) override;
+  absl::StatusOr<std::shared_ptr<const transport::AdapterBlob>> NewestAdapter(
+      const proto::FetchAdapterRequest& request) override;
 
   // Puts a version on the shelf; from now on groups sampled with it are accepted.
   absl::Status Publish(std::shared_ptr<const transport::AdapterBlob> blob);
@@ -70,7 +77,8 @@ class LearnerService final : public transport::LearnerHandler {
   void ReturnLeases(const std::string& member_id, const std::string& name, absl::string_view why);
   // The sentence that refuses the group; empty: version and fingerprint are ours.
   std::string ForeignPolicy(const proto::SubmitGroupRequest& request, Phase phase) const;
-  absl::StatusOr<proto::SubmitGroupResponse> Store(const proto::SubmitGroupRequest& request, Phase phase, int attempt);
+  absl::StatusOr<proto::SubmitGroupResponse> Store(const proto::SubmitGroupRequest& request,
+                                                   Phase phase, int attempt);
 
   const Parts parts_;
   std::atomic<bool> draining_{false};

@@ -21,7 +21,9 @@ ordered_json Number(const absl::optional<double>& value) {
 }
 
 double TokensPerSecond(const StepReport& report) {
-  return report.seconds.total > 0 ? static_cast<double>(report.metrics.num_completion_tokens) / report.seconds.total : 0.0;
+  return report.seconds.total > 0
+             ? static_cast<double>(report.metrics.num_completion_tokens) / report.seconds.total
+             : 0.0;
 }
 
 ordered_json Missing(const MissingScores& missing) {
@@ -73,13 +75,17 @@ std::string StepJson(const StepReport& report) {
   json["staleness_mean"] = report.staleness_mean;
   json["staleness_max"] = report.staleness_max;
   json["sync_seconds"] = Number(report.sync_seconds);
-  json["seconds"] = {{"total", report.seconds.total},     {"wait", report.seconds.wait},         {"train", report.seconds.train},
-                     {"reference", m.reference_seconds},  {"forward", m.forward_seconds},        {"backward", m.backward_seconds},
-                     {"optimizer", m.optimizer_seconds},  {"publish", report.seconds.publish},   {"generate", report.seconds.generate},
-                     {"score", report.seconds.score}};
-  json["groups_so_far"] = {{"leased", report.leases.leased},       {"accepted", report.leases.accepted}, {"expired", report.leases.expired},
-                           {"returned", report.leases.returned},   {"duplicate", report.leases.duplicate}, {"stale", report.leases.stale},
-                           {"refused", report.leases.refused},     {"retried", report.leases.retried},   {"dropped", report.leases.dropped}};
+  json["seconds"] = {{"total", report.seconds.total},       {"wait", report.seconds.wait},
+                     {"train", report.seconds.train},       {"reference", m.reference_seconds},
+                     {"forward", m.forward_seconds},        {"backward", m.backward_seconds},
+                     {"optimizer", m.optimizer_seconds},    {"publish", report.seconds.publish},
+                     {"generate", report.seconds.generate}, {"score", report.seconds.score}};
+  json["groups_so_far"] = {
+      {"leased", report.leases.leased},       {"accepted", report.leases.accepted},
+      {"expired", report.leases.expired},     {"returned", report.leases.returned},
+      {"duplicate", report.leases.duplicate}, {"stale", report.leases.stale},
+      {"refused", report.leases.refused},     {"retried", report.leases.retried},
+      {"dropped", report.leases.dropped}};
   json["missing_scores_so_far"] = Missing(report.missing);
   json["fingerprint"] = report.fingerprint;
   json["time"] = report.unix_time;
@@ -87,13 +93,18 @@ std::string StepJson(const StepReport& report) {
 }
 
 std::string StepLine(const StepReport& report, int64_t max_steps) {
-  const auto show = [](const absl::optional<double>& v) { return v.has_value() ? absl::StrFormat("%.4f", *v) : std::string("-"); };
+  const auto show = [](const absl::optional<double>& v) {
+    return v.has_value() ? absl::StrFormat("%.4f", *v) : std::string("-");
+  };
   return absl::StrFormat(
-      "step %d/%d: reward %.4f, t %s, near the boundary %s, u %s, KL %.6f, loss %.5f, gradient norm %.4f, log-probs differ by at most %.2g, "
+      "step %d/%d: reward %.4f, t %s, near the boundary %s, u %s, KL %.6f, loss %.5f, gradient "
+      "norm %.4f, log-probs differ by at most %.2g, "
       "%d tokens, %.1f s (%.1f waiting, %.1f training)",
-      report.step, max_steps, report.metrics.reward_mean, show(report.t_mean), show(report.boundary_mass), show(report.u_mean), report.metrics.kl,
-      report.metrics.loss, report.metrics.grad_norm, report.metrics.logprob_difference_max, report.metrics.num_completion_tokens,
-      report.seconds.total, report.seconds.wait, report.seconds.train);
+      report.step, max_steps, report.metrics.reward_mean, show(report.t_mean),
+      show(report.boundary_mass), show(report.u_mean), report.metrics.kl, report.metrics.loss,
+      report.metrics.grad_norm, report.metrics.logprob_difference_max,
+      report.metrics.num_completion_tokens, report.seconds.total, report.seconds.wait,
+      report.seconds.train);
 }
 
 std::string Sparkline(const std::vector<absl::optional<double>>& values, int width) {
@@ -132,22 +143,36 @@ StepHistory::StepHistory(transport::Metrics* metrics) : metrics_(metrics) {}
 
 void StepHistory::Add(const StepReport& report) {
   const StepMetrics& m = report.metrics;
-  const auto gauge = [&](const char* name, const char* help, double value) { metrics_->NewGauge(name, help)->Set(value); };
+  const auto gauge = [&](const char* name, const char* help, double value) {
+    metrics_->NewGauge(name, help)->Set(value);
+  };
   gauge("wideberth_policy_version", "Optimiser steps done.", static_cast<double>(report.version));
   gauge("wideberth_reward_mean", "Mean reward of the last step.", m.reward_mean);
   gauge("wideberth_kl_nats", "KL to the base per token, last step.", m.kl);
-  gauge("wideberth_logprob_difference_max", "Largest difference of log-probs between sampler and learner, last step.", m.logprob_difference_max);
+  gauge("wideberth_logprob_difference_max",
+        "Largest difference of log-probs between sampler and learner, last step.",
+        m.logprob_difference_max);
   gauge("wideberth_step_seconds", "Wall time of the last step.", report.seconds.total);
   gauge("wideberth_wait_seconds", "Time the last step waited for groups.", report.seconds.wait);
-  gauge("wideberth_tokens_per_second", "Completion tokens trained on per second, last step.", TokensPerSecond(report));
-  if (report.t_mean.has_value()) gauge("wideberth_guard_score_mean", "Mean t of the last step.", *report.t_mean);
-  if (report.boundary_mass.has_value()) gauge("wideberth_boundary_mass_ratio", "Share of t within 0.1 of 0.5, last step.", *report.boundary_mass);
-  if (report.sync_seconds.has_value()) gauge("wideberth_adapter_sync_seconds", "From publication to the last acknowledgement.", *report.sync_seconds);
-  metrics_->NewCounter("wideberth_trained_tokens_total", "Completion tokens trained on.")->Increment(static_cast<double>(m.num_completion_tokens));
+  gauge("wideberth_tokens_per_second", "Completion tokens trained on per second, last step.",
+        TokensPerSecond(report));
+  if (report.t_mean.has_value())
+    gauge("wideberth_guard_score_mean", "Mean t of the last step.", *report.t_mean);
+  if (report.boundary_mass.has_value())
+    gauge("wideberth_boundary_mass_ratio", "Share of t within 0.1 of 0.5, last step.",
+          *report.boundary_mass);
+  if (report.sync_seconds.has_value())
+    gauge("wideberth_adapter_sync_seconds", "From publication to the last acknowledgement.",
+          *report.sync_seconds);
+  metrics_->NewCounter("wideberth_trained_tokens_total", "Completion tokens trained on.")
+      ->Increment(static_cast<double>(m.num_completion_tokens));
 
   MutexLock lock(mutex_);
   const auto count = [&](const char* outcome, uint64_t now, uint64_t* before) {
-    metrics_->NewCounter("wideberth_groups_total", "Groups by what became of them.", {{"outcome", outcome}})->Increment(static_cast<double>(now - *before));
+    metrics_
+        ->NewCounter("wideberth_groups_total", "Groups by what became of them.",
+                     {{"outcome", outcome}})
+        ->Increment(static_cast<double>(now - *before));
     *before = now;
   };
   count("accepted", report.leases.accepted, &counted_.accepted);
@@ -159,12 +184,14 @@ void StepHistory::Add(const StepReport& report) {
   count("retried", report.leases.retried, &counted_.retried);
   count("dropped", report.leases.dropped, &counted_.dropped);
   for (int status = 1; status < proto::ScoreStatus_ARRAYSIZE; ++status) {
-    metrics_->NewCounter("wideberth_missing_scores_total", "Scores that are none, by status.",
-                         {{"status", proto::ScoreStatus_Name(static_cast<proto::ScoreStatus>(status))}})
+    metrics_
+        ->NewCounter("wideberth_missing_scores_total", "Scores that are none, by status.",
+                     {{"status", proto::ScoreStatus_Name(static_cast<proto::ScoreStatus>(status))}})
         ->Increment(static_cast<double>(report.missing[status] - counted_missing_[status]));
   }
   counted_missing_ = report.missing;
-  points_.push_back({m.reward_mean, report.t_mean, report.boundary_mass, m.kl, TokensPerSecond(report)});
+  points_.push_back(
+      {m.reward_mean, report.t_mean, report.boundary_mass, m.kl, TokensPerSecond(report)});
   if (points_.size() > kHistory) points_.pop_front();
 }
 
@@ -172,7 +199,10 @@ std::vector<std::pair<std::string, std::string>> StepHistory::Facts() const {
   MutexLock lock(mutex_);
   std::vector<std::pair<std::string, std::string>> facts;
   const std::pair<const char*, absl::optional<double> Point::*> series[] = {
-      {"reward", &Point::reward}, {"t", &Point::t}, {"near the boundary", &Point::boundary_mass}, {"KL to the base", &Point::kl}};
+      {"reward", &Point::reward},
+      {"t", &Point::t},
+      {"near the boundary", &Point::boundary_mass},
+      {"KL to the base", &Point::kl}};
   for (const auto& [name, field] : series) {
     std::vector<absl::optional<double>> values;
     for (const Point& point : points_) values.push_back(point.*field);

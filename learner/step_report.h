@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What one optimiser step tells: the line of metrics.jsonl, the Prometheus values and the short history on the learner's page.
+// What one optimiser step tells: the line of metrics.jsonl, the Prometheus values and the short
+// history on the learner's page.
 #pragma once
 
 #include <deque>
@@ -19,8 +20,8 @@ namespace wideberth::learner {
 
 // Seconds of wall time; the parts of `train` are in StepMetrics.
 struct StepSeconds {
-  double total = 0;     // Since the step before ended.
-  double wait = 0;      // For groups.
+  double total = 0;  // Since the step before ended.
+  double wait = 0;   // For groups.
   double train = 0;
   double publish = 0;   // Pack, store, put on the shelf.
   double generate = 0;  // Summed over groups, by the actors.
@@ -28,15 +29,17 @@ struct StepSeconds {
 };
 
 struct StepReport {
-  int64_t step = 0;               // 1 for the first.
-  uint64_t version = 0;           // That the step made; equals `step`.
+  int64_t step = 0;      // 1 for the first.
+  uint64_t version = 0;  // That the step made; equals `step`.
   StepMetrics metrics;
-  absl::optional<double> u_mean, t_mean, boundary_mass;  // Over scored completions; the mass of t within 0.1 of 0.5.
+  absl::optional<double> u_mean, t_mean,
+      boundary_mass;  // Over scored completions; the mass of t within 0.1 of 0.5.
   double staleness_mean = 0;
   int64_t staleness_max = 0;
   StepSeconds seconds;
-  absl::optional<double> sync_seconds;  // From publication of the version sampled from to its last acknowledgement.
-  LeaseTable::Counters leases;          // Since the run began.
+  absl::optional<double>
+      sync_seconds;  // From publication of the version sampled from to its last acknowledgement.
+  LeaseTable::Counters leases;  // Since the run began.
   MissingScores missing{};
   std::string fingerprint;
   double unix_time = 0;
@@ -69,7 +72,8 @@ class StepHistory {
   transport::Metrics* const metrics_;
 };
 
-// One character of eight heights for each of at most `width` values (longer series are averaged), scaled to their own range; gaps for missing ones.
+// One character of eight heights for each of at most `width` values (longer series are averaged),
+// scaled to their own range; gaps for missing ones.
 std::string Sparkline(const std::vector<absl::optional<double>>& values, int width);
 
 }  // namespace wideberth::learner

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The phases of a run on the device thread: evaluation, optimiser steps, and what is written at the end. Further members of Learner.
+// The phases of a run on the device thread: evaluation, optimiser steps, and what is written at the
+// end. Further members of Learner.
 #include <algorithm>
 #include <cmath>
 #include <thread>
@@ -19,7 +20,8 @@ namespace {
 double Since(absl::Time began) { return absl::ToDoubleSeconds(absl::Now() - began); }
 
 // The completions of a group that can be trained on, with their rewards in the same order.
-TrainGroup MakeTrainGroup(const AcceptedGroup& group, const std::vector<CompletionReward>& rewards, bool on_policy) {
+TrainGroup MakeTrainGroup(const AcceptedGroup& group, const std::vector<CompletionReward>& rewards,
+                          bool on_policy) {
   TrainGroup out;
   out.group_id = group.request.group_id();
   out.source = group.member;
@@ -45,7 +47,9 @@ struct Mean {
     sum += value;
     ++n;
   }
-  absl::optional<double> value() const { return n > 0 ? absl::optional<double>(sum / static_cast<double>(n)) : absl::nullopt; }
+  absl::optional<double> value() const {
+    return n > 0 ? absl::optional<double>(sum / static_cast<double>(n)) : absl::nullopt;
+  }
 };
 
 void DescribeScores(const std::vector<std::vector<CompletionReward>>& rewards, StepReport* report) {
@@ -70,23 +74,48 @@ std::string LastUserMessage(const proto::Prompt& prompt) {
   return "";
 }
 
+// Every result states which form and settings it was made with.
+std::vector<std::pair<std::string, std::string>> Settings(const proto::RunConfig& config) {
+  const proto::RewardConfig& reward = config.reward();
+  const proto::LearnerConfig& learner = config.learner();
+  return {
+      {"reward.form", proto::RewardConfig::Form_Name(reward.form())},
+      {"reward.utility_normalization",
+       proto::RewardConfig::Normalization_Name(reward.utility_normalization())},
+      {"reward.boundary_coefficient", absl::StrCat(reward.boundary_coefficient())},
+      {"reward.utility_weight", absl::StrCat(reward.utility_weight())},
+      {"reward.tau", absl::StrCat(reward.tau())},
+      {"reward.lambda", absl::StrCat(reward.lambda())},
+      {"learner.loss_type", proto::LearnerConfig::LossType_Name(learner.loss_type())},
+      {"learner.beta", absl::StrCat(learner.beta())},
+      {"learner.learning_rate", absl::StrCat(learner.learning_rate())},
+      {"learner.group_size", absl::StrCat(learner.group_size())},
+      {"learner.groups_per_step", absl::StrCat(learner.groups_per_step())},
+      {"learner.max_staleness", absl::StrCat(learner.max_staleness())},
+      {"generation.temperature", absl::StrCat(config.generation().temperature())},
+      {"generation.max_new_tokens", absl::StrCat(config.generation().max_new_tokens())}};
+}
+
 }  // namespace
 
 absl::Status Learner::Evaluate(Phase phase) {
   const bool before = phase == Phase::kEvaluateBefore;
   SetState(before ? "evaluating" : "evaluating again");
   const int n = config_.evaluation().num_prompts();
-  leases_->BeginEvaluation(phase, n, config_.evaluation().num_completions(), /*adapter_off=*/before);
+  leases_->BeginEvaluation(phase, n, config_.evaluation().num_completions(),
+                           /*adapter_off=*/before);
   WB_ASSIGN_OR_RETURN(const std::vector<AcceptedGroup> groups, Collect(phase, n));
   if (before) evaluation_.resize(n);
   for (int i = 0; i < n; ++i) {
     report::PromptPair& pair = evaluation_[i];
     pair.prompt_id = groups[i].prompt.id();
     pair.prompt = LastUserMessage(groups[i].prompt);
-    WB_ASSIGN_OR_RETURN((before ? pair.before : pair.after), EvaluateGroup(groups[i], config_.reward(), composer_, *model_, !before,
-                                                                            config_.generation().temperature()));
+    WB_ASSIGN_OR_RETURN((before ? pair.before : pair.after),
+                        EvaluateGroup(groups[i], config_.reward(), composer_, *model_, !before,
+                                      config_.generation().temperature()));
   }
-  WB_LOG(INFO) << "evaluated " << n << " held-out prompts " << (before ? "with the base model" : "with the trained policy");
+  WB_LOG(INFO) << "evaluated " << n << " held-out prompts "
+               << (before ? "with the base model" : "with the trained policy");
   return absl::OkStatus();
 }
 
@@ -121,7 +150,8 @@ absl::StatusOr<std::vector<AcceptedGroup>> Learner::CollectStep() {
   }
   std::vector<AcceptedGroup> step;
   while (step.size() < wanted) {
-    WB_ASSIGN_OR_RETURN(std::vector<AcceptedGroup> groups, Collect(Phase::kTrain, wanted - step.size()));
+    WB_ASSIGN_OR_RETURN(std::vector<AcceptedGroup> groups,
+                        Collect(Phase::kTrain, wanted - step.size()));
     for (AcceptedGroup& group : groups) {
       if (group.request.policy_version() + config_.learner().max_staleness() < version) {
         leases_->DropAccepted(group.request.group_id());
@@ -130,8 +160,9 @@ absl::StatusOr<std::vector<AcceptedGroup>> Learner::CollectStep() {
       step.push_back(std::move(group));
     }
   }
-  std::sort(step.begin(), step.end(),
-            [](const AcceptedGroup& a, const AcceptedGroup& b) { return a.request.group_id() < b.request.group_id(); });
+  std::sort(step.begin(), step.end(), [](const AcceptedGroup& a, const AcceptedGroup& b) {
+    return a.request.group_id() < b.request.group_id();
+  });
   return step;
 }
 
@@ -139,8 +170,10 @@ absl::StatusOr<StepReport> Learner::TrainOn(const std::vector<AcceptedGroup>& gr
   std::vector<GroupScores> scores;
   for (const AcceptedGroup& group : groups) {
     std::vector<const proto::Completion*> completions;
-    for (const proto::Completion& completion : group.request.completion()) completions.push_back(&completion);
-    const absl::optional<bool> unsafe = group.prompt.has_unsafe() ? absl::optional<bool>(group.prompt.unsafe()) : absl::nullopt;
+    for (const proto::Completion& completion : group.request.completion())
+      completions.push_back(&completion);
+    const absl::optional<bool> unsafe =
+        group.prompt.has_unsafe() ? absl::optional<bool>(group.prompt.unsafe()) : absl::nullopt;
     scores.push_back(GatherScores(config_.reward(), unsafe, completions));
   }
   WB_ASSIGN_OR_RETURN(const auto rewards, composer_.Compose(scores));
@@ -162,19 +195,22 @@ absl::StatusOr<StepReport> Learner::TrainOn(const std::vector<AcceptedGroup>& gr
   return report;
 }
 
-absl::Status Learner::PublishStep(const std::vector<AcceptedGroup>& groups, StepReport* report, absl::Time began) {
+absl::Status Learner::PublishStep(const std::vector<AcceptedGroup>& groups, StepReport* report,
+                                  absl::Time began) {
   uint64_t version;
   {
     MutexLock lock(mutex_);
     report->sync_seconds = absl::nullopt;
     version = ++version_;
   }
-  WB_ASSIGN_OR_RETURN(const auto blob, model::CatchTorch(absl::StrCat("version ", version), [&] { return Pack(); }));
+  WB_ASSIGN_OR_RETURN(const auto blob,
+                      model::CatchTorch(absl::StrCat("version ", version), [&] { return Pack(); }));
   fingerprint_ = blob->manifest.fingerprint();
   report->step = static_cast<int64_t>(version);
   report->version = version;
   report->fingerprint = fingerprint_;
-  if (const auto latency = service_->SyncLatency(version - 1); latency.has_value()) report->sync_seconds = absl::ToDoubleSeconds(*latency);
+  if (const auto latency = service_->SyncLatency(version - 1); latency.has_value())
+    report->sync_seconds = absl::ToDoubleSeconds(*latency);
   report->leases = leases_->counters();
   report->missing = service_->missing_scores();
   const absl::Time now = clock_->Now();
@@ -188,7 +224,8 @@ absl::Status Learner::PublishStep(const std::vector<AcceptedGroup>& groups, Step
   report->seconds.total = Since(step_began_);
   step_began_ = absl::Now();
   trained_tokens_ += report->metrics.num_completion_tokens;
-  worst_logprob_difference_ = std::max(worst_logprob_difference_, report->metrics.logprob_difference_max);
+  worst_logprob_difference_ =
+      std::max(worst_logprob_difference_, report->metrics.logprob_difference_max);
   if (version == 1) first_step_kl_ = report->metrics.kl;
   const std::string json = StepJson(*report);
   WB_RETURN_IF_ERROR(journal_->AppendStep(report->step, version, fingerprint_, ids, json, now));
@@ -221,24 +258,11 @@ report::Summary Learner::MakeSummary(const absl::Status& ended) const {
   summary.evaluation = evaluation_;
   summary.seed = config_.seed();
   summary.num_examples = config_.evaluation().num_examples();
-  const proto::RewardConfig& reward = config_.reward();
-  const proto::LearnerConfig& learner = config_.learner();
-  summary.settings = {{"reward.form", proto::RewardConfig::Form_Name(reward.form())},
-                      {"reward.utility_normalization", proto::RewardConfig::Normalization_Name(reward.utility_normalization())},
-                      {"reward.boundary_coefficient", absl::StrCat(reward.boundary_coefficient())},
-                      {"reward.utility_weight", absl::StrCat(reward.utility_weight())},
-                      {"reward.tau", absl::StrCat(reward.tau())},
-                      {"reward.lambda", absl::StrCat(reward.lambda())},
-                      {"learner.loss_type", proto::LearnerConfig::LossType_Name(learner.loss_type())},
-                      {"learner.beta", absl::StrCat(learner.beta())},
-                      {"learner.learning_rate", absl::StrCat(learner.learning_rate())},
-                      {"learner.group_size", absl::StrCat(learner.group_size())},
-                      {"learner.groups_per_step", absl::StrCat(learner.groups_per_step())},
-                      {"learner.max_staleness", absl::StrCat(learner.max_staleness())},
-                      {"generation.temperature", absl::StrCat(config_.generation().temperature())},
-                      {"generation.max_new_tokens", absl::StrCat(config_.generation().max_new_tokens())}};
+  summary.settings = Settings(config_);
   const LeaseTable::Counters counters = leases_->counters();
-  const auto total = [&](const char* name, double value) { summary.totals.emplace_back(name, value); };
+  const auto total = [&](const char* name, double value) {
+    summary.totals.emplace_back(name, value);
+  };
   total("trained_tokens", static_cast<double>(trained_tokens_));
   total("first_step_kl", first_step_kl_);
   total("worst_logprob_difference", worst_logprob_difference_);
@@ -252,20 +276,27 @@ report::Summary Learner::MakeSummary(const absl::Status& ended) const {
   total("leases_returned", static_cast<double>(counters.returned));
   const MissingScores missing = service_->missing_scores();
   for (int status = 1; status < proto::ScoreStatus_ARRAYSIZE; ++status) {
-    summary.totals.emplace_back(absl::StrCat("missing_", proto::ScoreStatus_Name(static_cast<proto::ScoreStatus>(status))),
-                                static_cast<double>(missing[status]));
+    summary.totals.emplace_back(
+        absl::StrCat("missing_", proto::ScoreStatus_Name(static_cast<proto::ScoreStatus>(status))),
+        static_cast<double>(missing[status]));
   }
   return summary;
 }
 
 absl::Status Learner::WriteResults(const absl::Status& ended) {
   report::Summary summary = MakeSummary(ended);
-  journal_->NoteEvent("end", "learner", absl::StrCat(summary.ended, summary.message.empty() ? "" : ": ", summary.message), clock_->Now());
-  absl::Status first = model::CatchTorch("saving the adapter", [&] { return adapter_->Save(summary.adapter_path, summary.base_model); });
+  journal_->NoteEvent(
+      "end", "learner",
+      absl::StrCat(summary.ended, summary.message.empty() ? "" : ": ", summary.message),
+      clock_->Now());
+  absl::Status first = model::CatchTorch("saving the adapter", [&] {
+    return adapter_->Save(summary.adapter_path, summary.base_model);
+  });
   // A summary does not promise an adapter that is not there.
   if (!first.ok()) summary.adapter_path.clear();
   const absl::Status others[] = {folder_->Write("summary.json", report::SummaryJson(summary)),
-                                 folder_->Write("summary.txt", report::SummaryTable(summary)), journal_->Flush()};
+                                 folder_->Write("summary.txt", report::SummaryTable(summary)),
+                                 journal_->Flush()};
   for (const absl::Status& status : others) {
     if (first.ok()) first = status;
   }
@@ -278,7 +309,9 @@ void Learner::TellEverybody() {
                                            absl::Seconds(config_.learner().member_timeout()));
   const absl::Time deadline = absl::Now() + patience;
   while (!members_->AllTold() && absl::Now() < deadline) absl::SleepFor(absl::Milliseconds(20));
-  if (!members_->AllTold()) WB_LOG(WARNING) << "not every member asked again within " << absl::FormatDuration(patience) << ", leaving without them";
+  if (!members_->AllTold())
+    WB_LOG(WARNING) << "not every member asked again within " << absl::FormatDuration(patience)
+                    << ", leaving without them";
 }
 
 }  // namespace wideberth::learner

@@ -24,18 +24,21 @@ namespace {
 using google::protobuf::FieldDescriptor;
 using google::protobuf::TextFormat;
 
-// The first violation; later checks are skipped. Sentences begin with the field's path, which is also how its line is found.
+// The first violation; later checks are skipped. Sentences begin with the field's path, which is
+// also how its line is found.
 class Checker {
  public:
   template <typename T>
   Checker& Require(bool satisfied, absl::string_view field, T found, absl::string_view expected) {
     if (status_.ok() && !satisfied) {
-      status_ = absl::InvalidArgumentError(absl::StrCat(field, " is ", found, ", must be ", expected));
+      status_ =
+          absl::InvalidArgumentError(absl::StrCat(field, " is ", found, ", must be ", expected));
     }
     return *this;
   }
   Checker& Present(bool present, absl::string_view field, absl::string_view meaning) {
-    if (status_.ok() && !present) status_ = absl::InvalidArgumentError(absl::StrCat(field, " is not set, must be ", meaning));
+    if (status_.ok() && !present)
+      status_ = absl::InvalidArgumentError(absl::StrCat(field, " is not set, must be ", meaning));
     return *this;
   }
   Checker& AtLeast(int64_t value, int64_t least, absl::string_view field) {
@@ -48,7 +51,8 @@ class Checker {
     return Require(std::isfinite(value) && value >= 0, field, value, "a number of at least 0");
   }
   Checker& Within(double value, double low, double high, absl::string_view field) {
-    return Require(value >= low && value <= high, field, value, absl::StrCat("between ", low, " and ", high));
+    return Require(value >= low && value <= high, field, value,
+                   absl::StrCat("between ", low, " and ", high));
   }
   Checker& Also(const absl::Status& status) {
     if (status_.ok()) status_ = status;
@@ -63,24 +67,29 @@ class Checker {
 bool KnownDevice(absl::string_view device) {
   int index = 0;
   return device == "cpu" || device == "cuda" ||
-         (device.substr(0, 5) == "cuda:" && absl::SimpleAtoi(device.substr(5), &index) && index >= 0);
+         (device.substr(0, 5) == "cuda:" && absl::SimpleAtoi(device.substr(5), &index) &&
+          index >= 0);
 }
 
 void CheckModel(const proto::ModelConfig& model, const std::string& field, Checker* check) {
   check->Present(!model.path().empty(), field + ".path", "a Hugging Face folder")
-      .Require(KnownDevice(model.device()), field + ".device", absl::StrCat("\"", model.device(), "\""), "\"cpu\" or \"cuda:N\"")
+      .Require(KnownDevice(model.device()), field + ".device",
+               absl::StrCat("\"", model.device(), "\""), "\"cpu\" or \"cuda:N\"")
       .AtLeast(model.num_threads(), 0, field + ".num_threads");
 }
 
 void CheckPolicy(const proto::PolicyConfig& policy, Checker* check) {
   CheckModel(policy.model(), "policy.model", check);
-  check->AtLeast(policy.lora().rank(), 1, "policy.lora.rank").Positive(policy.lora().alpha(), "policy.lora.alpha");
-  const std::set<std::string> targets = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"};
+  check->AtLeast(policy.lora().rank(), 1, "policy.lora.rank")
+      .Positive(policy.lora().alpha(), "policy.lora.alpha");
+  const std::set<std::string> targets = {"q_proj",    "k_proj",  "v_proj",   "o_proj",
+                                         "gate_proj", "up_proj", "down_proj"};
   std::set<std::string> seen;
   for (const std::string& target : policy.lora().target()) {
     check->Require(targets.contains(target), "policy.lora.target", absl::StrCat("\"", target, "\""),
                    absl::StrCat("one of ", absl::StrJoin(targets, ", ")));
-    check->Require(seen.insert(target).second, "policy.lora.target", absl::StrCat("\"", target, "\" twice"), "each projection once");
+    check->Require(seen.insert(target).second, "policy.lora.target",
+                   absl::StrCat("\"", target, "\" twice"), "each projection once");
   }
 }
 
@@ -88,8 +97,10 @@ void CheckGeneration(const proto::GenerationConfig& generation, Checker* check) 
   check->AtLeast(generation.max_new_tokens(), 1, "generation.max_new_tokens")
       .NotNegative(generation.temperature(), "generation.temperature")
       .AtLeast(generation.top_k(), 0, "generation.top_k")
-      .Require(generation.top_p() > 0 && generation.top_p() <= 1, "generation.top_p", generation.top_p(), "above 0 and at most 1")
-      .Require(generation.min_p() >= 0 && generation.min_p() < 1, "generation.min_p", generation.min_p(), "at least 0 and below 1")
+      .Require(generation.top_p() > 0 && generation.top_p() <= 1, "generation.top_p",
+               generation.top_p(), "above 0 and at most 1")
+      .Require(generation.min_p() >= 0 && generation.min_p() < 1, "generation.min_p",
+               generation.min_p(), "at least 0 and below 1")
       .Positive(generation.repetition_penalty(), "generation.repetition_penalty");
   for (int32_t id : generation.stop_token_id()) check->AtLeast(id, 0, "generation.stop_token_id");
 }
@@ -98,9 +109,14 @@ void CheckLearner(const proto::LearnerConfig& learner, Checker* check) {
   int port = -1;
   const std::pair<absl::string_view, absl::string_view> host_port = {
       absl::string_view(learner.address()).substr(0, learner.address().rfind(':')),
-      learner.address().rfind(':') == std::string::npos ? "" : absl::string_view(learner.address()).substr(learner.address().rfind(':') + 1)};
-  check->Require(!host_port.first.empty() && absl::SimpleAtoi(host_port.second, &port) && port >= 0 && port <= 65535, "learner.address",
-                 absl::StrCat("\"", learner.address(), "\""), "host:port with a port from 0 to 65535")
+      learner.address().rfind(':') == std::string::npos
+          ? ""
+          : absl::string_view(learner.address()).substr(learner.address().rfind(':') + 1)};
+  check
+      ->Require(!host_port.first.empty() && absl::SimpleAtoi(host_port.second, &port) &&
+                    port >= 0 && port <= 65535,
+                "learner.address", absl::StrCat("\"", learner.address(), "\""),
+                "host:port with a port from 0 to 65535")
       .AtLeast(learner.max_steps(), 1, "learner.max_steps")
       .AtLeast(learner.groups_per_step(), 1, "learner.groups_per_step")
       .AtLeast(learner.group_size(), 2, "learner.group_size")
@@ -110,8 +126,10 @@ void CheckLearner(const proto::LearnerConfig& learner, Checker* check) {
       .NotNegative(learner.epsilon_high(), "learner.epsilon_high")
       .AtLeast(learner.num_iterations(), 1, "learner.num_iterations")
       .NotNegative(learner.learning_rate(), "learner.learning_rate")
-      .Require(learner.adam_beta1() >= 0 && learner.adam_beta1() < 1, "learner.adam_beta1", learner.adam_beta1(), "at least 0 and below 1")
-      .Require(learner.adam_beta2() >= 0 && learner.adam_beta2() < 1, "learner.adam_beta2", learner.adam_beta2(), "at least 0 and below 1")
+      .Require(learner.adam_beta1() >= 0 && learner.adam_beta1() < 1, "learner.adam_beta1",
+               learner.adam_beta1(), "at least 0 and below 1")
+      .Require(learner.adam_beta2() >= 0 && learner.adam_beta2() < 1, "learner.adam_beta2",
+               learner.adam_beta2(), "at least 0 and below 1")
       .Positive(learner.adam_epsilon(), "learner.adam_epsilon")
       .NotNegative(learner.weight_decay(), "learner.weight_decay")
       .NotNegative(learner.max_grad_norm(), "learner.max_grad_norm")
@@ -130,9 +148,14 @@ void CheckScorers(const proto::RunConfig& config, Checker* check) {
     const std::string field = absl::StrCat("scorer[", i, "]");
     check->Present(!scorer.name().empty(), field + ".name", "a name of its own");
     check->Require(std::all_of(scorer.name().begin(), scorer.name().end(),
-                               [](char c) { return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '-'; }),
-                   field + ".name", absl::StrCat("\"", scorer.name(), "\""), "letters, digits, _ and - only (it names processes and files)");
-    check->Require(names.insert(scorer.name()).second, field + ".name", absl::StrCat("\"", scorer.name(), "\" again"),
+                               [](char c) {
+                                 return absl::ascii_isalnum(static_cast<unsigned char>(c)) ||
+                                        c == '_' || c == '-';
+                               }),
+                   field + ".name", absl::StrCat("\"", scorer.name(), "\""),
+                   "letters, digits, _ and - only (it names processes and files)");
+    check->Require(names.insert(scorer.name()).second, field + ".name",
+                   absl::StrCat("\"", scorer.name(), "\" again"),
                    "different for every scorer (replicas of one model are scorer.replicas)");
     CheckModel(scorer.model(), field + ".model", check);
     check->AtLeast(scorer.replicas(), 1, field + ".replicas")
@@ -149,16 +172,20 @@ void CheckPlacement(const proto::RunConfig& config, Checker* check) {
     const proto::Placement& placement = config.cluster().placement(i);
     const std::string field = absl::StrCat("cluster.placement[", i, "]");
     bool known = placement.role() == "learner" || placement.role() == "actor";
-    for (const proto::ScorerConfig& scorer : config.scorer()) known |= placement.role() == absl::StrCat("scorer:", scorer.name());
-    check->Require(known, field + ".role", absl::StrCat("\"", placement.role(), "\""), "learner, actor or scorer:<name of a scorer>")
+    for (const proto::ScorerConfig& scorer : config.scorer())
+      known |= placement.role() == absl::StrCat("scorer:", scorer.name());
+    check
+        ->Require(known, field + ".role", absl::StrCat("\"", placement.role(), "\""),
+                  "learner, actor or scorer:<name of a scorer>")
         .AtLeast(placement.node(), 0, field + ".node")
         .AtLeast(placement.count(), 1, field + ".count");
   }
 }
 
 void CheckRest(const proto::RunConfig& config, Checker* check) {
-  check->Require(!config.name().empty() && config.name().find('/') == std::string::npos, "name", absl::StrCat("\"", config.name(), "\""),
-                 "a name without /")
+  check
+      ->Require(!config.name().empty() && config.name().find('/') == std::string::npos, "name",
+                absl::StrCat("\"", config.name(), "\""), "a name without /")
       .Present(config.prompts().path_size() > 0, "prompts.path", "a JSON lines file")
       .AtLeast(config.prompts().num_held_out(), 0, "prompts.num_held_out")
       .AtLeast(config.actor().replicas(), 1, "actor.replicas")
@@ -167,8 +194,10 @@ void CheckRest(const proto::RunConfig& config, Checker* check) {
       .Require(!config.actor().has_device() || KnownDevice(config.actor().device()), "actor.device",
                absl::StrCat("\"", config.actor().device(), "\""), "\"cpu\" or \"cuda:N\"")
       .AtLeast(config.evaluation().num_prompts(), 0, "evaluation.num_prompts")
-      .Require(config.evaluation().num_prompts() <= config.prompts().num_held_out(), "evaluation.num_prompts", config.evaluation().num_prompts(),
-               absl::StrCat("at most prompts.num_held_out, which is ", config.prompts().num_held_out()))
+      .Require(
+          config.evaluation().num_prompts() <= config.prompts().num_held_out(),
+          "evaluation.num_prompts", config.evaluation().num_prompts(),
+          absl::StrCat("at most prompts.num_held_out, which is ", config.prompts().num_held_out()))
       .AtLeast(config.evaluation().num_completions(), 1, "evaluation.num_completions")
       .AtLeast(config.evaluation().num_examples(), 0, "evaluation.num_examples")
       .AtLeast(config.supervisor().max_restarts(), 0, "supervisor.max_restarts")
@@ -184,15 +213,17 @@ class Silent final : public google::protobuf::io::ErrorCollector {
   void AddError(int, int, const std::string&) override {}
 };
 
-// "scorer[2].model.path", with files that are appended to each other: `*index` becomes the index within this file.
-int LineOf(const TextFormat::ParseInfoTree& root, const proto::RunConfig& parsed, absl::string_view field, int scorers_before,
-           int placements_before) {
+// "scorer[2].model.path", with files that are appended to each other: `*index` becomes the index
+// within this file.
+int LineOf(const TextFormat::ParseInfoTree& root, const proto::RunConfig& parsed,
+           absl::string_view field, int scorers_before, int placements_before) {
   const TextFormat::ParseInfoTree* tree = &root;
   const google::protobuf::Descriptor* type = parsed.GetDescriptor();
   int line = -1;
   for (absl::string_view segment : absl::StrSplit(field, '.')) {
     if (tree == nullptr || type == nullptr) return -1;
-    const std::vector<absl::string_view> name_index = absl::StrSplit(segment, absl::ByAnyChar("[]"));
+    const std::vector<absl::string_view> name_index =
+        absl::StrSplit(segment, absl::ByAnyChar("[]"));
     const FieldDescriptor* descriptor = type->FindFieldByName(std::string(name_index[0]));
     if (descriptor == nullptr) return -1;
     int index = -1;
@@ -233,19 +264,22 @@ std::string Locate(absl::string_view field, const std::vector<std::string>& file
 
 }  // namespace
 
-absl::Status ValidateRunConfig(const proto::RunConfig& config, const std::vector<std::string>& files) {
+absl::Status ValidateRunConfig(const proto::RunConfig& config,
+                               const std::vector<std::string>& files) {
   Checker check;
   CheckPolicy(config.policy(), &check);
   CheckGeneration(config.generation(), &check);
   CheckLearner(config.learner(), &check);
   CheckScorers(config, &check);
-  check.Also(ValidateRewardConfig(config.reward(), {config.scorer().begin(), config.scorer().end()}));
+  check.Also(
+      ValidateRewardConfig(config.reward(), {config.scorer().begin(), config.scorer().end()}));
   CheckPlacement(config, &check);
   CheckRest(config, &check);
   if (check.status().ok()) return absl::OkStatus();
   const absl::string_view message = check.status().message();
   const std::string where = Locate(message.substr(0, message.find(' ')), files);
-  return where.empty() ? check.status() : absl::InvalidArgumentError(absl::StrCat(where, ": ", message));
+  return where.empty() ? check.status()
+                       : absl::InvalidArgumentError(absl::StrCat(where, ": ", message));
 }
 
 }  // namespace wideberth::learner

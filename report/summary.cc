@@ -38,9 +38,11 @@ absl::optional<double> MeanOf(const std::vector<Answer>& answers, const Value& v
   return sum / static_cast<double>(n);
 }
 
-absl::optional<double> MeanOverAll(const std::vector<PromptPair>& pairs, std::vector<Answer> PromptPair::*side, const Value& value) {
+absl::optional<double> MeanOverAll(const std::vector<PromptPair>& pairs,
+                                   std::vector<Answer> PromptPair::*side, const Value& value) {
   std::vector<Answer> all;
-  for (const PromptPair& pair : pairs) all.insert(all.end(), (pair.*side).begin(), (pair.*side).end());
+  for (const PromptPair& pair : pairs)
+    all.insert(all.end(), (pair.*side).begin(), (pair.*side).end());
   return MeanOf(all, value);
 }
 
@@ -52,7 +54,8 @@ struct Quantity {
 
 std::vector<Quantity> Quantities() {
   const auto boundary = [](const Answer& a) {
-    return a.t.has_value() ? absl::optional<double>(std::abs(*a.t - 0.5) < 0.1 ? 1.0 : 0.0) : absl::nullopt;
+    return a.t.has_value() ? absl::optional<double>(std::abs(*a.t - 0.5) < 0.1 ? 1.0 : 0.0)
+                           : absl::nullopt;
   };
   return {
       {"reward_mean", "mean reward", [](const Answer& a) { return a.reward; }},
@@ -60,9 +63,14 @@ std::vector<Quantity> Quantities() {
       {"t_mean", "mean t (guard)", [](const Answer& a) { return a.t; }},
       {"boundary_mass", "share of t within 0.1 of 0.5", boundary},
       {"kl_to_base", "KL to the base, nats per token", [](const Answer& a) { return a.kl; }},
-      {"length_mean", "length, tokens", [](const Answer& a) { return absl::optional<double>(static_cast<double>(a.num_tokens)); }},
-      {"cut_off", "share cut off by length", [](const Answer& a) { return absl::optional<double>(a.stopped ? 0.0 : 1.0); }},
-      {"unscored", "share not scored", [](const Answer& a) { return absl::optional<double>(a.t.has_value() && a.u.has_value() ? 0.0 : 1.0); }},
+      {"length_mean", "length, tokens",
+       [](const Answer& a) { return absl::optional<double>(static_cast<double>(a.num_tokens)); }},
+      {"cut_off", "share cut off by length",
+       [](const Answer& a) { return absl::optional<double>(a.stopped ? 0.0 : 1.0); }},
+      {"unscored", "share not scored",
+       [](const Answer& a) {
+         return absl::optional<double>(a.t.has_value() && a.u.has_value() ? 0.0 : 1.0);
+       }},
   };
 }
 
@@ -71,8 +79,10 @@ ordered_json Number(const absl::optional<double>& value) {
 }
 
 ordered_json AnswerJson(const Answer& answer) {
-  return {{"text", answer.text},    {"tokens", answer.num_tokens}, {"stopped", answer.stopped}, {"u", Number(answer.u)},
-          {"t", Number(answer.t)}, {"reward", Number(answer.reward)}, {"kl", Number(answer.kl)}};
+  return {{"text", answer.text},       {"tokens", answer.num_tokens},
+          {"stopped", answer.stopped}, {"u", Number(answer.u)},
+          {"t", Number(answer.t)},     {"reward", Number(answer.reward)},
+          {"kl", Number(answer.kl)}};
 }
 
 ordered_json AnswersJson(const std::vector<Answer>& answers) {
@@ -94,15 +104,20 @@ ordered_json EvaluationJson(const Summary& summary) {
   }
   ordered_json prompts = ordered_json::array();
   for (const PromptPair& pair : summary.evaluation) {
-    prompts.push_back({{"id", pair.prompt_id}, {"prompt", pair.prompt}, {"before", AnswersJson(pair.before)}, {"after", AnswersJson(pair.after)}});
+    prompts.push_back({{"id", pair.prompt_id},
+                       {"prompt", pair.prompt},
+                       {"before", AnswersJson(pair.before)},
+                       {"after", AnswersJson(pair.after)}});
   }
   return {{"num_prompts", summary.evaluation.size()}, {"comparison", rows}, {"prompts", prompts}};
 }
 
-// Breaks `text` at spaces into lines of at most `width` columns (bytes; a longer word stands alone), at most `max_lines`.
+// Breaks `text` at spaces into lines of at most `width` columns (bytes; a longer word stands
+// alone), at most `max_lines`.
 std::vector<std::string> Wrap(absl::string_view text, size_t width, size_t max_lines) {
   std::vector<std::string> lines(1);
-  for (absl::string_view word : absl::StrSplit(text, absl::ByAnyChar(" \n\t\r"), absl::SkipEmpty())) {
+  for (absl::string_view word :
+       absl::StrSplit(text, absl::ByAnyChar(" \n\t\r"), absl::SkipEmpty())) {
     if (!lines.back().empty() && lines.back().size() + 1 + word.size() > width) {
       if (lines.size() == max_lines) {
         absl::StrAppend(&lines.back(), " ...");
@@ -118,21 +133,28 @@ std::vector<std::string> Wrap(absl::string_view text, size_t width, size_t max_l
 void AppendAnswer(const char* label, const std::vector<Answer>& answers, std::string* out) {
   if (answers.empty()) return;
   const Answer& answer = answers.front();
-  const auto show = [](const absl::optional<double>& v) { return v.has_value() ? absl::StrFormat("%.3f", *v) : std::string("-"); };
+  const auto show = [](const absl::optional<double>& v) {
+    return v.has_value() ? absl::StrFormat("%.3f", *v) : std::string("-");
+  };
   absl::StrAppendFormat(out, "  %-6s t %s  u %s\n", label, show(answer.t), show(answer.u));
-  for (const std::string& line : Wrap(answer.text, 86, 4)) absl::StrAppend(out, "         ", line, "\n");
+  for (const std::string& line : Wrap(answer.text, 86, 4))
+    absl::StrAppend(out, "         ", line, "\n");
 }
 
-std::string Cell(const absl::optional<double>& value) { return value.has_value() ? absl::StrFormat("%.4f", *value) : "-"; }
+std::string Cell(const absl::optional<double>& value) {
+  return value.has_value() ? absl::StrFormat("%.4f", *value) : "-";
+}
 
 std::string DifferenceCell(const absl::optional<Difference>& difference) {
   if (!difference.has_value()) return "-";
-  return absl::StrFormat("%+.4f [%+.4f, %+.4f]", difference->mean, difference->low, difference->high);
+  return absl::StrFormat("%+.4f [%+.4f, %+.4f]", difference->mean, difference->low,
+                         difference->high);
 }
 
 }  // namespace
 
-absl::optional<Difference> PairedDifference(const std::vector<PromptPair>& pairs, const Value& value, uint64_t seed) {
+absl::optional<Difference> PairedDifference(const std::vector<PromptPair>& pairs,
+                                            const Value& value, uint64_t seed) {
   std::vector<double> differences;
   for (const PromptPair& pair : pairs) {
     const absl::optional<double> before = MeanOf(pair.before, value);
@@ -147,7 +169,8 @@ absl::optional<Difference> PairedDifference(const std::vector<PromptPair>& pairs
   std::vector<double> means(kResamples, 0.0);
   uint64_t state = seed ^ 0x5bd1e995ULL;
   for (double& mean : means) {
-    for (size_t i = 0; i < n; ++i) mean += differences[SplitMix(&state) % n] / static_cast<double>(n);
+    for (size_t i = 0; i < n; ++i)
+      mean += differences[SplitMix(&state) % n] / static_cast<double>(n);
   }
   std::sort(means.begin(), means.end());
   // Percentiles by linear interpolation between order statistics.
@@ -155,7 +178,8 @@ absl::optional<Difference> PairedDifference(const std::vector<PromptPair>& pairs
     const double place = p * (kResamples - 1);
     const size_t below = static_cast<size_t>(place);
     const double fraction = place - static_cast<double>(below);
-    return means[below] + fraction * (means[std::min<size_t>(below + 1, kResamples - 1)] - means[below]);
+    return means[below] +
+           fraction * (means[std::min<size_t>(below + 1, kResamples - 1)] - means[below]);
   };
   result.low = percentile(0.025);
   result.high = percentile(0.975);
@@ -165,7 +189,8 @@ absl::optional<Difference> PairedDifference(const std::vector<PromptPair>& pairs
 std::vector<Row> CompareBeforeAfter(const Summary& summary) {
   std::vector<Row> rows;
   for (const Quantity& quantity : Quantities()) {
-    Row row{quantity.key, quantity.label, MeanOverAll(summary.evaluation, &PromptPair::before, quantity.value),
+    Row row{quantity.key, quantity.label,
+            MeanOverAll(summary.evaluation, &PromptPair::before, quantity.value),
             MeanOverAll(summary.evaluation, &PromptPair::after, quantity.value),
             PairedDifference(summary.evaluation, quantity.value, summary.seed)};
     if (row.before.has_value() || row.after.has_value()) rows.push_back(std::move(row));
@@ -183,24 +208,26 @@ std::vector<const PromptPair*> Examples(const Summary& summary) {
     const absl::optional<double> before = pair->before.front().t, after = pair->after.front().t;
     return before.has_value() && after.has_value() ? std::abs(*after - *before) : 0.0;
   };
-  std::stable_sort(pairs.begin(), pairs.end(), [&](const PromptPair* a, const PromptPair* b) { return change(a) > change(b); });
+  std::stable_sort(pairs.begin(), pairs.end(),
+                   [&](const PromptPair* a, const PromptPair* b) { return change(a) > change(b); });
   if (pairs.size() > static_cast<size_t>(summary.num_examples)) pairs.resize(summary.num_examples);
   return pairs;
 }
 
 std::string SummaryJson(const Summary& summary) {
-  ordered_json json = {{"name", summary.name},
-                       {"run_id", summary.run_id},
-                       {"run_dir", summary.run_dir},
-                       {"ended", summary.ended},
-                       {"message", summary.message},
-                       {"steps", summary.steps},
-                       {"max_steps", summary.max_steps},
-                       {"policy_version", summary.policy_version},
-                       {"seconds", summary.seconds},
-                       {"training_seconds", summary.training_seconds},
-                       {"adapter", {{"path", summary.adapter_path}, {"fingerprint", summary.adapter_fingerprint}}},
-                       {"base", {{"path", summary.base_model}, {"fingerprint", summary.base_fingerprint}}}};
+  ordered_json json = {
+      {"name", summary.name},
+      {"run_id", summary.run_id},
+      {"run_dir", summary.run_dir},
+      {"ended", summary.ended},
+      {"message", summary.message},
+      {"steps", summary.steps},
+      {"max_steps", summary.max_steps},
+      {"policy_version", summary.policy_version},
+      {"seconds", summary.seconds},
+      {"training_seconds", summary.training_seconds},
+      {"adapter", {{"path", summary.adapter_path}, {"fingerprint", summary.adapter_fingerprint}}},
+      {"base", {{"path", summary.base_model}, {"fingerprint", summary.base_fingerprint}}}};
   for (const auto& [key, value] : summary.settings) json["settings"][key] = value;
   for (const auto& [key, value] : summary.totals) json["totals"][key] = Number(value);
   if (!summary.evaluation.empty()) json["evaluation"] = EvaluationJson(summary);
@@ -209,26 +236,32 @@ std::string SummaryJson(const Summary& summary) {
 }
 
 std::string SummaryTable(const Summary& summary) {
-  std::string out = absl::StrFormat("%s: %s after %d of %d steps, policy version %d, %.0f s\n", summary.name, summary.ended, summary.steps,
-                                    summary.max_steps, summary.policy_version, summary.seconds);
+  std::string out = absl::StrFormat("%s: %s after %d of %d steps, policy version %d, %.0f s\n",
+                                    summary.name, summary.ended, summary.steps, summary.max_steps,
+                                    summary.policy_version, summary.seconds);
   if (!summary.message.empty()) absl::StrAppend(&out, summary.message, "\n");
   if (!summary.evaluation.empty()) {
     size_t num_answers = 0;
     for (const PromptPair& pair : summary.evaluation) num_answers += pair.before.size();
-    absl::StrAppendFormat(&out, "\n%d held-out prompts, %d answers each side, same seeds; difference with a 95 %% interval (paired bootstrap over prompts)\n\n",
+    absl::StrAppendFormat(&out,
+                          "\n%d held-out prompts, %d answers each side, same seeds; difference "
+                          "with a 95 %% interval (paired bootstrap over prompts)\n\n",
                           summary.evaluation.size(), num_answers);
     absl::StrAppendFormat(&out, "  %-32s %10s %10s   %s\n", "", "before", "after", "difference");
     for (const Row& row : CompareBeforeAfter(summary)) {
-      absl::StrAppendFormat(&out, "  %-32s %10s %10s   %s\n", row.label, Cell(row.before), Cell(row.after), DifferenceCell(row.difference));
+      absl::StrAppendFormat(&out, "  %-32s %10s %10s   %s\n", row.label, Cell(row.before),
+                            Cell(row.after), DifferenceCell(row.difference));
     }
     for (const PromptPair* pair : Examples(summary)) {
       absl::StrAppend(&out, "\n");
-      for (const std::string& line : Wrap(pair->prompt, 95, 2)) absl::StrAppend(&out, "> ", line, "\n");
+      for (const std::string& line : Wrap(pair->prompt, 95, 2))
+        absl::StrAppend(&out, "> ", line, "\n");
       AppendAnswer("before", pair->before, &out);
       AppendAnswer("after", pair->after, &out);
     }
   }
-  if (!summary.adapter_path.empty()) absl::StrAppend(&out, "\nadapter: ", summary.adapter_path, "\n");
+  if (!summary.adapter_path.empty())
+    absl::StrAppend(&out, "\nadapter: ", summary.adapter_path, "\n");
   return out;
 }
 

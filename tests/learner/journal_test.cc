@@ -140,7 +140,8 @@ TEST_F(JournalTest, AllThatWasConfirmedIsThereAfterKill9) {
   }
   ::close(pipe_fds[1]);
   uint64_t confirmed = 0;
-  while (confirmed < 50 && ::read(pipe_fds[0], &confirmed, sizeof(confirmed)) == sizeof(confirmed)) {
+  while (confirmed < 50 &&
+         ::read(pipe_fds[0], &confirmed, sizeof(confirmed)) == sizeof(confirmed)) {
   }
   ::kill(child, SIGKILL);
   int status = 0;
@@ -151,11 +152,13 @@ TEST_F(JournalTest, AllThatWasConfirmedIsThereAfterKill9) {
   ::close(pipe_fds[0]);
   ASSERT_GE(confirmed, 50u);
   const std::set<uint64_t> ids = StoredIds();
-  for (uint64_t id = 0; id <= confirmed; ++id) EXPECT_TRUE(ids.contains(id)) << "confirmed group " << id << " is lost";
+  for (uint64_t id = 0; id <= confirmed; ++id)
+    EXPECT_TRUE(ids.contains(id)) << "confirmed group " << id << " is lost";
   EXPECT_LE(ids.size(), confirmed + 2);
 }
 
-// A file-size limit stands for a full disk: it needs no root and fails in the middle of a write just so.
+// A file-size limit stands for a full disk: it needs no root and fails in the middle of a write
+// just so.
 TEST_F(JournalTest, OnAFullDiskAGroupIsNotConfirmedAndNothingIsHalfWritten) {
   int pipe_fds[2];
   ASSERT_EQ(::pipe(pipe_fds), 0);
@@ -169,8 +172,10 @@ TEST_F(JournalTest, OnAFullDiskAGroupIsNotConfirmedAndNothingIsHalfWritten) {
       const absl::Status status = (*journal)->AppendGroup(MakeGroup(id, 1000));
       if (!status.ok()) {
         const bool stays_refused = (*journal)->AppendGroup(MakeGroup(id + 1)) == status;
-        const bool says_so = std::string(status.message()).find(absl::StrCat("group ", id, " could not be stored")) == 0 &&
-                             std::string(status.message()).find("run.db") != std::string::npos;
+        const bool says_so =
+            std::string(status.message())
+                    .find(absl::StrCat("group ", id, " could not be stored")) == 0 &&
+            std::string(status.message()).find("run.db") != std::string::npos;
         ::_exit(stays_refused && says_so ? 0 : 4);
       }
       if (::write(pipe_fds[1], &id, sizeof(id)) != sizeof(id)) ::_exit(3);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Leases under a clock that moves only when told: every group is counted once, none is lost, none is sampled too early.
+// Leases under a clock that moves only when told: every group is counted once, none is lost, none
+// is sampled too early.
 #include "learner/lease_table.h"
 
 #include <gmock/gmock.h>
@@ -38,7 +39,8 @@ class LeaseTableTest : public ::testing::Test {
     request.set_purpose(lease.purpose());
     return request;
   }
-  static Outcome::Outcome Submit(LeaseTable& table, const proto::SubmitGroupRequest& request, Disposition disposition = Disposition::kUse,
+  static Outcome::Outcome Submit(LeaseTable& table, const proto::SubmitGroupRequest& request,
+                                 Disposition disposition = Disposition::kUse,
                                  std::string* message = nullptr) {
     std::string text;
     Phase phase;
@@ -155,7 +157,7 @@ TEST_F(LeaseTableTest, WhileAGroupIsBeingStoredASecondCopyIsADuplicate) {
 TEST_F(LeaseTableTest, StaleGroupsAreDroppedCountedAndLeasedAgain) {
   LeaseTable table = Table(1, 1);
   table.BeginTraining();
-  const auto slow = table.Take("a", 1);   // Group 0 at version 0.
+  const auto slow = table.Take("a", 1);  // Group 0 at version 0.
   for (uint64_t v = 1; v <= 2; ++v) {
     const auto fast = table.Take("b", 1);
     ASSERT_EQ(Submit(table, Result(fast[0])), Outcome::ACCEPTED);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Who takes part: registrations, restarts under the same name, heartbeats and losses, under a clock that moves only when told.
+// Who takes part: registrations, restarts under the same name, heartbeats and losses, under a clock
+// that moves only when told.
 #include "learner/members.h"
 
 #include <gmock/gmock.h>
@@ -19,7 +20,8 @@ class MembersTest : public ::testing::Test {
     request.set_base_fingerprint("base");
     return request;
   }
-  static proto::RegisterRequest Scorer(const std::string& name, const std::string& scorer, const std::string& address) {
+  static proto::RegisterRequest Scorer(const std::string& name, const std::string& scorer,
+                                       const std::string& address) {
     proto::RegisterRequest request;
     request.set_role(proto::SCORER);
     request.set_name(name);
@@ -51,7 +53,8 @@ TEST_F(MembersTest, AnActorOnOtherWeightsIsRefusedWithASentence) {
   const auto result = members_.Register(request);
   EXPECT_EQ(result.status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(result.status().message()),
-              ::testing::AllOf(HasSubstr("actor-0 has base weights with fingerprint other"), HasSubstr("expected base")));
+              ::testing::AllOf(HasSubstr("actor-0 has base weights with fingerprint other"),
+                               HasSubstr("expected base")));
   EXPECT_EQ(members_.NumAlive(proto::ACTOR), 0);
   EXPECT_FALSE(members_.Register(Actor("")).ok());
   EXPECT_FALSE(members_.Register(Scorer("s", "safety", "")).ok());

@@ -27,7 +27,8 @@ class PromptsTest : public ::testing::Test {
   }
   proto::PromptsConfig Numbered(int n, int held_out) {
     std::string text;
-    for (int i = 0; i < n; ++i) absl::StrAppend(&text, R"({"id": ")", i, R"(", "prompt": "question )", i, "\"}\n");
+    for (int i = 0; i < n; ++i)
+      absl::StrAppend(&text, R"({"id": ")", i, R"(", "prompt": "question )", i, "\"}\n");
     proto::PromptsConfig config;
     config.add_path(WriteLines("numbered.jsonl", text));
     config.set_num_held_out(held_out);
@@ -45,7 +46,8 @@ TEST_F(PromptsTest, ReadsPromptsAndConversations) {
   proto::PromptsConfig config;
   config.add_path(WriteLines("a.jsonl",
                              "{\"prompt\": \"hello\", \"id\": \"greeting\", \"unsafe\": false}\n\n"
-                             "{\"messages\": [{\"role\": \"system\", \"content\": \"be brief\"}, {\"role\": \"user\", \"content\": \"hi\"}]}\n"));
+                             "{\"messages\": [{\"role\": \"system\", \"content\": \"be brief\"}, "
+                             "{\"role\": \"user\", \"content\": \"hi\"}]}\n"));
   config.set_system("be kind");
   config.set_shuffle(false);
   const auto set = PromptSet::Load(config, 0);
@@ -66,21 +68,27 @@ TEST_F(PromptsTest, ReadsPromptsAndConversations) {
 }
 
 TEST_F(PromptsTest, ErrorsNameFileAndLine) {
-  EXPECT_THAT(ErrorOf("{\"prompt\": \"a\"}\nnot json\n"), HasSubstr("bad.jsonl:2: not a JSON object"));
+  EXPECT_THAT(ErrorOf("{\"prompt\": \"a\"}\nnot json\n"),
+              HasSubstr("bad.jsonl:2: not a JSON object"));
   EXPECT_THAT(ErrorOf("{\"promt\": \"a\"}"), HasSubstr("bad.jsonl:1: unknown field \"promt\""));
   EXPECT_THAT(ErrorOf("{\"prompt\": 3}"), HasSubstr("\"prompt\" must be a text"));
   EXPECT_THAT(ErrorOf("{\"id\": \"x\"}"), HasSubstr("needs either \"prompt\" or \"messages\""));
   EXPECT_THAT(ErrorOf("{\"prompt\": \"a\", \"messages\": []}"), HasSubstr("needs either"));
   EXPECT_THAT(ErrorOf("{\"messages\": []}"), HasSubstr("\"messages\" must be a list"));
-  EXPECT_THAT(ErrorOf("{\"messages\": [{\"role\": \"bot\", \"content\": \"a\"}]}"), HasSubstr("role is \"bot\""));
-  EXPECT_THAT(ErrorOf("{\"messages\": [{\"role\": \"assistant\", \"content\": \"a\"}]}"), HasSubstr("must be the user's"));
-  EXPECT_THAT(ErrorOf("{\"prompt\": \"a\", \"unsafe\": 1}"), HasSubstr("\"unsafe\" must be true or false"));
+  EXPECT_THAT(ErrorOf("{\"messages\": [{\"role\": \"bot\", \"content\": \"a\"}]}"),
+              HasSubstr("role is \"bot\""));
+  EXPECT_THAT(ErrorOf("{\"messages\": [{\"role\": \"assistant\", \"content\": \"a\"}]}"),
+              HasSubstr("must be the user's"));
+  EXPECT_THAT(ErrorOf("{\"prompt\": \"a\", \"unsafe\": 1}"),
+              HasSubstr("\"unsafe\" must be true or false"));
   EXPECT_THAT(ErrorOf("{\"prompt\": \"a\", \"id\": \"k\"}\n{\"prompt\": \"b\", \"id\": \"k\"}"),
-              ::testing::AllOf(HasSubstr("bad.jsonl:2"), HasSubstr("already used at"), HasSubstr("bad.jsonl:1")));
+              ::testing::AllOf(HasSubstr("bad.jsonl:2"), HasSubstr("already used at"),
+                               HasSubstr("bad.jsonl:1")));
   EXPECT_THAT(ErrorOf(""), HasSubstr("must be less than the 0 prompts"));
   proto::PromptsConfig config;
   config.add_path("/nowhere/p.jsonl");
-  EXPECT_THAT(std::string(PromptSet::Load(config, 0).status().message()), StartsWith("/nowhere/p.jsonl"));
+  EXPECT_THAT(std::string(PromptSet::Load(config, 0).status().message()),
+              StartsWith("/nowhere/p.jsonl"));
 }
 
 TEST_F(PromptsTest, HeldOutPromptsAreNeverTrainedOn) {
@@ -97,7 +105,8 @@ TEST_F(PromptsTest, HeldOutPromptsAreNeverTrainedOn) {
 
 TEST_F(PromptsTest, EveryEpochIsAPermutationOfItsOwnAndTheSeedDecidesIt) {
   const proto::PromptsConfig config = Numbered(30, 0);
-  const auto set = PromptSet::Load(config, 1), same = PromptSet::Load(config, 1), other = PromptSet::Load(config, 2);
+  const auto set = PromptSet::Load(config, 1), same = PromptSet::Load(config, 1),
+             other = PromptSet::Load(config, 2);
   std::vector<std::string> first, second, first_other;
   for (uint64_t g = 0; g < 30; ++g) {
     EXPECT_EQ(set->Train(g).prompt.id(), same->Train(g).prompt.id());
@@ -122,7 +131,8 @@ TEST_F(PromptsTest, WithoutShufflingTheFilesOrderHolds) {
   EXPECT_EQ(set->HeldOut(1).prompt.id(), "4");
 }
 
-// The order is part of a run's identity: a resumed run on another machine must meet the same prompts.
+// The order is part of a run's identity: a resumed run on another machine must meet the same
+// prompts.
 TEST_F(PromptsTest, TheOrderIsTheSameOnEveryMachine) {
   EXPECT_EQ(ShuffledOrder(8, 0, 0), (std::vector<int64_t>{2, 6, 5, 3, 0, 4, 7, 1}));
 }
@@ -132,11 +142,14 @@ TEST_F(PromptsTest, APromptLongerThanTheContextIsOneSentence) {
   const auto count = [](const proto::Prompt& prompt) -> absl::StatusOr<int64_t> {
     return prompt.id() == "4" ? 97 : prompt.id() == "9" ? 200 : 96;
   };
-  EXPECT_TRUE(set->CheckLengths([](const proto::Prompt&) -> absl::StatusOr<int64_t> { return 96; }, 32, 128).ok());
+  EXPECT_TRUE(
+      set->CheckLengths([](const proto::Prompt&) -> absl::StatusOr<int64_t> { return 96; }, 32, 128)
+          .ok());
   const absl::Status status = set->CheckLengths(count, 32, 128);
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(status.message()),
-              ::testing::AllOf(HasSubstr("numbered.jsonl:5: prompt has 97 tokens, must have at most 96 (context 128 less generation.max_new_tokens 32)"),
+              ::testing::AllOf(HasSubstr("numbered.jsonl:5: prompt has 97 tokens, must have at "
+                                         "most 96 (context 128 less generation.max_new_tokens 32)"),
                                HasSubstr("1 further prompts are too long")));
 }
 

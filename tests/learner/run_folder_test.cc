@@ -53,7 +53,8 @@ TEST_F(RunFolderTest, ASecondRunInTheSameFolderIsRefusedAndChangesNothing) {
   second.set_name("second");
   const auto again = RunFolder::Claim(path, second);
   EXPECT_EQ(again.status().code(), absl::StatusCode::kAlreadyExists);
-  EXPECT_THAT(std::string(again.status().message()), ::testing::AllOf(HasSubstr(path), HasSubstr("holds a run already")));
+  EXPECT_THAT(std::string(again.status().message()),
+              ::testing::AllOf(HasSubstr(path), HasSubstr("holds a run already")));
   EXPECT_EQ(RunFolder::CheckFree(path).code(), absl::StatusCode::kAlreadyExists);
   EXPECT_THAT(Read(path + "/config.txtpb"), HasSubstr("first"));
   EXPECT_EQ(Read(path + "/metrics.jsonl"), "{\"step\":0}\n");
@@ -73,7 +74,8 @@ TEST_F(RunFolderTest, AFolderHeldByARunningLearnerIsRefused) {
 
 TEST_F(RunFolderTest, AFileInPlaceOfTheFolderIsOneSentence) {
   std::ofstream(dir_.Join("file")) << "x";
-  EXPECT_THAT(std::string(RunFolder::Claim(dir_.Join("file"), {}).status().message()), HasSubstr("is a file, run_dir must be a folder"));
+  EXPECT_THAT(std::string(RunFolder::Claim(dir_.Join("file"), {}).status().message()),
+              HasSubstr("is a file, run_dir must be a folder"));
 }
 
 TEST_F(RunFolderTest, AFullDiskLeavesNoPartOfALine) {
@@ -87,7 +89,8 @@ TEST_F(RunFolderTest, AFullDiskLeavesNoPartOfALine) {
     ::setrlimit(RLIMIT_FSIZE, &limit);
     const absl::Status status = folder->AppendMetrics("{\"step\":1,\"loss\":2}");
     if (status.code() != absl::StatusCode::kResourceExhausted) ::_exit(2);
-    if (std::string(status.message()).find("metrics.jsonl: cannot write") == std::string::npos) ::_exit(3);
+    if (std::string(status.message()).find("metrics.jsonl: cannot write") == std::string::npos)
+      ::_exit(3);
     ::_exit(folder->Write("summary.json", std::string(100, 'x')).ok() ? 4 : 0);
   }
   int status = 0;

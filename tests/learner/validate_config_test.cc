@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Configurations that parse but make no sense: one sentence each, with file and line where a file said so.
+// Configurations that parse but make no sense: one sentence each, with file and line where a file
+// said so.
 #include "learner/validate_config.h"
 
 #include <gmock/gmock.h>
@@ -70,26 +71,33 @@ TEST_F(ValidateConfigTest, WithoutAFileTheSentenceStandsAlone) {
 
 TEST_F(ValidateConfigTest, TheLastFileThatSetsAFieldIsNamed) {
   EXPECT_THAT(Sentence("evaluation { num_prompts: 9 }"),
-              HasSubstr("over.txtpb:1: evaluation.num_prompts is 9, must be at most prompts.num_held_out, which is 4"));
-  EXPECT_THAT(Sentence("prompts { num_held_out: 2 }"), HasSubstr("base.txtpb:20: evaluation.num_prompts is 4"));
+              HasSubstr("over.txtpb:1: evaluation.num_prompts is 9, must be at most "
+                        "prompts.num_held_out, which is 4"));
+  EXPECT_THAT(Sentence("prompts { num_held_out: 2 }"),
+              HasSubstr("base.txtpb:20: evaluation.num_prompts is 4"));
 }
 
 TEST_F(ValidateConfigTest, RepeatedMessagesAreFoundInTheFileThatAddedThem) {
   EXPECT_THAT(Sentence("\nscorer {\n  name: \"third\"\n  model { path: \"m\" }\n  replicas: 0\n}"),
               HasSubstr("over.txtpb:5: scorer[2].replicas is 0, must be at least 1"));
-  EXPECT_THAT(Sentence("scorer { name: \"safety\" model { path: \"m\" } }"),
-              HasSubstr("over.txtpb:1: scorer[2].name is \"safety\" again, must be different for every scorer"));
+  EXPECT_THAT(
+      Sentence("scorer { name: \"safety\" model { path: \"m\" } }"),
+      HasSubstr(
+          "over.txtpb:1: scorer[2].name is \"safety\" again, must be different for every scorer"));
 }
 
 TEST_F(ValidateConfigTest, RewardsMustNameScorersThatExist) {
-  EXPECT_THAT(Sentence("reward {\n  utility: \"helpfull\"\n}"), ::testing::AllOf(HasSubstr("over.txtpb:2: reward.utility is \"helpfull\""), HasSubstr("helpful")));
+  EXPECT_THAT(Sentence("reward {\n  utility: \"helpfull\"\n}"),
+              ::testing::AllOf(HasSubstr("over.txtpb:2: reward.utility is \"helpfull\""),
+                               HasSubstr("helpful")));
 }
 
 TEST_F(ValidateConfigTest, EachOwnersFieldsAreChecked) {
   const std::pair<const char*, const char*> cases[] = {
       {"policy { lora { rank: 0 } }", "policy.lora.rank is 0, must be at least 1"},
       {"policy { lora { target: \"qproj\" } }", "policy.lora.target is \"qproj\", must be one of"},
-      {"policy { model { device: \"gpu\" } }", "policy.model.device is \"gpu\", must be \"cpu\" or \"cuda:N\""},
+      {"policy { model { device: \"gpu\" } }",
+       "policy.model.device is \"gpu\", must be \"cpu\" or \"cuda:N\""},
       {"generation { max_new_tokens: 0 }", "generation.max_new_tokens is 0, must be at least 1"},
       {"generation { temperature: -1 }", "generation.temperature is -1"},
       {"generation { top_p: 0 }", "generation.top_p is 0"},
@@ -100,14 +108,17 @@ TEST_F(ValidateConfigTest, EachOwnersFieldsAreChecked) {
       {"learner { step_timeout: 0 }", "learner.step_timeout is 0, must be a positive number"},
       {"reward { tau: 1.5 }", "reward.tau is 1.5"},
       {"actor { groups_per_lease: 0 }", "actor.groups_per_lease is 0"},
-      {"cluster { placement { role: \"scorer:none\" } }", "cluster.placement[0].role is \"scorer:none\""},
+      {"cluster { placement { role: \"scorer:none\" } }",
+       "cluster.placement[0].role is \"scorer:none\""},
       {"name: \"a/b\"", "name is \"a/b\", must be a name without /"},
   };
-  for (const auto& [overlay, sentence] : cases) EXPECT_THAT(Sentence(overlay), HasSubstr(sentence)) << overlay;
+  for (const auto& [overlay, sentence] : cases)
+    EXPECT_THAT(Sentence(overlay), HasSubstr(sentence)) << overlay;
 }
 
 TEST_F(ValidateConfigTest, WhatIsMissingIsNamed) {
-  EXPECT_EQ(ValidateRunConfig({}).message(), "policy.model.path is not set, must be a Hugging Face folder");
+  EXPECT_EQ(ValidateRunConfig({}).message(),
+            "policy.model.path is not set, must be a Hugging Face folder");
 }
 
 }  // namespace

@@ -14,7 +14,8 @@ namespace {
 
 using ::testing::HasSubstr;
 
-Answer MakeAnswer(absl::optional<double> t, absl::optional<double> u, const std::string& text = "yes") {
+Answer MakeAnswer(absl::optional<double> t, absl::optional<double> u,
+                  const std::string& text = "yes") {
   Answer answer;
   answer.text = text;
   answer.num_tokens = 10;
