@@ -46,4 +46,7 @@ class Drain final {
   absl::Status why_ ABSL_GUARDED_BY(mutex_);
 };
 
+// 0 for OK; 2 for bad input, where another start would end the same way; 1 for anything else.
+int ExitCode(const absl::Status& status);
+
 }  // namespace wideberth::scorer

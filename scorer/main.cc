@@ -19,8 +19,8 @@
 //
 // Only main touches torch. The end (drain, signal, lost learner) closes the batcher: what is queued
 // is still scored, what is not by kDrainTime is answered MODEL_ERROR; a batch that does not return
-// by twice that is left behind. Exit code 0: drained, SIGTERM or SIGINT; 1: one sentence on
-// standard error says why.
+// by twice that is left behind. Exit code 0: drained, SIGTERM or SIGINT. Else one sentence on
+// standard error says why: 2: bad input, another start would end the same way; 1: anything else.
 #include <signal.h>
 #include <unistd.h>
 
@@ -127,6 +127,7 @@ absl::Status Work(const sigset_t& signal_set) {
   transport::HealthPage::Options page;
   page.role = "scorer";
   page.name = Name();
+  page.host = absl::GetFlag(FLAGS_listen).substr(0, absl::GetFlag(FLAGS_listen).rfind(':'));
   page.port = absl::GetFlag(FLAGS_health_port);
   page.metrics = &metrics;
   page.status = [&endpoint] { return endpoint.Page(); };
@@ -180,9 +181,8 @@ int Main() {
     status = absl::InvalidArgumentError("--learner=HOST:PORT and --scorer=NAME must be given");
   }
   if (status.ok()) status = Work(set);
-  if (status.ok()) return 0;
-  WB_LOG(ERROR) << status.message();
-  return 1;
+  if (!status.ok()) WB_LOG(ERROR) << status.message();
+  return ExitCode(status);
 }
 
 }  // namespace

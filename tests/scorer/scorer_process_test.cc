@@ -198,13 +198,13 @@ TEST_F(ScorerProcessTest, ALearnerThatIsNotThereIsNamed) {
 
 TEST_F(ScorerProcessTest, AModelThatCannotBeLoadedIsNamed) {
   config_.mutable_model()->set_path(folder_.Join("absent"));
-  EXPECT_EQ(Wait(Start(0)), 1);
+  EXPECT_EQ(Wait(Start(0)), 2) << "no use in starting it again";
   EXPECT_THAT(Log(), HasSubstr("scorer \"safety\": "));
   EXPECT_THAT(Log(), HasSubstr(folder_.Join("absent")));
 }
 
 TEST_F(ScorerProcessTest, AnUnknownScorerIsNamedWithThoseThatExist) {
-  EXPECT_EQ(Wait(Start(0, "saftey")), 1);
+  EXPECT_EQ(Wait(Start(0, "saftey")), 2);
   EXPECT_THAT(Log(), HasSubstr("the run has no scorer named \"saftey\", it has: safety"));
 }
 

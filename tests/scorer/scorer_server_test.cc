@@ -142,6 +142,14 @@ TEST_F(ScorerServerTest, TheEndDoesNotWaitForTheDeviceForEver) {
   EXPECT_FALSE(drain.InTime());
 }
 
+TEST(ExitCodeTest, BadInputIsToldFromWhatMayPass) {
+  EXPECT_EQ(ExitCode(absl::OkStatus()), 0);
+  EXPECT_EQ(ExitCode(absl::UnavailableError("no learner")), 1);
+  EXPECT_EQ(ExitCode(absl::ResourceExhaustedError("no memory")), 1);
+  EXPECT_EQ(ExitCode(absl::InvalidArgumentError("bad field")), 2);
+  EXPECT_EQ(ExitCode(absl::NotFoundError("no file")), 2);
+}
+
 class MembershipTest : public ::testing::Test {
  protected:
   MembershipTest() {
