@@ -209,7 +209,7 @@ TEST_F(LearnerWireTest, CancelEndsARunningCallAndAllLaterOnes) {
     return proto::LeasePromptsResponse();
   };
   Serve();
-  const auto client = Client();
+  const auto client = Client(Quick(absl::Hours(1)));
   absl::Status status;
   std::thread caller([&] { status = client->LeasePrompts({}).status(); });
   entered.WaitForNotification();
