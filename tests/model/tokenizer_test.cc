@@ -293,6 +293,21 @@ TEST(TokenizerTest, TokensThatOnlyTheConfigurationAddsAreAdded) {
   EXPECT_EQ((*without)->fingerprint(), (*Tokenizer::FromFile(folder.Join("tokenizer.json")))->fingerprint());
 }
 
+TEST(TokenizerTest, AFolderWhoseTokensAreInTheConfigurationOnlyEncodesLikeTransformers) {
+  const std::string file = absl::StrCat(testing::SharedDir(), "/data/tok-small-fixtures/torchtitan-tokenizer");
+  const auto tokenizer_json = ReadFile(file + ".json"), config = ReadFile(file + "_config.json");
+  if (!tokenizer_json.ok()) GTEST_SKIP() << "no shared data";
+  const testing::TempDir folder;
+  ASSERT_TRUE(WriteFileAtomically(folder.Join("tokenizer.json"), *tokenizer_json).ok());
+  ASSERT_TRUE(WriteFileAtomically(folder.Join("tokenizer_config.json"), *config).ok());
+  const auto tokenizer = Tokenizer::FromFolder(folder.path());
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_EQ((*tokenizer)->Encode("a<|im_start|>b <|pad|>c"), Ids({97, 2009, 98, 2001, 99}));
+  EXPECT_EQ((*tokenizer)->Encode("hello <think>x</think>"),
+            Ids({104, 101, 108, 108, 111, 60, 116, 104, 105, 110, 107, 62, 120, 2015}));
+  EXPECT_EQ((*tokenizer)->vocab_size(), 2020);
+}
+
 TEST(TokenizerTest, ThreadsShareOneTokenizer) {
   const auto tokenizer = FromJson(ByteLevelJson());
   std::vector<Ids> expected;
