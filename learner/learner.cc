@@ -163,6 +163,12 @@ void Learner::Stop(absl::string_view why) {
   pool_.Interrupt();
 }
 
+void Learner::Abandon() {
+  service_.reset();
+  journal_.reset();
+  folder_->Abandon();
+}
+
 absl::Status Learner::Run() {
   run_began_ = absl::Now();
   absl::Status ended = RunPhases();

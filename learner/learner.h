@@ -49,6 +49,10 @@ class Learner {
   // step_timeout with a sentence that names what was waited for.
   absl::Status Run();
 
+  // In place of Run, where nobody can be served: the run's folder is free again. Nothing else may be
+  // called afterwards.
+  void Abandon();
+
   // Ends Run after the optimiser step under way. Any thread, any number of times.
   void Stop(absl::string_view why);
 

@@ -37,17 +37,14 @@
 #include "absl/flags/flag.h"
 #include "absl/flags/parse.h"
 #include "absl/flags/usage.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
-#include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/status.h"
-#include "base/text_proto.h"
 #include "learner/learner.h"
 #include "learner/run_folder.h"
+#include "learner/sources.h"
 #include "learner/validate_config.h"
 #include "model/runtime.h"
 #include "transport/health.h"
@@ -71,47 +68,8 @@ ABSL_FLAG(int, health_port, -2,
 namespace wideberth::learner {
 namespace {
 
-struct Sources {
-  std::vector<std::string> files;
-  std::vector<std::string> overrides;
-};
-
-// Takes the repeatable flags out of the command line, which the flag library would let the last one
-// win.
-std::vector<char*> TakeSources(int argc, char** argv, Sources* sources) {
-  std::vector<char*> rest = {argv[0]};
-  for (int i = 1; i < argc; ++i) {
-    absl::string_view flag = argv[i];
-    absl::string_view name = flag;
-    if (!absl::ConsumePrefix(&name, "--")) absl::ConsumePrefix(&name, "-");
-    const size_t equals = name.find('=');
-    const absl::string_view key = name.substr(0, equals);
-    const bool is_source = flag != name && (key == "config" || key == "override");
-    if (!is_source || (equals == absl::string_view::npos && i + 1 >= argc)) {
-      rest.push_back(argv[i]);
-      continue;
-    }
-    const std::string value(equals == absl::string_view::npos ? absl::string_view(argv[++i])
-                                                              : name.substr(equals + 1));
-    if (key == "override") {
-      sources->overrides.push_back(value);
-    } else {
-      for (absl::string_view file : absl::StrSplit(value, ',', absl::SkipEmpty()))
-        sources->files.emplace_back(file);
-    }
-  }
-  return rest;
-}
-
 absl::StatusOr<proto::RunConfig> Resolve(const Sources& sources) {
-  if (sources.files.empty())
-    return absl::InvalidArgumentError(
-        "--config is not given, expected a configuration file (configs/*.txtpb)");
-  proto::RunConfig config;
-  for (const std::string& file : sources.files)
-    WB_RETURN_IF_ERROR(MergeTextProtoFile(file, &config));
-  for (const std::string& text : sources.overrides)
-    WB_RETURN_IF_ERROR(MergeTextProto(text, "--override", &config));
+  WB_ASSIGN_OR_RETURN(proto::RunConfig config, MergeSources(sources));
   if (!absl::GetFlag(FLAGS_run_dir).empty()) config.set_run_dir(absl::GetFlag(FLAGS_run_dir));
   if (config.run_dir().empty()) config.set_run_dir(DefaultRunDir(config, absl::Now()));
   if (!absl::GetFlag(FLAGS_address).empty())
@@ -136,36 +94,49 @@ absl::StatusOr<std::unique_ptr<transport::HealthPage>> ServeHealth(const proto::
   return transport::HealthPage::Start(std::move(page));
 }
 
-// `*began` is set once the run's folder is claimed: errors before are bad input.
+struct Served {
+  std::unique_ptr<transport::HealthPage> health;
+  std::unique_ptr<transport::LearnerServer> server;
+};
+
+absl::StatusOr<Served> Serve(const proto::RunConfig& config, Learner& learner) {
+  Served served;
+  WB_ASSIGN_OR_RETURN(served.health, ServeHealth(config, learner));
+  WB_ASSIGN_OR_RETURN(served.server, transport::LearnerServer::Start(config.learner().address(),
+                                                                     learner.handler()));
+  const std::string address = served.server->address();
+  if (const std::string file = absl::GetFlag(FLAGS_address_file); !file.empty()) {
+    WB_RETURN_IF_ERROR(WriteFileAtomically(file, absl::StrCat(address, "\n")));
+  }
+  const std::string page = served.health->address();
+  WB_LOG(INFO) << "run " << learner.run_id() << " in " << config.run_dir() << " serves at "
+               << address << (page.empty() ? "" : absl::StrCat(", health page http://", page, "/"));
+  return served;
+}
+
+// `*began` is set once members can connect: what fails before leaves nothing behind.
 absl::Status Work(const Sources& sources, const sigset_t& signal_set, bool* began) {
   WB_ASSIGN_OR_RETURN(const proto::RunConfig config, Resolve(sources));
   model::ConfigureRuntime(config.policy().model().num_threads());
   WB_ASSIGN_OR_RETURN(const std::unique_ptr<Learner> learner,
                       Learner::Create(config, &Clock::Real()));
+  absl::StatusOr<Served> served = Serve(config, *learner);
+  if (!served.ok()) {
+    learner->Abandon();
+    return served.status();
+  }
   *began = true;
   const std::jthread signals([&learner, signal_set](std::stop_token stop) {
     const timespec look = {0, 200'000'000};
     while (!stop.stop_requested()) {
       const int signal = ::sigtimedwait(&signal_set, nullptr, &look);
-      if (signal > 0) {
-        WB_LOG(INFO) << "signal " << signal << ": ending";
-        learner->Stop(absl::StrCat("stopped by signal ", signal));
-      }
+      if (signal <= 0) continue;
+      WB_LOG(INFO) << "signal " << signal << ": ending";
+      learner->Stop(absl::StrCat("stopped by signal ", signal));
     }
   });
-  WB_ASSIGN_OR_RETURN(const auto health, ServeHealth(config, *learner));
-  WB_ASSIGN_OR_RETURN(const auto server, transport::LearnerServer::Start(config.learner().address(),
-                                                                         learner->handler()));
-  if (const std::string file = absl::GetFlag(FLAGS_address_file); !file.empty()) {
-    WB_RETURN_IF_ERROR(WriteFileAtomically(file, absl::StrCat(server->address(), "\n")));
-  }
-  WB_LOG(INFO) << "run " << learner->run_id() << " in " << config.run_dir() << " serves at "
-               << server->address()
-               << (health->address().empty()
-                       ? ""
-                       : absl::StrCat(", health page http://", health->address(), "/"));
   const absl::Status ended = learner->Run();
-  server->Shutdown(absl::Seconds(2));
+  served->server->Shutdown(absl::Seconds(2));
   return ended;
 }
 

@@ -83,6 +83,14 @@ absl::Status RunFolder::Write(absl::string_view name, absl::string_view bytes) c
   return WriteFileAtomically(Join(name), bytes);
 }
 
+void RunFolder::Abandon() const {
+  for (const char* name :
+       {"config.txtpb", "metrics.jsonl", "run.db", "run.db-wal", "run.db-shm", "lock"}) {
+    ::unlink(Join(name).c_str());
+  }
+  ::rmdir(path_.c_str());  // Stays where there is anything else in it.
+}
+
 std::string RunFolder::Join(absl::string_view name) const { return absl::StrCat(path_, "/", name); }
 
 std::string DefaultRunDir(const proto::RunConfig& config, absl::Time now) {

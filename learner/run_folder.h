@@ -39,6 +39,10 @@ class RunFolder {
   // Whole or absent.
   absl::Status Write(absl::string_view name, absl::string_view bytes) const;
 
+  // Takes the claim back where the run could not begin: removes what it made, logs stay. The folder
+  // is free for the next run then.
+  void Abandon() const;
+
   const std::string& path() const { return path_; }
   std::string Join(absl::string_view name) const;
 

@@ -16,6 +16,7 @@
 #include "absl/strings/str_split.h"
 #include "base/file.h"
 #include "base/status.h"
+#include "base/text_proto.h"
 #include "learner/rewards.h"
 
 namespace wideberth::learner {
@@ -262,10 +263,7 @@ std::string Locate(absl::string_view field, const std::vector<std::string>& file
   return found;
 }
 
-}  // namespace
-
-absl::Status ValidateRunConfig(const proto::RunConfig& config,
-                               const std::vector<std::string>& files) {
+absl::Status CheckAll(const proto::RunConfig& config) {
   Checker check;
   CheckPolicy(config.policy(), &check);
   CheckGeneration(config.generation(), &check);
@@ -275,11 +273,23 @@ absl::Status ValidateRunConfig(const proto::RunConfig& config,
       ValidateRewardConfig(config.reward(), {config.scorer().begin(), config.scorer().end()}));
   CheckPlacement(config, &check);
   CheckRest(config, &check);
-  if (check.status().ok()) return absl::OkStatus();
-  const absl::string_view message = check.status().message();
+  return check.status();
+}
+
+}  // namespace
+
+absl::Status ValidateRunConfig(const proto::RunConfig& config,
+                               const std::vector<std::string>& files) {
+  const absl::Status status = CheckAll(config);
+  if (status.ok() || files.empty()) return status;
+  // Where the files alone would pass, or fail for another reason, an override is to blame and no
+  // line of theirs.
+  proto::RunConfig from_files;
+  for (const std::string& file : files) (void)MergeTextProtoFile(file, &from_files);
+  if (CheckAll(from_files) != status) return status;
+  const absl::string_view message = status.message();
   const std::string where = Locate(message.substr(0, message.find(' ')), files);
-  return where.empty() ? check.status()
-                       : absl::InvalidArgumentError(absl::StrCat(where, ": ", message));
+  return where.empty() ? status : absl::InvalidArgumentError(absl::StrCat(where, ": ", message));
 }
 
 }  // namespace wideberth::learner

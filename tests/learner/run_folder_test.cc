@@ -72,6 +72,17 @@ TEST_F(RunFolderTest, AFolderHeldByARunningLearnerIsRefused) {
   EXPECT_FALSE(std::filesystem::exists(path + "/config.txtpb"));
 }
 
+TEST_F(RunFolderTest, AnAbandonedClaimLeavesTheFolderFreeAndTheLogs) {
+  const std::string path = dir_.Join("run");
+  std::filesystem::create_directories(path + "/logs");
+  RunFolder::Claim(path, {})->Abandon();
+  EXPECT_TRUE(std::filesystem::exists(path + "/logs"));
+  EXPECT_TRUE(RunFolder::CheckFree(path).ok());
+  EXPECT_TRUE(RunFolder::Claim(path, {}).ok());
+  RunFolder::Claim(dir_.Join("other"), {})->Abandon();
+  EXPECT_FALSE(std::filesystem::exists(dir_.Join("other")));
+}
+
 TEST_F(RunFolderTest, AFileInPlaceOfTheFolderIsOneSentence) {
   std::ofstream(dir_.Join("file")) << "x";
   EXPECT_THAT(std::string(RunFolder::Claim(dir_.Join("file"), {}).status().message()),

@@ -69,6 +69,16 @@ TEST_F(ValidateConfigTest, WithoutAFileTheSentenceStandsAlone) {
   EXPECT_EQ(ValidateRunConfig(config).message(), "learner.group_size is 1, must be at least 2");
 }
 
+TEST_F(ValidateConfigTest, NoFileIsBlamedForAnOverride) {
+  const std::string base = dir_.Join("base.txtpb");
+  std::ofstream(base) << kGood << "learner { group_size: 6 }";
+  proto::RunConfig config;
+  ASSERT_TRUE(MergeTextProtoFile(base, &config).ok());
+  config.mutable_learner()->set_group_size(1);
+  EXPECT_EQ(ValidateRunConfig(config, {base}).message(),
+            "learner.group_size is 1, must be at least 2");
+}
+
 TEST_F(ValidateConfigTest, TheLastFileThatSetsAFieldIsNamed) {
   EXPECT_THAT(Sentence("evaluation { num_prompts: 9 }"),
               HasSubstr("over.txtpb:1: evaluation.num_prompts is 9, must be at most "
