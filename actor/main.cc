@@ -86,6 +86,12 @@ class Ending final {
     if (!stop_) ::_exit(0);  // Nothing has begun, and the wait for the learner cannot be cut short.
     stop_();
   }
+  // Nothing is left to stop.
+  void Close() {
+    MutexLock lock(mutex_);
+    ended_ = true;
+    stop_ = [] {};
+  }
   absl::Status why() const {
     MutexLock lock(mutex_);
     return why_;
@@ -188,15 +194,15 @@ absl::Status Work(transport::LearnerClient& learner, Ending& ending) {
   Rollout rollout({&config, policy.get(), &learner, &adapters, &membership, scorers.named(), &progress});
   ending.Arm([&] {
     rollout.Stop();
-    adapters.Stop();
+    learner.Cancel();  // Before the receiver, which waits for its thread to come back from a call.
     scorers.Cancel();
-    learner.Cancel();
+    adapters.Stop();
   });
   membership.Start(absl::Seconds(std::min(1.0, member_timeout / 5)));
   const absl::Status worked = rollout.Run();
   ending.End(worked, "the work is done");
   membership.Stop();
-  ending.Arm([] {});  // What it would stop goes out of scope here.
+  ending.Close();  // What it would stop goes out of scope here.
   return ending.why();
 }
 
@@ -227,6 +233,7 @@ int Main() {
     status = Work(**connected, ending);
     if (absl::IsCancelled(status) && ending.why().ok()) status = absl::OkStatus();
   }
+  ending.Close();
   ::pthread_kill(signals.native_handle(), SIGTERM);
   signals.join();
   if (status.ok()) return 0;

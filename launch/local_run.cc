@@ -40,7 +40,7 @@ std::string LastErrorOf(const std::string& log_file) {
     const size_t text = line->find("] ");
     if (mark != absl::string_view::npos && text != absl::string_view::npos && mark < text) return std::string(line->substr(text + 2));
   }
-  return lines.empty() ? std::string() : std::string(lines.back());
+  return "";
 }
 
 LocalRun::LocalRun(Options options, std::vector<PlacedProcess> processes, const Clock& clock)
@@ -65,7 +65,7 @@ void LocalRun::StartMembers() {
     ProcessSpec spec = processes_[i].spec;
     spec.argv.push_back(absl::StrCat("--learner=", address_));
     if (const absl::Status started = supervisor_.Start(std::move(spec)); !started.ok()) {
-      Fail(EndOfRole(processes_[i].role), std::string(started.message()));
+      Fail(EndOfRole(processes_[i].role), processes_[i].name, std::string(started.message()));
       return;
     }
   }
@@ -74,13 +74,15 @@ void LocalRun::StartMembers() {
 std::string LocalRun::LearnerSentence() const {
   const std::string& name = processes_[0].name;
   const std::string log = LogFile(options_.run_dir, name);
-  return absl::StrCat(name, " ended (", supervisor_.last_exit(name).value_or(ProcessExit{}).ToString(), "): ", LastErrorOf(log));
+  const std::string error = LastErrorOf(log);
+  return absl::StrCat(name, " ended (", supervisor_.last_exit(name).value_or(ProcessExit{}).ToString(), ")", error.empty() ? "" : ": ", error);
 }
 
-void LocalRun::Fail(RunEnd end, const std::string& sentence) {
+void LocalRun::Fail(RunEnd end, const std::string& name, const std::string& sentence) {
   if (result_.end == RunEnd::kDone) {  // The first failure is the one that tells.
     result_.end = end;
     result_.sentence = sentence;
+    result_.failed = name;
   }
   BeginDrain();
 }
@@ -125,7 +127,7 @@ absl::optional<RunResult> LocalRun::Tick() {
       if (process.name == supervisor_.failed()) role = process.role;
     }
     const std::string error = LastErrorOf(LogFile(options_.run_dir, supervisor_.failed()));
-    Fail(EndOfRole(role), absl::StrCat(status.message(), error.empty() ? "" : ": ", error));
+    Fail(EndOfRole(role), supervisor_.failed(), absl::StrCat(status.message(), error.empty() ? "" : ": ", error));
   }
   const std::string& learner = processes_[0].name;
   const bool learner_alive = supervisor_.pid(learner).has_value();
@@ -134,24 +136,19 @@ absl::optional<RunResult> LocalRun::Tick() {
     case Phase::kRunning:
       if (!learner_alive) {
         const bool clean = supervisor_.last_exit(learner).value_or(ProcessExit{1, 0}).ok();
-        if (!clean) Fail(RunEnd::kLearnerFailed, LearnerSentence());
+        if (!clean) Fail(RunEnd::kLearnerFailed, learner, LearnerSentence());
         if (clean) LearnerEnded();
       } else if (phase_ == Phase::kStarting) {
         StartMembers();
         if (phase_ == Phase::kStarting && clock_.Now() >= phase_deadline_) {
-          Fail(RunEnd::kLearnerFailed,
+          Fail(RunEnd::kLearnerFailed, learner,
                absl::StrCat(learner, " did not serve within ", absl::FormatDuration(options_.learner_start_timeout)));
         }
       }
       break;
     case Phase::kDraining:
       if (!learner_alive) {
-        if (!supervisor_.last_exit(learner).value_or(ProcessExit{1, 0}).ok()) {
-          if (result_.end == RunEnd::kDone) {
-            result_.end = RunEnd::kLearnerFailed;
-            result_.sentence = LearnerSentence();
-          }
-        }
+        if (!supervisor_.last_exit(learner).value_or(ProcessExit{1, 0}).ok()) Fail(RunEnd::kLearnerFailed, learner, LearnerSentence());
         LearnerEnded();
       }
       break;

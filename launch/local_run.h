@@ -31,6 +31,7 @@ struct RunResult {
   RunEnd end = RunEnd::kDone;
   bool interrupted = false;  // By a signal.
   std::string sentence;      // What went wrong; empty for kDone.
+  std::string failed;        // The process whose log tells more; may be empty.
 };
 
 // Not thread-safe. The calling thread must stay alive as long as the children; signals come through `NoteSignal` on the same thread.
@@ -59,7 +60,7 @@ class LocalRun final {
  private:
   enum class Phase { kStarting, kRunning, kDraining, kLeaving, kOver };
   void StartMembers();
-  void Fail(RunEnd end, const std::string& sentence);
+  void Fail(RunEnd end, const std::string& name, const std::string& sentence);
   void BeginDrain();
   void LearnerEnded();
   std::string LearnerSentence() const;
@@ -76,7 +77,7 @@ class LocalRun final {
   bool asked_members_ = false;
 };
 
-// "the sentence" of the last line of a log that reports an error, without time and name; empty where there is none.
+// The newest error in a log, without time and name; empty where none is among its last lines.
 std::string LastErrorOf(const std::string& log_file);
 
 }  // namespace wideberth::launch

@@ -84,24 +84,28 @@ std::string NextCommands(const proto::RunConfig& config, const std::string& run_
 }
 
 void ReportEnd(const proto::RunConfig& config, const std::string& run_dir, const RunResult& result) {
-  if (const auto table = ReadFile(absl::StrCat(run_dir, "/summary.txt")); table.ok()) std::printf("\n%s", table->c_str());
+  const auto table = ReadFile(absl::StrCat(run_dir, "/summary.txt"));
+  if (table.ok()) std::printf("\n%s", table->c_str());
   const std::string adapter = absl::StrCat(run_dir, "/adapter");
   if (::access(absl::StrCat(adapter, "/adapter_model.safetensors").c_str(), R_OK) == 0) {
-    std::printf("\nAdapter (PEFT): %s\n%s", adapter.c_str(), NextCommands(config, run_dir).c_str());
+    if (!table.ok()) std::printf("\nadapter: %s\n", adapter.c_str());
+    std::printf("\n%s", NextCommands(config, run_dir).c_str());
   }
   std::fflush(stdout);
-  if (result.end != RunEnd::kDone) {
-    std::fprintf(stderr, "wideberth run: %s\nLogs: %s/logs\n", result.sentence.c_str(), run_dir.c_str());
-  }
+  if (result.end == RunEnd::kDone) return;
+  std::fprintf(stderr, "wideberth run: %s\n", result.sentence.c_str());
+  // A process that died without a word of its own: what it did last.
+  const std::string log = LogFile(run_dir, result.failed);
+  if (!result.failed.empty() && LastErrorOf(log).empty()) std::fprintf(stderr, "Last lines of its log:\n%s\n", LastLines(log, 5).c_str());
 }
 
-// A run that never began leaves no folder: the next one may take it.
-void RemoveIfOnlyLogs(const std::string& run_dir, const std::vector<PlacedProcess>& processes) {
-  if (!learner::RunFolder::CheckFree(run_dir).ok()) return;
+// A run that never began leaves no folder: the next one may take it. False where there is more in it.
+bool RemoveIfOnlyLogs(const std::string& run_dir, const std::vector<PlacedProcess>& processes) {
+  if (!learner::RunFolder::CheckFree(run_dir).ok()) return false;
   for (const PlacedProcess& process : processes) ::unlink(LogFile(run_dir, process.name).c_str());
   for (const char* name : {"/logs/wideberth.log", "/lock", "/learner.address"}) ::unlink(absl::StrCat(run_dir, name).c_str());
   ::rmdir(absl::StrCat(run_dir, "/logs").c_str());
-  ::rmdir(run_dir.c_str());
+  return ::rmdir(run_dir.c_str()) == 0;
 }
 
 RunResult Watch(LocalRun& run, const proto::RunConfig& config, const std::string& run_dir, const Signals& signals) {
@@ -191,12 +195,12 @@ absl::StatusOr<int> Run(const std::vector<std::string>& arguments) {
   LocalRun run({.run_dir = run_dir, .supervisor = config.supervisor()}, processes, Clock::Real());
   RunResult result;
   if (const absl::Status started = run.Start(); !started.ok()) {
-    result = {RunEnd::kError, false, std::string(started.message())};
+    result = {RunEnd::kError, false, std::string(started.message()), ""};
   } else {
     result = Watch(run, config, run_dir, signals);
   }
   ReportEnd(config, run_dir, result);
-  if (result.end != RunEnd::kDone) RemoveIfOnlyLogs(run_dir, processes);
+  if (result.end != RunEnd::kDone && !RemoveIfOnlyLogs(run_dir, processes)) std::fprintf(stderr, "Logs: %s/logs\n", run_dir.c_str());
   return static_cast<int>(result.end);
 }
 

@@ -50,7 +50,7 @@ class LocalRunTest : public ::testing::Test {
       clock_.Advance(absl::Milliseconds(20));
       ::poll(nullptr, 0, 1);
     }
-    return {RunEnd::kKilled, false, "it never ended"};
+    return {RunEnd::kKilled, false, "it never ended", ""};
   }
   void UntilServing() {
     for (int i = 0; i < 20000 && run_->learner_address().empty(); ++i) {
