@@ -4,20 +4,6 @@
 function(add_component name)
   cmake_parse_arguments(arg "" "" "HDRS;SRCS;DEPS" ${ARGN})
   set(target wideberth_${name})
-  set(present "")  # WIP-GUARD
-  foreach(src ${arg_SRCS})  # WIP-GUARD
-    if(EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/${src})  # WIP-GUARD
-      list(APPEND present ${src})  # WIP-GUARD
-    endif()  # WIP-GUARD
-  endforeach()  # WIP-GUARD
-  set(arg_SRCS ${present})  # WIP-GUARD
-  set(present "")  # WIP-GUARD
-  foreach(src ${arg_HDRS})  # WIP-GUARD
-    if(EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/${src})  # WIP-GUARD
-      list(APPEND present ${src})  # WIP-GUARD
-    endif()  # WIP-GUARD
-  endforeach()  # WIP-GUARD
-  set(arg_HDRS ${present})  # WIP-GUARD
   if(arg_SRCS)
     add_library(${target} STATIC ${arg_SRCS})
     set(scope PUBLIC)
@@ -34,12 +20,6 @@ endfunction()
 
 function(add_wideberth_test name)
   cmake_parse_arguments(arg "" "TIMEOUT" "SRCS;DEPS;LABELS" ${ARGN})
-  foreach(src ${arg_SRCS})  # WIP-GUARD
-    if(NOT EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/${src} AND NOT EXISTS ${src})  # WIP-GUARD
-      message(STATUS "skipping ${name}: ${src} is not there yet")  # WIP-GUARD
-      return()  # WIP-GUARD
-    endif()  # WIP-GUARD
-  endforeach()  # WIP-GUARD
   add_executable(${name} ${arg_SRCS})
   target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR} ${CMAKE_BINARY_DIR})
   target_link_libraries(${name} PRIVATE wideberth_warnings ${arg_DEPS} GTest::gmock GTest::gtest_main)
