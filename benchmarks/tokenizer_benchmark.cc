@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tokens per second of one thread: encoding and decoding of English documents, one long text and random Unicode; loading. Run by
-// tokenizer_peer.py, which times the `tokenizers` package on the same texts. Shared data: $WIDEBERTH_SHARED or ../shared.
+// Tokens per second of one thread: encoding and decoding of English documents, one long text and
+// random Unicode; loading. Run by tokenizer_peer.py, which times the `tokenizers` package on the
+// same texts. Shared data: $WIDEBERTH_SHARED or ../shared.
 #include <benchmark/benchmark.h>
 
 #include <cstdlib>
@@ -26,8 +27,9 @@ const std::vector<std::string>& Documents() {
     auto* texts = new std::vector<std::string>;
     std::ifstream file(DataDir() + "alpaca-2000-with-outputs/alpaca_data.json");
     for (const nlohmann::json& row : nlohmann::json::parse(file)) {
-      texts->push_back(absl::StrCat(row["instruction"].get<std::string>(), "\n", row["input"].get<std::string>(),
-                                    "\n", row["output"].get<std::string>()));
+      texts->push_back(absl::StrCat(row["instruction"].get<std::string>(), "\n",
+                                    row["input"].get<std::string>(), "\n",
+                                    row["output"].get<std::string>()));
     }
     return texts;
   }();
@@ -54,7 +56,8 @@ void Report(benchmark::State& state, int64_t num_tokens, int64_t num_bytes) {
   state.SetBytesProcessed(num_bytes);
 }
 
-void Encode(benchmark::State& state, const Tokenizer& tokenizer, const std::vector<std::string>& texts) {
+void Encode(benchmark::State& state, const Tokenizer& tokenizer,
+            const std::vector<std::string>& texts) {
   int64_t num_tokens = 0, num_bytes = 0;
   for (auto _ : state) {
     for (const std::string& text : texts) {
@@ -66,7 +69,8 @@ void Encode(benchmark::State& state, const Tokenizer& tokenizer, const std::vect
   Report(state, num_tokens, num_bytes);
 }
 
-void Decode(benchmark::State& state, const Tokenizer& tokenizer, const std::vector<std::string>& texts) {
+void Decode(benchmark::State& state, const Tokenizer& tokenizer,
+            const std::vector<std::string>& texts) {
   std::vector<std::vector<int32_t>> encoded;
   for (const std::string& text : texts) encoded.push_back(tokenizer.Encode(text));
   int64_t num_tokens = 0, num_bytes = 0;
@@ -94,19 +98,21 @@ int main(int argc, char** argv) {
       return 1;
     }
     const Tokenizer* shared = tokenizer->release();  // Lives as long as the registered benchmarks.
-    for (const auto& [texts_name, texts] : {std::pair("documents", &Documents()), std::pair("long", &LongText()),
-                                            std::pair("unicode", &RandomUnicode())}) {
+    for (const auto& [texts_name, texts] :
+         {std::pair("documents", &Documents()), std::pair("long", &LongText()),
+          std::pair("unicode", &RandomUnicode())}) {
       const auto* all = texts;
       benchmark::RegisterBenchmark(absl::StrCat(name, "/encode/", texts_name).c_str(),
                                    [=](benchmark::State& state) { Encode(state, *shared, *all); })
           ->Unit(benchmark::kMillisecond);
     }
-    benchmark::RegisterBenchmark(absl::StrCat(name, "/decode/documents").c_str(),
-                                 [=](benchmark::State& state) { Decode(state, *shared, Documents()); })
+    benchmark::RegisterBenchmark(
+        absl::StrCat(name, "/decode/documents").c_str(),
+        [=](benchmark::State& state) { Decode(state, *shared, Documents()); })
         ->Unit(benchmark::kMillisecond);
-    benchmark::RegisterBenchmark(absl::StrCat(name, "/load").c_str(),
-                                 [=](benchmark::State& state) { Load(state, path); })
-        ->Unit(benchmark::kMillisecond);
+    benchmark::RegisterBenchmark(absl::StrCat(name, "/load").c_str(), [=](benchmark::State& state) {
+      Load(state, path);
+    })->Unit(benchmark::kMillisecond);
   }
   benchmark::Initialize(&argc, argv);
   benchmark::RunSpecifiedBenchmarks();

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The section `added_tokens` of tokenizer.json: tokens found in the text before it is split. Used by the tokenizer.
+// The section `added_tokens` of tokenizer.json: tokens found in the text before it is split. Used
+// by the tokenizer.
 #pragma once
 
 #include <array>
@@ -27,7 +28,8 @@ struct AddedToken {
   static absl::StatusOr<AddedToken> FromJson(const JsonNode& node, int64_t id);
 };
 
-// Finds a set of tokens in text: from left to right, of those that start at a place the longest. Thread-safe.
+// Finds a set of tokens in text: from left to right, of those that start at a place the longest.
+// Thread-safe.
 class AddedTokenFinder {
  public:
   struct Part {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// See bpe.h. Both merge loops do the same: again and again the pair of the lowest rank, the leftmost of equals.
+// See bpe.h. Both merge loops do the same: again and again the pair of the lowest rank, the
+// leftmost of equals.
 #include "model/bpe.h"
 
 #include <algorithm>
@@ -141,7 +142,8 @@ absl::Status Bpe::ReadVocabulary(const JsonNode& node) {
       whole_pieces_.emplace(token, id);
       continue;
     }
-    // A token with a character that spells no byte cannot be a piece. Of the others only their own bytes give the token.
+    // A token with a character that spells no byte cannot be a piece. Of the others only their own
+    // bytes give the token.
     if (!SpellsBytes(token)) continue;
     whole_pieces_.emplace(BytesOfToken(token), id);
   }
@@ -179,7 +181,8 @@ absl::Status Bpe::ReadMerges(const JsonNode& node) {
     if (left_id == absent || right_id == absent || joined_id == absent) {
       return here().Unsupported("two tokens of the vocabulary that join to a third");
     }
-    InsertMerge(PairOf(left_id->second, right_id->second), static_cast<uint32_t>(i), joined_id->second);
+    InsertMerge(PairOf(left_id->second, right_id->second), static_cast<uint32_t>(i),
+                joined_id->second);
   }
   return absl::OkStatus();
 }
@@ -293,8 +296,8 @@ void Bpe::AddCharacter(absl::string_view character, bool* unknown_pending,
     // An unknown token that is pending stays so and comes after these bytes: the peer's order.
     const size_t before = scratch->symbols.size();
     for (char c : character) {
-      const auto found =
-          vocabulary_.find(absl::StrFormat("<0x%02X>", static_cast<unsigned>(static_cast<uint8_t>(c))));
+      const auto found = vocabulary_.find(
+          absl::StrFormat("<0x%02X>", static_cast<unsigned>(static_cast<uint8_t>(c))));
       if (found == vocabulary_.end()) {
         scratch->symbols.resize(before);
         break;
@@ -316,7 +319,8 @@ void Bpe::MergeShort(BpeScratch* scratch) const {
   ranks.resize(symbols.size() - 1);
   for (size_t i = 0; i < ranks.size(); ++i) ranks[i] = Rank(symbols[i].id, symbols[i + 1].id);
   while (!ranks.empty()) {
-    const size_t best = static_cast<size_t>(std::min_element(ranks.begin(), ranks.end()) - ranks.begin());
+    const size_t best =
+        static_cast<size_t>(std::min_element(ranks.begin(), ranks.end()) - ranks.begin());
     if (ranks[best] == kNoRank) return;
     symbols[best].id = FindMerge(symbols[best].id, symbols[best + 1].id)->id;
     symbols.erase(symbols.begin() + static_cast<ptrdiff_t>(best) + 1);

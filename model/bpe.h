@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The section `model` of tokenizer.json: byte-pair encoding of one piece of text. Used by the tokenizer.
+// The section `model` of tokenizer.json: byte-pair encoding of one piece of text. Used by the
+// tokenizer.
 #pragma once
 
 #include <array>
@@ -23,7 +24,8 @@ std::string BytesOfToken(absl::string_view token);
 
 // Working memory of one thread, with the encodings of the words seen last.
 struct BpeScratch {
-  // One cache line: no allocation for a hit, and a word is replaced by the next one of the same slot.
+  // One cache line: no allocation for a hit, and a word is replaced by the next one of the same
+  // slot.
   struct alignas(64) Word {
     static constexpr size_t kMaxBytes = 22;
     static constexpr size_t kMaxIds = 8;
@@ -57,11 +59,12 @@ struct BpeScratch {
 // Thread-safe, given one scratch a thread.
 class Bpe {
  public:
-  // `byte_level`: pieces are taken byte by byte (after a ByteLevel pre-tokenizer), else character by character.
+  // `byte_level`: pieces are taken byte by byte (after a ByteLevel pre-tokenizer), else character
+  // by character.
   static absl::StatusOr<Bpe> FromJson(const JsonNode& node, bool byte_level);
 
-  // Appends the ids of one piece of valid UTF-8. A character that neither the vocabulary, byte fallback nor an unknown token covers
-  // is dropped, as the peer does.
+  // Appends the ids of one piece of valid UTF-8. A character that neither the vocabulary, byte
+  // fallback nor an unknown token covers is dropped, as the peer does.
   void Encode(absl::string_view piece, BpeScratch* scratch, std::vector<int32_t>* ids) const;
 
   absl::optional<int32_t> TokenToId(absl::string_view token) const;
@@ -82,7 +85,8 @@ class Bpe {
   const Merge* FindMerge(int32_t left, int32_t right) const;
   uint32_t Rank(int32_t left, int32_t right) const;
 
-  void EncodeUncached(absl::string_view piece, BpeScratch* scratch, std::vector<int32_t>* ids) const;
+  void EncodeUncached(absl::string_view piece, BpeScratch* scratch,
+                      std::vector<int32_t>* ids) const;
   void AddSymbols(absl::string_view piece, BpeScratch* scratch) const;
   void AddCharacter(absl::string_view character, bool* unknown_pending, BpeScratch* scratch) const;
   void MergeShort(BpeScratch* scratch) const;
@@ -94,9 +98,10 @@ class Bpe {
   bool fuse_unknown_ = false;
   int32_t unknown_id_ = -1;
   absl::flat_hash_map<std::string, int32_t> vocabulary_;
-  absl::flat_hash_map<std::string, int32_t> whole_pieces_;  // With ignore_merges_: what a piece must be.
-  std::array<int32_t, 256> byte_ids_;                       // Byte level; -1 where the vocabulary lacks the byte.
-  std::vector<Merge> merges_;                               // Open addressing, a power of two.
+  absl::flat_hash_map<std::string, int32_t>
+      whole_pieces_;                   // With ignore_merges_: what a piece must be.
+  std::array<int32_t, 256> byte_ids_;  // Byte level; -1 where the vocabulary lacks the byte.
+  std::vector<Merge> merges_;          // Open addressing, a power of two.
 };
 
 }  // namespace wideberth::model

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// See chat_template.h. A template is recognised by its strings and words: each must be one that the kind is known to have, so that an
-// edited template is refused rather than misread.
+// See chat_template.h. A template is recognised by its strings and words: each must be one that the
+// kind is known to have, so that an edited template is refused rather than misread.
 #include "model/chat_template.h"
 
 #include <algorithm>
@@ -9,6 +9,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "base/file.h"
 #include "base/hash.h"
@@ -50,63 +51,103 @@ const Set& ChatMlLiterals() {
 }
 
 const Set& ChatMlWords() {
-  static const auto* const set = new Set{
-      "for", "in", "if", "elif", "else", "endif", "endfor", "set", "not", "and", "or", "is", "defined",
-      "true", "false", "message", "messages", "role", "content", "loop", "first", "last", "index0",
-      "add_generation_prompt", "bos_token", "trim", "raise_exception", "offset", "tools", "tool",
-      "tool_calls", "tool_call", "function", "name", "arguments", "tojson"};
+  static const auto* const set = new Set(absl::StrSplit(
+      "for in if elif else endif endfor set not and or is defined true false message "
+      "messages role content loop first last index0 add_generation_prompt bos_token "
+      "trim raise_exception offset tools tool tool_calls tool_call function name "
+      "arguments tojson",
+      ' '));
   return *set;
 }
 
 const Set& Llama3Literals() {
-  static const auto* const set = new Set{
-      "role", "content", "system", "user", "assistant", "<|start_header_id|>", "<|end_header_id|>\n\n",
-      "<|eot_id|>", "<|start_header_id|>assistant<|end_header_id|>\n\n", std::string(kAlternate)};
+  static const auto* const set = new Set{"role",
+                                         "content",
+                                         "system",
+                                         "user",
+                                         "assistant",
+                                         "<|start_header_id|>",
+                                         "<|end_header_id|>\n\n",
+                                         "<|eot_id|>",
+                                         "<|start_header_id|>assistant<|end_header_id|>\n\n",
+                                         std::string(kAlternate)};
   return *set;
 }
 
 const Set& Llama3Words() {
-  static const auto* const set = new Set{
-      "for", "in", "if", "else", "endif", "endfor", "set", "not", "is", "defined", "true", "false",
-      "loop_messages", "message", "messages", "content", "loop", "first", "index0", "bos_token", "trim",
-      "add_generation_prompt", "offset", "raise_exception"};
+  static const auto* const set = new Set(absl::StrSplit(
+      "for in if else endif endfor set not is defined true false loop_messages message "
+      "messages content loop first index0 bos_token trim add_generation_prompt offset "
+      "raise_exception",
+      ' '));
   return *set;
 }
 
 const Set& Llama31Literals() {
-  static const auto* const set = new Set{
-      "role", "content", "system", "tool", "ipython", "tool_calls", "equalto", "code_interpreter", "",
-      "26 Jul 2024", "%d %b %Y", "<|start_header_id|>system<|end_header_id|>\n\n",
-      "Environment: ipython\n", "Tools: ", ", ", "\n\n", "Cutting Knowledge Date: December 2023\n",
-      "Today Date: ", "<|eot_id|>", "<|eom_id|>", "<|python_tag|>", ".call(", "=\"", "\"", ")", "}",
-      "{\"name\": \"", "\", ", "\"parameters\": ", "Do not use variables.\n\n",
-      "You have access to the following functions. To call a function, please respond with JSON for a "
-      "function call.",
-      "Respond in the format {\"name\": function name, \"parameters\": dictionary of argument name and "
-      "its value}.",
-      "Cannot put tools in the first user message when there's no first user message!",
-      "Given the following functions, please respond with a JSON for a function call ",
-      "with its proper arguments that best answers the given prompt.\n\n",
-      "This model only supports single tool-calls at once!", "<|start_header_id|>",
-      "<|end_header_id|>\n\n", "<|start_header_id|>user<|end_header_id|>\n\n",
-      "<|start_header_id|>assistant<|end_header_id|>\n\n",
-      "<|start_header_id|>ipython<|end_header_id|>\n\n"};
+  static const auto* const set =
+      new Set{"role",
+              "content",
+              "system",
+              "tool",
+              "ipython",
+              "tool_calls",
+              "equalto",
+              "code_interpreter",
+              "",
+              "26 Jul 2024",
+              "%d %b %Y",
+              "<|start_header_id|>system<|end_header_id|>\n\n",
+              "Environment: ipython\n",
+              "Tools: ",
+              ", ",
+              "\n\n",
+              "Cutting Knowledge Date: December 2023\n",
+              "Today Date: ",
+              "<|eot_id|>",
+              "<|eom_id|>",
+              "<|python_tag|>",
+              ".call(",
+              "=\"",
+              "\"",
+              ")",
+              "}",
+              "{\"name\": \"",
+              "\", ",
+              "\"parameters\": ",
+              "Do not use variables.\n\n",
+              "You have access to the following functions. To call a function, please respond with "
+              "JSON for a "
+              "function call.",
+              "Respond in the format {\"name\": function name, \"parameters\": dictionary of "
+              "argument name and "
+              "its value}.",
+              "Cannot put tools in the first user message when there's no first user message!",
+              "Given the following functions, please respond with a JSON for a function call ",
+              "with its proper arguments that best answers the given prompt.\n\n",
+              "This model only supports single tool-calls at once!",
+              "<|start_header_id|>",
+              "<|end_header_id|>\n\n",
+              "<|start_header_id|>user<|end_header_id|>\n\n",
+              "<|start_header_id|>assistant<|end_header_id|>\n\n",
+              "<|start_header_id|>ipython<|end_header_id|>\n\n"};
   return *set;
 }
 
 const Set& Llama31Words() {
-  static const auto* const set = new Set{
-      "for", "in", "if", "elif", "else", "endif", "endfor", "set", "not", "and", "or", "is", "defined",
-      "none", "true", "false", "mapping", "iterable", "message", "messages", "role", "content", "loop",
-      "last", "length", "items", "trim", "tojson", "indent", "join", "reject", "raise_exception",
-      "bos_token", "add_generation_prompt", "custom_tools", "tools", "tools_in_user_message",
-      "date_string", "strftime_now", "builtin_tools", "system_message", "first_user_message", "t",
-      "tool_call", "tool_calls", "function", "name", "arguments", "arg_name", "arg_val"};
+  static const auto* const set = new Set(absl::StrSplit(
+      "for in if elif else endif endfor set not and or is defined none true false "
+      "mapping iterable message messages role content loop last length items trim "
+      "tojson indent join reject raise_exception bos_token add_generation_prompt "
+      "custom_tools tools tools_in_user_message date_string strftime_now builtin_tools "
+      "system_message first_user_message t tool_call tool_calls function name arguments "
+      "arg_name arg_val",
+      ' '));
   return *set;
 }
 
-// Blank text between tags that reaches the prompt in templates written over several lines without "-": before BOS, behind it, before
-// and behind each message, behind the last, before and behind the generation prompt.
+// Blank text between tags that reaches the prompt in templates written over several lines without
+// "-": before BOS, behind it, before and behind each message, behind the last, before and behind
+// the generation prompt.
 const std::vector<std::string>& LooseTexts() {
   static const auto* const texts = new std::vector<std::string>{
       "\n", "\n", "        ", "\n", "\n    ", "\n", "\n", "    ", "\n"};
@@ -133,11 +174,12 @@ absl::Status OnlyKnown(const JinjaInventory& found, const Set& literals, const S
   return absl::OkStatus();
 }
 
-absl::Status Requires(const JinjaInventory& found, std::initializer_list<absl::string_view> literals,
+absl::Status Requires(const JinjaInventory& found,
+                      std::initializer_list<absl::string_view> literals,
                       std::initializer_list<absl::string_view> words) {
   const auto lacks = [](absl::string_view what, absl::string_view thing) {
-    return absl::InvalidArgumentError(absl::StrCat("the chat template lacks the ", what, " \"", thing,
-                                                   "\", supported templates: ", kSupported));
+    return absl::InvalidArgumentError(absl::StrCat("the chat template lacks the ", what, " \"",
+                                                   thing, "\", supported templates: ", kSupported));
   };
   for (absl::string_view literal : literals) {
     if (found.literals.count(std::string(literal)) == 0) return lacks("text", literal);
@@ -170,7 +212,8 @@ absl::StatusOr<std::string> TokenText(const JsonNode& node) {
 
 absl::Status ChatTemplate::RecogniseChatMl(JinjaInventory found) {
   kind_ = Kind::kChatMl;
-  // The default system message is the one thing free to differ: it stands between the block's start and end in one string.
+  // The default system message is the one thing free to differ: it stands between the block's start
+  // and end in one string.
   for (const std::string& literal : found.literals) {
     absl::string_view text = literal;
     if (text != kSystemBlock && absl::ConsumePrefix(&text, kSystemBlock) &&
@@ -212,12 +255,14 @@ void ChatTemplate::SetStopTokens(absl::string_view eos_token) {
                      ? std::vector<std::string>{"<|im_end|>", "<|endoftext|>"}
                      : std::vector<std::string>{"<|eot_id|>", "<|end_of_text|>", "<|eom_id|>"};
   const std::string eos(eos_token);
-  if (!eos.empty() && std::find(stop_tokens_.begin(), stop_tokens_.end(), eos) == stop_tokens_.end()) {
+  if (!eos.empty() &&
+      std::find(stop_tokens_.begin(), stop_tokens_.end(), eos) == stop_tokens_.end()) {
     stop_tokens_.push_back(eos);
   }
 }
 
-absl::StatusOr<ChatTemplate> ChatTemplate::FromJinja(absl::string_view jinja, absl::string_view bos_token,
+absl::StatusOr<ChatTemplate> ChatTemplate::FromJinja(absl::string_view jinja,
+                                                     absl::string_view bos_token,
                                                      absl::string_view eos_token) {
   WB_ASSIGN_OR_RETURN(const JinjaInventory found, ReadJinja(jinja));
   ChatTemplate result;
@@ -257,8 +302,9 @@ absl::StatusOr<ChatTemplate> ChatTemplate::FromFolder(absl::string_view folder) 
     jinja = node.String();
   }
   if (absl::IsNotFound(jinja.status())) {
-    return absl::NotFoundError(absl::StrCat(folder, " has no chat template: neither chat_template.jinja nor ",
-                                            "chat_template in tokenizer_config.json"));
+    return absl::NotFoundError(
+        absl::StrCat(folder, " has no chat template: neither chat_template.jinja nor ",
+                     "chat_template in tokenizer_config.json"));
   }
   WB_RETURN_IF_ERROR(jinja.status());
   WB_ASSIGN_OR_RETURN(const std::string bos, TokenText(config.Field("bos_token")));
@@ -272,16 +318,17 @@ absl::StatusOr<ChatTemplate> ChatTemplate::FromName(absl::string_view name) {
   ChatTemplate result;
   if (name == "qwen2.5" || name == "qwen2" || name == "smollm2") {
     result.writes_default_system_ = true;
-    result.default_system_ = std::string(
-        name == "qwen2.5" ? kQwen25System : name == "qwen2" ? kQwen2System : kSmolLm2System);
+    result.default_system_ = std::string(name == "qwen2.5" ? kQwen25System
+                                         : name == "qwen2" ? kQwen2System
+                                                           : kSmolLm2System);
   } else if (name == "llama-3" || name == "llama-3.1" || name == "llama-3.2") {
     result.kind_ = name == "llama-3" ? Kind::kLlama3 : Kind::kLlama31;
     result.trims_ = result.writes_bos_ = true;
     result.bos_token_ = "<|begin_of_text|>";
   } else if (name != "chatml") {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the chat template name is \"", name,
-                     "\", supported: qwen2.5, qwen2, smollm2, chatml, llama-3, llama-3.1, llama-3.2"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the chat template name is \"", name,
+        "\", supported: qwen2.5, qwen2, smollm2, chatml, llama-3, llama-3.1, llama-3.2"));
   }
   result.SetStopTokens("");
   return result;
@@ -289,18 +336,20 @@ absl::StatusOr<ChatTemplate> ChatTemplate::FromName(absl::string_view name) {
 
 absl::StatusOr<std::string> ChatTemplate::Render(absl::Span<const Message> messages,
                                                  bool add_generation_prompt) const {
-  if (messages.empty()) return absl::InvalidArgumentError("a conversation of no message has no prompt");
+  if (messages.empty())
+    return absl::InvalidArgumentError("a conversation of no message has no prompt");
   const bool system_first = messages[0].role == "system";
   for (size_t i = 0; i < messages.size(); ++i) {
     const std::string& role = messages[i].role;
     if (role != "system" && role != "user" && role != "assistant") {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "message ", i, " has the role \"", role, "\", supported: system, user, assistant"));
+      return absl::InvalidArgumentError(absl::StrCat("message ", i, " has the role \"", role,
+                                                     "\", supported: system, user, assistant"));
     }
     if (must_alternate_ && !(i == 0 && system_first) &&
         (role == "user") != ((i - (system_first ? 1 : 0)) % 2 == 0)) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "message ", i, " has the role \"", role, "\", the roles must be user and assistant in turn"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("message ", i, " has the role \"", role,
+                       "\", the roles must be user and assistant in turn"));
     }
   }
   const auto loose = [this](absl::string_view blanks) { return loose_ ? blanks : ""; };
@@ -320,8 +369,8 @@ absl::StatusOr<std::string> ChatTemplate::Render(absl::Span<const Message> messa
     if (kind_ == Kind::kChatMl) {
       absl::StrAppend(&prompt, "<|im_start|>", message.role, "\n", content, kEndBlock);
     } else {
-      absl::StrAppend(&prompt, "<|start_header_id|>", message.role, "<|end_header_id|>\n\n", content,
-                      "<|eot_id|>");
+      absl::StrAppend(&prompt, "<|start_header_id|>", message.role, "<|end_header_id|>\n\n",
+                      content, "<|eot_id|>");
     }
     absl::StrAppend(&prompt, loose("\n"));
   }
@@ -338,8 +387,9 @@ absl::StatusOr<std::string> ChatTemplate::Render(absl::Span<const Message> messa
 std::string ChatTemplate::fingerprint() const {
   const char kind = kind_ == Kind::kChatMl ? 'c' : kind_ == Kind::kLlama3 ? '3' : 'd';
   return Fingerprint(absl::StrCat(std::string(1, kind), writes_default_system_, must_alternate_,
-                                  always_prompts_, trims_, writes_bos_, loose_, "\n", default_system_, "\n",
-                                  bos_token_, "\n", kind_ == Kind::kLlama31 ? date_ : ""));
+                                  always_prompts_, trims_, writes_bos_, loose_, "\n",
+                                  default_system_, "\n", bos_token_, "\n",
+                                  kind_ == Kind::kLlama31 ? date_ : ""));
 }
 
 }  // namespace wideberth::model

@@ -51,8 +51,9 @@ class Reader {
       // lstrip_blocks: blanks between the start of a line and a block.
       const size_t blanks = text.find_last_not_of(" \t");
       const size_t keep = blanks == absl::string_view::npos ? 0 : blanks + 1;
-      const bool line_start = keep > 0 ? text[keep - 1] == '\n' : at_ == 0 || in_[at_ - 1] == '\n' ||
-                                                                      (after_block_ && in_[at_] == '\n');
+      const bool line_start =
+          keep > 0 ? text[keep - 1] == '\n'
+                   : at_ == 0 || in_[at_ - 1] == '\n' || (after_block_ && in_[at_] == '\n');
       if (line_start) text = text.substr(0, keep);
     }
     if (next_tag == in_.size() && !text.empty() && text.back() == '\n') {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a Jinja template is made of, as far as recognising it needs. Used by chat_template.cc only; nothing is executed.
+// What a Jinja template is made of, as far as recognising it needs. Used by chat_template.cc only;
+// nothing is executed.
 #pragma once
 
 #include <set>
@@ -14,7 +15,8 @@ namespace wideberth::model {
 struct JinjaInventory {
   std::set<std::string> literals;  // Strings within tags, escapes resolved.
   std::set<std::string> words;     // Names and keywords within tags, outside strings.
-  // Text outside tags that reaches the output, in order, with trim_blocks and lstrip_blocks on as for chat templates.
+  // Text outside tags that reaches the output, in order, with trim_blocks and lstrip_blocks on as
+  // for chat templates.
   std::vector<std::string> texts;
 };
 

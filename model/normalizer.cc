@@ -17,7 +17,9 @@ absl::StatusOr<Normalizer> Normalizer::FromJson(const JsonNode& node) {
 }
 
 absl::Status Normalizer::Add(const JsonNode& node) {
-  WB_ASSIGN_OR_RETURN(const std::string type, node.Field("type").String());
+  const absl::StatusOr<std::string> type_or = node.Field("type").String();
+  WB_RETURN_IF_ERROR(type_or.status());
+  const std::string& type = *type_or;
   Step step{};
   if (type == "Sequence") {
     WB_RETURN_IF_ERROR(node.OnlyFields({"type", "normalizers"}));
@@ -35,7 +37,8 @@ absl::Status Normalizer::Add(const JsonNode& node) {
     step.kind = Step::Kind::kReplace;
     WB_ASSIGN_OR_RETURN(step.pattern, node.Field("pattern").Field("String").String());
     WB_ASSIGN_OR_RETURN(step.content, node.Field("content").String());
-    if (step.pattern.empty()) return node.Field("pattern").Unsupported("a pattern of a character or more");
+    if (step.pattern.empty())
+      return node.Field("pattern").Unsupported("a pattern of a character or more");
   } else {
     step.kind = Step::Kind::kForm;
     if (type == "NFC") {

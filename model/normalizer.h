@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The section `normalizer` of tokenizer.json: what happens to text before anything else. Used by the tokenizer.
+// The section `normalizer` of tokenizer.json: what happens to text before anything else. Used by
+// the tokenizer.
 #pragma once
 
 #include <string>

@@ -88,8 +88,8 @@ absl::Status PreTokenizer::AddSplit(const JsonNode& node) {
   const auto* found = std::find_if(std::begin(kBehaviors), std::end(kBehaviors),
                                    [&](const auto& entry) { return entry.first == behavior; });
   if (found == std::end(kBehaviors)) {
-    return node.Field("behavior").Unsupported(
-        "Removed, Isolated, MergedWithPrevious, MergedWithNext, Contiguous");
+    return node.Field("behavior")
+        .Unsupported("Removed, Isolated, MergedWithPrevious, MergedWithNext, Contiguous");
   }
   step.behavior = found->second;
   WB_ASSIGN_OR_RETURN(step.invert, node.Field("invert").Bool(false));

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The section `pre_tokenizer` of tokenizer.json: normalised text -> the pieces within which BPE merges. Used by the tokenizer.
+// The section `pre_tokenizer` of tokenizer.json: normalised text -> the pieces within which BPE
+// merges. Used by the tokenizer.
 #pragma once
 
 #include <deque>
@@ -30,7 +31,8 @@ class PreTokenizer {
   // Whether it ends in ByteLevel: BPE then works on bytes, otherwise on characters.
   bool byte_level() const { return byte_level_; }
 
-  // The non-empty pieces of valid UTF-8 `text`, in order; they live in `text` and `*scratch` until its next use.
+  // The non-empty pieces of valid UTF-8 `text`, in order; they live in `text` and `*scratch` until
+  // its next use.
   const std::vector<absl::string_view>& Split(absl::string_view text,
                                               PreTokenizerScratch* scratch) const;
 

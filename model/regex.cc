@@ -20,9 +20,11 @@ namespace {
 
 // White_Space. PCRE2's own \s has U+180E as well.
 constexpr char kSpaceRanges[] =
-    "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}";
+    "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{"
+    "205f}\\x{3000}";
 constexpr char kNotSpaceRanges[] =
-    "\\x{0}-\\x{8}\\x{e}-\\x{1f}\\x{21}-\\x{84}\\x{86}-\\x{9f}\\x{a1}-\\x{167f}\\x{1681}-\\x{1fff}\\x{200b}-\\x{2027}"
+    "\\x{0}-\\x{8}\\x{e}-\\x{1f}\\x{21}-\\x{84}\\x{86}-\\x{9f}\\x{a1}-\\x{167f}\\x{1681}-\\x{1fff}"
+    "\\x{200b}-\\x{2027}"
     "\\x{202a}-\\x{202e}\\x{2030}-\\x{205e}\\x{2060}-\\x{2fff}\\x{3001}-\\x{10ffff}";
 
 class Translator {
@@ -37,8 +39,8 @@ class Translator {
 
  private:
   absl::Status Unsupported(absl::string_view what) const {
-    return absl::InvalidArgumentError(absl::StrCat("regex \"", in_, "\" has ", what, " at byte ", at_,
-                                                   ", which is not supported"));
+    return absl::InvalidArgumentError(absl::StrCat("regex \"", in_, "\" has ", what, " at byte ",
+                                                   at_, ", which is not supported"));
   }
   bool Ahead(absl::string_view text) const { return in_.substr(at_, text.size()) == text; }
   void Copy(size_t bytes) {
@@ -136,7 +138,8 @@ class Translator {
   absl::Status Category(absl::string_view name, bool negated, size_t bytes) {
     const std::vector<CodePointRange>* additions = CategoryAdditions(name);
     if (additions == nullptr) {
-      return Unsupported(absl::StrCat("category \"", name, "\" (known: ", SupportedCategories(), ")"));
+      return Unsupported(
+          absl::StrCat("category \"", name, "\" (known: ", SupportedCategories(), ")"));
     }
     if (negated && in_class_) return Unsupported("a negated category within a character class");
     std::string ranges = absl::StrCat("\\p{", name, "}");
@@ -199,8 +202,9 @@ absl::StatusOr<Regex> Regex::CompileTranslated(absl::string_view pattern) {
   if (code == nullptr) {
     PCRE2_UCHAR message[160] = {};
     pcre2_get_error_message(error, message, sizeof(message));
-    return absl::InvalidArgumentError(absl::StrCat("regex \"", pattern, "\" is wrong at byte ", offset,
-                                                   ": ", reinterpret_cast<const char*>(message)));
+    return absl::InvalidArgumentError(absl::StrCat("regex \"", pattern, "\" is wrong at byte ",
+                                                   offset, ": ",
+                                                   reinterpret_cast<const char*>(message)));
   }
   // Without JIT (an architecture that has none) pcre2_match interprets: slower, the same matches.
   (void)pcre2_jit_compile(code, PCRE2_JIT_COMPLETE);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The regular expressions of tokenizer.json. They are written for oniguruma (Ruby syntax, Unicode 16) and run here by PCRE2, after a
-// translation of what the two read differently. Used by the pre-tokenizer only.
+// The regular expressions of tokenizer.json. They are written for oniguruma (Ruby syntax, Unicode
+// 16) and run here by PCRE2, after a translation of what the two read differently. Used by the
+// pre-tokenizer only.
 #pragma once
 
 #include <cstddef>
@@ -35,7 +36,8 @@ class RegexScratch {
 // Compiled once; thread-safe, given one scratch a thread.
 class Regex {
  public:
-  // InvalidArgument names the construct that would not mean the same here, or PCRE2's complaint and its place.
+  // InvalidArgument names the construct that would not mean the same here, or PCRE2's complaint and
+  // its place.
   static absl::StatusOr<Regex> Compile(absl::string_view pattern);
   static absl::StatusOr<Regex> CompileLiteral(absl::string_view text);
   // The pattern in PCRE2's terms.

@@ -48,7 +48,8 @@ absl::Status TokenDecoder::ReadSequence(const JsonNode& node) {
     WB_RETURN_IF_ERROR(items[at].Field("pattern").OnlyFields({"String"}));
     WB_ASSIGN_OR_RETURN(std::string pattern, items[at].Field("pattern").Field("String").String());
     WB_ASSIGN_OR_RETURN(std::string content, items[at].Field("content").String());
-    if (pattern.empty()) return items[at].Field("pattern").Unsupported("a pattern of a character or more");
+    if (pattern.empty())
+      return items[at].Field("pattern").Unsupported("a pattern of a character or more");
     replacements_.emplace_back(std::move(pattern), std::move(content));
   }
   if (!next_is("ByteFallback")) return node.Unsupported(kSupported);
@@ -86,7 +87,8 @@ void TokenDecoder::Emit(absl::string_view text, Progress* progress, std::string*
   out->append(text.data(), text.size());
 }
 
-void TokenDecoder::Push(absl::string_view contribution, Progress* progress, std::string* text) const {
+void TokenDecoder::Push(absl::string_view contribution, Progress* progress,
+                        std::string* text) const {
   if (byte_level_) {
     progress->bytes.append(contribution.data(), contribution.size());
     const size_t keep = UnfinishedUtf8Suffix(progress->bytes);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The section `decoder` of tokenizer.json: tokens -> text, all at once or as they come. Used by the tokenizer.
+// The section `decoder` of tokenizer.json: tokens -> text, all at once or as they come. Used by the
+// tokenizer.
 #pragma once
 
 #include <string>
@@ -14,7 +15,8 @@ namespace wideberth::model {
 
 class JsonNode;
 
-// ByteLevel, or SentencePiece's Sequence of Replace, ByteFallback, Fuse and Strip (from the start). Thread-safe.
+// ByteLevel, or SentencePiece's Sequence of Replace, ByteFallback, Fuse and Strip (from the start).
+// Thread-safe.
 class TokenDecoder {
  public:
   static absl::StatusOr<TokenDecoder> FromJson(const JsonNode& node);
@@ -24,7 +26,8 @@ class TokenDecoder {
 
   // The text of tokens that come one by one.
   struct Progress {
-    std::string bytes;         // ByteLevel: the beginning of a character. Byte fallback: a run of byte tokens.
+    std::string
+        bytes;  // ByteLevel: the beginning of a character. Byte fallback: a run of byte tokens.
     size_t characters_to_strip = 0;
   };
   Progress Start() const { return Progress{"", strip_left_}; }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// See tokenizer.h. Encoding: added tokens of the raw text, normalisation, added tokens of the normalised text, pre-tokenizer, BPE,
-// post-processor. Decoding: the tokens' contributions through the decoder.
+// See tokenizer.h. Encoding: added tokens of the raw text, normalisation, added tokens of the
+// normalised text, pre-tokenizer, BPE, post-processor. Decoding: the tokens' contributions through
+// the decoder.
 #include "model/tokenizer.h"
 
 #include <algorithm>
@@ -113,8 +114,9 @@ struct Tokenizer::State {
 
 absl::Status Tokenizer::State::Read(const nlohmann::json& json, absl::string_view file) {
   const JsonNode root(json, absl::StrCat(file, ": "));
-  WB_RETURN_IF_ERROR(root.OnlyFields({"version", "truncation", "padding", "added_tokens", "normalizer",
-                                      "pre_tokenizer", "post_processor", "decoder", "model"}));
+  WB_RETURN_IF_ERROR(
+      root.OnlyFields({"version", "truncation", "padding", "added_tokens", "normalizer",
+                       "pre_tokenizer", "post_processor", "decoder", "model"}));
   WB_ASSIGN_OR_RETURN(normalizer, Normalizer::FromJson(root.Field("normalizer")));
   WB_ASSIGN_OR_RETURN(pre_tokenizer, PreTokenizer::FromJson(root.Field("pre_tokenizer")));
   WB_ASSIGN_OR_RETURN(bpe, Bpe::FromJson(root.Field("model"), pre_tokenizer.byte_level()));
@@ -160,12 +162,15 @@ absl::Status Tokenizer::State::ReadConfig(absl::string_view path) {
 }
 
 absl::Status Tokenizer::State::AddToken(const AddedToken& token, absl::string_view file) {
-  // The peer numbers added tokens itself, whatever the file says. A file that says something else has two meanings.
+  // The peer numbers added tokens itself, whatever the file says. A file that says something else
+  // has two meanings.
   const int32_t expected = bpe->TokenToId(token.content).value_or(next_added_id);
   if (expected != token.id) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        file, ": the added token \"", token.content, "\" has id ", token.id, ", must have ", expected,
-        ", its id in the vocabulary or else the one after the vocabulary and the added tokens before"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(file, ": the added token \"", token.content, "\" has id ", token.id,
+                     ", must have ", expected,
+                     ", its id in the vocabulary or else the one after the vocabulary and the "
+                     "added tokens before"));
   }
   if (!added_ids.emplace(token.content, token.id).second) return absl::OkStatus();
   next_added_id = std::max(next_added_id, token.id + 1);
@@ -194,7 +199,8 @@ void Tokenizer::State::Finish() {
       raw_finder.Add(token, token.content);
       continue;
     }
-    // The peer knows a normalised token by its normalised spelling only: so it is found, decoded, and not taken for special.
+    // The peer knows a normalised token by its normalised spelling only: so it is found, decoded,
+    // and not taken for special.
     const std::string spelling = normalizer.Apply(token.content);
     normalized_finder.Add(token, spelling);
     entry.contribution = decoder.Contribution(spelling);
@@ -252,7 +258,8 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromFile(absl::string_view
 }
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromFolder(absl::string_view folder) {
-  return Load(absl::StrCat(folder, "/tokenizer.json"), absl::StrCat(folder, "/tokenizer_config.json"));
+  return Load(absl::StrCat(folder, "/tokenizer.json"),
+              absl::StrCat(folder, "/tokenizer_config.json"));
 }
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Load(absl::string_view file,

@@ -27,8 +27,8 @@ absl::StatusOr<nlohmann::json> ParseJson(absl::string_view text, absl::string_vi
   try {
     return nlohmann::json::parse(text.begin(), text.end());
   } catch (const nlohmann::json::parse_error& error) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(file, " is not JSON: it goes wrong at byte ", error.byte, " of ", text.size()));
+    return absl::InvalidArgumentError(absl::StrCat(file, " is not JSON: it goes wrong at byte ",
+                                                   error.byte, " of ", text.size()));
   }
 }
 
@@ -80,8 +80,9 @@ absl::Status JsonNode::OnlyFields(std::initializer_list<absl::string_view> known
   if (!value_->is_object()) return Unsupported("an object");
   for (const auto& field : value_->items()) {
     if (std::find(known.begin(), known.end(), field.key()) == known.end()) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          place_, " has the unknown field \"", field.key(), "\", supported: ", absl::StrJoin(known, ", ")));
+      return absl::InvalidArgumentError(
+          absl::StrCat(place_, " has the unknown field \"", field.key(),
+                       "\", supported: ", absl::StrJoin(known, ", ")));
     }
   }
   return absl::OkStatus();

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// tokenizer.json as a tree whose every error names file, field, what was found and what is supported. Used by the tokenizer's parts.
+// tokenizer.json as a tree whose every error names file, field, what was found and what is
+// supported. Used by the tokenizer's parts.
 #pragma once
 
 #include <cstdint>

@@ -34,7 +34,8 @@ bool Contains(const CodePointRange (&ranges)[kSize], uint32_t code_point) {
   return after != std::begin(ranges) && code_point <= (after - 1)->last;
 }
 
-// Length of the character that starts at `at`; 0 if none does, and then `*bad` is the length of the maximal invalid part and
+// Length of the character that starts at `at`; 0 if none does, and then `*bad` is the length of the
+// maximal invalid part and
 // `*unfinished` says whether the bytes end before the character does.
 size_t CharacterLength(absl::string_view bytes, size_t at, size_t* bad, bool* unfinished) {
   const auto byte = [&](size_t i) { return static_cast<uint8_t>(bytes[i]); };
@@ -65,28 +66,30 @@ size_t CharacterLength(absl::string_view bytes, size_t at, size_t* bad, bool* un
   return length;
 }
 
-// Ranges without combining marks and without a character that NFC changes or that composes with its predecessor.
+// Ranges without combining marks and without a character that NFC changes or that composes with its
+// predecessor.
 constexpr CodePointRange kPlainNfc[] = {
-    {0x0, 0x2FF},       {0x400, 0x482},     {0x2010, 0x2027},   {0x3001, 0x3029},
-    {0x3041, 0x3096},   {0x30A1, 0x30FA},   {0x3400, 0x4DBF},   {0x4E00, 0x9FFF},
-    {0xAC00, 0xD7A3},   {0xFF01, 0xFF5E},   {0x1F300, 0x1FAFF},
+    {0x0, 0x2FF},     {0x400, 0x482},   {0x2010, 0x2027},   {0x3001, 0x3029},
+    {0x3041, 0x3096}, {0x30A1, 0x30FA}, {0x3400, 0x4DBF},   {0x4E00, 0x9FFF},
+    {0xAC00, 0xD7A3}, {0xFF01, 0xFF5E}, {0x1F300, 0x1FAFF},
 };
 
 std::string MapWithUtf8proc(absl::string_view text, NormalForm form) {
   int options = UTF8PROC_STABLE;
-  options |= form == NormalForm::kNfc || form == NormalForm::kNfkc ? UTF8PROC_COMPOSE
-                                                                    : UTF8PROC_DECOMPOSE;
+  options |=
+      form == NormalForm::kNfc || form == NormalForm::kNfkc ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE;
   if (form == NormalForm::kNfkc || form == NormalForm::kNfkd) options |= UTF8PROC_COMPAT;
   utf8proc_uint8_t* mapped = nullptr;
-  const utf8proc_ssize_t size = utf8proc_map(
-      reinterpret_cast<const utf8proc_uint8_t*>(text.data()), static_cast<utf8proc_ssize_t>(text.size()),
-      &mapped, static_cast<utf8proc_option_t>(options));
+  const utf8proc_ssize_t size = utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
+                                             static_cast<utf8proc_ssize_t>(text.size()), &mapped,
+                                             static_cast<utf8proc_option_t>(options));
   const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owner(mapped, &std::free);
   WB_CHECK(size >= 0, "utf8proc refused valid UTF-8");
   return std::string(reinterpret_cast<const char*>(mapped), static_cast<size_t>(size));
 }
 
-// A character the peer does not know is, for it, a starter that never composes: the text on either side normalises alone.
+// A character the peer does not know is, for it, a starter that never composes: the text on either
+// side normalises alone.
 std::string NormalizeAroundInert(absl::string_view text, NormalForm form) {
   std::string result;
   size_t start = 0;
@@ -164,13 +167,16 @@ size_t UnfinishedUtf8Suffix(absl::string_view bytes) {
   for (size_t length = std::min<size_t>(3, bytes.size()); length > 0; --length) {
     const size_t at = bytes.size() - length;
     if ((static_cast<uint8_t>(bytes[at]) & 0xC0) == 0x80) continue;
-    if (CharacterLength(bytes, at, &bad, &unfinished) == 0 && unfinished && bad == length) return length;
+    if (CharacterLength(bytes, at, &bad, &unfinished) == 0 && unfinished && bad == length)
+      return length;
   }
   return 0;
 }
 
 uint32_t CodePointAt(absl::string_view text, size_t at, size_t* length) {
-  const auto byte = [&](size_t i) { return static_cast<uint32_t>(static_cast<uint8_t>(text[at + i])); };
+  const auto byte = [&](size_t i) {
+    return static_cast<uint32_t>(static_cast<uint8_t>(text[at + i]));
+  };
   const uint32_t lead = byte(0);
   if (lead < 0x80) return *length = 1, lead;
   if (lead < 0xE0) return *length = 2, (lead & 0x1F) << 6 | (byte(1) & 0x3F);
@@ -192,7 +198,8 @@ bool IsPlainlyNfc(absl::string_view text) { return NextNotPlain(text, 0) == text
 
 std::string Normalize(absl::string_view text, NormalForm form) {
   if (form != NormalForm::kNfc) return NormalizeAroundInert(text, form);
-  // A plain character never changes by what stands before it, so the text normalises in parts that each begin with one.
+  // A plain character never changes by what stands before it, so the text normalises in parts that
+  // each begin with one.
   std::string result;
   result.reserve(text.size());
   size_t start = 0;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// UTF-8 and Unicode as the tokenizer needs them: repair, normal forms, general categories. The tables follow those inside the
-// `tokenizers` package, which come from several Unicode versions (unicode_tables.inc). Used by the tokenizer only.
+// UTF-8 and Unicode as the tokenizer needs them: repair, normal forms, general categories. The
+// tables follow those inside the `tokenizers` package, which come from several Unicode versions
+// (unicode_tables.inc). Used by the tokenizer only.
 #pragma once
 
 #include <cstdint>
@@ -16,10 +17,12 @@ struct CodePointRange {
   uint32_t last;
 };
 
-// The first byte that is not part of valid UTF-8 (no surrogates, no overlong forms), or bytes.size().
+// The first byte that is not part of valid UTF-8 (no surrogates, no overlong forms), or
+// bytes.size().
 size_t ValidUtf8Prefix(absl::string_view bytes);
 
-// Each maximal part that cannot begin a character becomes U+FFFD (Unicode's recommended practice, as Rust and Python do it).
+// Each maximal part that cannot begin a character becomes U+FFFD (Unicode's recommended practice,
+// as Rust and Python do it).
 std::string ReplaceInvalidUtf8(absl::string_view bytes);
 
 // Bytes of `bytes`' end that could still become one character if more followed: 0 to 3.
@@ -41,8 +44,8 @@ bool IsNumeric(uint32_t code_point);
 // Letters, marks, decimal digits, connectors: the regex crate's \w.
 bool IsWordCharacter(uint32_t code_point);
 
-// What has to be added to PCRE2's \p{category} to get oniguruma's. Null for a category whose difference is not tabulated.
-// `category` is one of L Lu Ll Lt Lm Lo M N Nd Nl No P S Z.
+// What has to be added to PCRE2's \p{category} to get oniguruma's. Null for a category whose
+// difference is not tabulated. `category` is one of L Lu Ll Lt Lm Lo M N Nd Nl No P S Z.
 const std::vector<CodePointRange>* CategoryAdditions(absl::string_view category);
 absl::string_view SupportedCategories();
 

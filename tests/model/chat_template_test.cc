@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Chat templates against transformers (tests/golden/chat_template.json) and the renderings of the shared data.
+// Chat templates against transformers (tests/golden/chat_template.json) and the renderings of the
+// shared data.
 #include "model/chat_template.h"
 
 #include <gmock/gmock.h>
@@ -58,7 +59,8 @@ TEST(ChatTemplateTest, ByNameAndByTextRendersLikeTransformers) {
       ExpectPrompts(*named, golden, entry["prompts"]);
     }
     if (entry["jinja"].is_string()) {
-      const auto read = ChatTemplate::FromJinja(entry["jinja"].get<std::string>(), "<|begin_of_text|>", "");
+      const auto read =
+          ChatTemplate::FromJinja(entry["jinja"].get<std::string>(), "<|begin_of_text|>", "");
       ASSERT_TRUE(read.ok()) << read.status();
       ExpectPrompts(*read, golden, entry["prompts"]);
     }
@@ -110,7 +112,8 @@ TEST(ChatTemplateTest, RefusesTemplatesItDoesNotKnowAndNamesTheFolder) {
     ASSERT_TRUE(WriteFileAtomically(folder.Join("chat_template.jinja"), *jinja).ok());
     const absl::Status status = ChatTemplate::FromFolder(folder.path()).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
-    for (const std::string& expected : {folder.path(), part, std::string("supported templates: ChatML (Qwen2")}) {
+    for (const std::string& expected :
+         {folder.path(), part, std::string("supported templates: ChatML (Qwen2")}) {
       EXPECT_THAT(std::string(status.message()), HasSubstr(expected)) << name;
     }
   }
@@ -119,17 +122,20 @@ TEST(ChatTemplateTest, RefusesTemplatesItDoesNotKnowAndNamesTheFolder) {
 // An edit that changes prompts must not pass for the original.
 TEST(ChatTemplateTest, RefusesEditedTemplates) {
   const Json golden = ReadJson(testing::GoldenPath("chat_template.json"));
-  const std::string chatml = golden["templates"][3]["jinja"], llama = golden["templates"][4]["jinja"];
+  const std::string chatml = golden["templates"][3]["jinja"],
+                    llama = golden["templates"][4]["jinja"];
   const auto refused = [](const std::string& jinja) {
     return !ChatTemplate::FromJinja(jinja, "", "").ok();
   };
   EXPECT_FALSE(refused(chatml));
   EXPECT_FALSE(refused(llama));
   EXPECT_TRUE(refused(absl::StrReplaceAll(chatml, {{"'\\n' + message", "' ' + message"}})));
-  EXPECT_TRUE(refused(absl::StrReplaceAll(chatml, {{"message['content']", "message['content'] | upper"}})));
+  EXPECT_TRUE(
+      refused(absl::StrReplaceAll(chatml, {{"message['content']", "message['content'] | upper"}})));
   EXPECT_TRUE(refused(absl::StrReplaceAll(chatml, {{"'<|im_end|>'", "eos_token"}})));
   EXPECT_TRUE(refused(absl::StrReplaceAll(chatml, {{"{% endfor %}", "{% endfor %}Answer:"}})));
-  EXPECT_TRUE(refused(absl::StrReplaceAll(chatml, {{"{% endfor %}", "{{ '<think>' }}{% endfor %}"}})));
+  EXPECT_TRUE(
+      refused(absl::StrReplaceAll(chatml, {{"{% endfor %}", "{{ '<think>' }}{% endfor %}"}})));
   EXPECT_TRUE(refused(absl::StrReplaceAll(llama, {{" | trim", ""}})));
   EXPECT_TRUE(refused(absl::StrReplaceAll(llama, {{"bos_token + ", ""}})));
   EXPECT_TRUE(refused(chatml.substr(0, chatml.size() - 3)));
@@ -143,14 +149,16 @@ TEST(ChatTemplateTest, TakesTheDefaultSystemMessageFromTheTemplate) {
   const auto chat_template = ChatTemplate::FromJinja(jinja, "", "");
   ASSERT_TRUE(chat_template.ok()) << chat_template.status();
   EXPECT_EQ(chat_template->default_system(), "You are a careful judge.");
-  EXPECT_THAT(*chat_template->Render({Message{"user", "hi"}}, true),
-              HasSubstr("<|im_start|>system\nYou are a careful judge.<|im_end|>\n<|im_start|>user\nhi<"));
+  EXPECT_THAT(
+      *chat_template->Render({Message{"user", "hi"}}, true),
+      HasSubstr("<|im_start|>system\nYou are a careful judge.<|im_end|>\n<|im_start|>user\nhi<"));
   EXPECT_NE(chat_template->fingerprint(), ChatTemplate::FromName("qwen2")->fingerprint());
 }
 
 TEST(ChatTemplateTest, ReadsFoldersInEachOfTheFormsTheyHave) {
   const Json golden = ReadJson(testing::GoldenPath("chat_template.json"));
-  const std::string chatml = golden["templates"][3]["jinja"], llama = golden["templates"][4]["jinja"];
+  const std::string chatml = golden["templates"][3]["jinja"],
+                    llama = golden["templates"][4]["jinja"];
   const testing::TempDir folder;
   EXPECT_EQ(ChatTemplate::FromFolder(folder.path()).status().code(), absl::StatusCode::kNotFound);
   const auto kind_of = [&](const Json& config) {
@@ -160,23 +168,30 @@ TEST(ChatTemplateTest, ReadsFoldersInEachOfTheFormsTheyHave) {
     return *found;
   };
   const Json bos = {{"content", "<B>"}, {"lstrip", false}};
-  const ChatTemplate text = kind_of({{"chat_template", llama}, {"bos_token", bos}, {"eos_token", "<E>"}});
+  const ChatTemplate text =
+      kind_of({{"chat_template", llama}, {"bos_token", bos}, {"eos_token", "<E>"}});
   EXPECT_EQ(text.kind(), ChatTemplate::Kind::kLlama3);
-  EXPECT_THAT(*text.Render({Message{"user", "hi"}}, false), HasSubstr("<B><|start_header_id|>user"));
+  EXPECT_THAT(*text.Render({Message{"user", "hi"}}, false),
+              HasSubstr("<B><|start_header_id|>user"));
   EXPECT_THAT(text.stop_tokens(), Contains("<E>"));
   EXPECT_THAT(text.stop_tokens(), Contains("<|eot_id|>"));
-  const Json list = {{{"name", "tool_use"}, {"template", "{{ tools }}"}}, {{"name", "default"}, {"template", chatml}}};
+  const Json list = {{{"name", "tool_use"}, {"template", "{{ tools }}"}},
+                     {{"name", "default"}, {"template", chatml}}};
   EXPECT_EQ(kind_of({{"chat_template", list}}).kind(), ChatTemplate::Kind::kChatMl);
   ASSERT_TRUE(WriteFileAtomically(folder.Join("chat_template.jinja"), llama).ok());
-  EXPECT_EQ(kind_of({{"chat_template", chatml}}).kind(), ChatTemplate::Kind::kLlama3) << "the file comes first";
+  EXPECT_EQ(kind_of({{"chat_template", chatml}}).kind(), ChatTemplate::Kind::kLlama3)
+      << "the file comes first";
 }
 
 TEST(ChatTemplateTest, ConversationsItCannotRenderAreErrors) {
   const auto chat_template = ChatTemplate::FromName("qwen2.5");
   EXPECT_FALSE(chat_template->Render({}, true).ok());
-  EXPECT_THAT(std::string(chat_template->Render({Message{"user", "a"}, Message{"tool", "b"}}, true).status().message()),
+  EXPECT_THAT(std::string(chat_template->Render({Message{"user", "a"}, Message{"tool", "b"}}, true)
+                              .status()
+                              .message()),
               HasSubstr("message 1 has the role \"tool\", supported: system, user, assistant"));
-  EXPECT_THAT(std::string(ChatTemplate::FromName("gemma").status().message()), HasSubstr("supported: qwen2.5"));
+  EXPECT_THAT(std::string(ChatTemplate::FromName("gemma").status().message()),
+              HasSubstr("supported: qwen2.5"));
 }
 
 TEST(ChatTemplateTest, SmolLm2sFolderGivesItsTemplateAndStopToken) {
@@ -188,7 +203,8 @@ TEST(ChatTemplateTest, SmolLm2sFolderGivesItsTemplateAndStopToken) {
   const auto tokenizer = Tokenizer::FromFolder(folder);
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
   EXPECT_EQ((*tokenizer)->TokenToId(chat_template->stop_tokens()[0]), 2);
-  const auto prompt = chat_template->Render({Message{"user", "What is the capital of France?"}}, true);
+  const auto prompt =
+      chat_template->Render({Message{"user", "What is the capital of France?"}}, true);
   const std::vector<int32_t> ids = (*tokenizer)->Encode(*prompt);
   EXPECT_EQ(ids[0], 1);
   EXPECT_EQ((*tokenizer)->Decode(ids, false), *prompt);
