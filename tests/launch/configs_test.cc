@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/text_proto.h"
+#include "launch/node_placement.h"
 #include "launch/placement.h"
 #include "launch/run.h"
 #include "learner/prompts.h"
@@ -46,6 +47,17 @@ TEST(ConfigsTest, EveryScorerIsValid) {
     ASSERT_TRUE(merged.ok()) << merged.message();
     const absl::Status valid = scorer::ValidateScorerConfig(scorer);
     EXPECT_TRUE(valid.ok()) << file << ": " << valid.message();
+  }
+}
+
+TEST(ConfigsTest, EveryClusterHoldsTheQuickstart) {
+  const std::vector<std::string> files = TextProtosIn("configs/clusters");
+  ASSERT_FALSE(files.empty());
+  for (const std::string& file : files) {
+    const auto config = LoadRunConfig({"configs/quickstart.txtpb", file}, {}, /*look_at_models=*/false);
+    ASSERT_TRUE(config.ok()) << config.status().message();
+    const auto placed = PlaceOnNodes(*config, {"bin", {file}, {}, "runs/x"}, 2);
+    EXPECT_TRUE(placed.ok()) << file << ": " << placed.status().message();
   }
 }
 
