@@ -28,19 +28,22 @@
 namespace wideberth::launch {
 namespace {
 
-// A line of the job script: `start NODE NAME CPUS WORD...`. The job, which knows its nodes, fills in the learner's address.
-std::string StartLine(const NodeProcess& placed, const proto::RunConfig& config, const LaunchInputs& inputs) {
+// A line of the job script: `start NODE NAME CPUS WORD...`. The job, which knows its nodes, fills
+// in the learner's address.
+std::string StartLine(const NodeProcess& placed, const proto::RunConfig& config,
+                      const LaunchInputs& inputs) {
   const PlacedProcess& process = placed.process;
   const proto::SupervisorConfig& supervisor = config.supervisor();
   const int cpus = std::max(config.cluster().cpus_per_process(), process.num_threads);
   std::vector<std::string> words = {"env"};
-  for (const auto& [name, value] : process.spec.environment) words.push_back(absl::StrCat(name, "=", value));
-  // A bundle's programs are started by a script that finds libtorch first.
-  const char* const launcher = std::getenv("WIDEBERTH_LAUNCHER");
-  words.insert(words.end(), {launcher != nullptr ? launcher : absl::StrCat(inputs.binary_dir, "/wideberth"), "supervise", absl::StrCat("--name=", process.name),
-                             absl::StrCat("--log=", process.spec.output_path),
-                             absl::StrCat("--drain_timeout=", supervisor.drain_timeout()),
-                             absl::StrCat("--stop_file=", inputs.run_dir, process.role == "learner" ? "/stop-learner" : "/stop-members")});
+  for (const auto& [name, value] : process.spec.environment)
+    words.push_back(absl::StrCat(name, "=", value));
+  words.insert(words.end(),
+               {OwnCommand(), "supervise", absl::StrCat("--name=", process.name),
+                absl::StrCat("--log=", process.spec.output_path),
+                absl::StrCat("--drain_timeout=", supervisor.drain_timeout()),
+                absl::StrCat("--stop_file=", inputs.run_dir,
+                             process.role == "learner" ? "/stop-learner" : "/stop-members")});
   if (placed.gpu) words.push_back(absl::StrCat("--gpu=", *placed.gpu));
   if (process.spec.restart) {
     words.insert(words.end(), {absl::StrCat("--after=", AddressFile(inputs.run_dir)),
@@ -61,8 +64,8 @@ std::string StartLine(const NodeProcess& placed, const proto::RunConfig& config,
   return line;
 }
 
-std::string JobLines(const proto::RunConfig& config, const std::vector<NodeProcess>& processes, const LaunchInputs& inputs,
-                     int num_nodes) {
+std::string JobLines(const proto::RunConfig& config, const std::vector<NodeProcess>& processes,
+                     const LaunchInputs& inputs, int num_nodes) {
   const proto::ClusterConfig& cluster = config.cluster();
   std::vector<int> load(num_nodes, 0);
   int cpus = cluster.cpus_per_process();
@@ -71,7 +74,8 @@ std::string JobLines(const proto::RunConfig& config, const std::vector<NodeProce
     cpus = std::max(cpus, placed.process.num_threads);
   }
   std::string text;
-  for (const absl::string_view line : absl::StrSplit(NodePlacementTable(processes, num_nodes), '\n', absl::SkipEmpty())) {
+  for (const absl::string_view line :
+       absl::StrSplit(NodePlacementTable(processes, num_nodes), '\n', absl::SkipEmpty())) {
     absl::StrAppend(&text, "# ", line, "\n");
   }
   const std::vector<std::pair<absl::string_view, std::string>> variables = {
@@ -87,8 +91,10 @@ std::string JobLines(const proto::RunConfig& config, const std::vector<NodeProce
       {"drain_seconds", absl::StrFormat("%.0f", config.supervisor().drain_timeout())},
       {"setup", cluster.setup()},
   };
-  for (const auto& [name, value] : variables) absl::StrAppend(&text, name, "=", ShellWord(value), "\n");
-  for (const NodeProcess& placed : processes) absl::StrAppend(&text, StartLine(placed, config, inputs), "\n");
+  for (const auto& [name, value] : variables)
+    absl::StrAppend(&text, name, "=", ShellWord(value), "\n");
+  for (const NodeProcess& placed : processes)
+    absl::StrAppend(&text, StartLine(placed, config, inputs), "\n");
   return text;
 }
 
@@ -106,19 +112,27 @@ struct SuperviseFlags {
   std::vector<std::string> command;
 };
 
-absl::StatusOr<bool> ParseSuperviseFlags(const std::vector<std::string>& arguments, SuperviseFlags* parsed) {
-  FlagTable flags("wideberth supervise", "--name=TEXT --log=FILE [flags] -- COMMAND [ARGUMENTS]",
-                  "Runs one command and restarts it in place when it fails. A signal, or --stop_file, is passed on once as SIGTERM;\n"
-                  "then nothing is restarted. Exit code: the command's; 128 + N where signal N ended it.");
+absl::StatusOr<bool> ParseSuperviseFlags(const std::vector<std::string>& arguments,
+                                         SuperviseFlags* parsed) {
+  FlagTable flags(
+      "wideberth supervise", "--name=TEXT --log=FILE [flags] -- COMMAND [ARGUMENTS]",
+      "Runs one command and restarts it in place when it fails. A signal, or --stop_file, is "
+      "passed on once as SIGTERM;\n"
+      "then nothing is restarted. Exit code: the command's; 128 + N where signal N ended it.");
   flags.Add("name", &parsed->name, "name of the process in messages");
   flags.Add("log", &parsed->log, "its output is appended to this file");
   flags.Add("after", &parsed->after, "start once this file is there");
   flags.Add("after_timeout", &parsed->after_timeout, "seconds to wait for it (default 600)");
-  flags.Add("stop_file", &parsed->stop_file, "end the command once this file is there: signals do not always come through a scheduler");
+  flags.Add(
+      "stop_file", &parsed->stop_file,
+      "end the command once this file is there: signals do not always come through a scheduler");
   flags.Add("once", &parsed->once, "do not restart");
-  flags.Add("max_restarts", &parsed->max_restarts, "restarts before it ends with an error (default 5)");
-  flags.Add("restart_backoff", &parsed->restart_backoff, "first delay in seconds; doubles up to 30 (default 1)");
-  flags.Add("drain_timeout", &parsed->drain_timeout, "seconds from a signal to the end; then it is killed (default 45)");
+  flags.Add("max_restarts", &parsed->max_restarts,
+            "restarts before it ends with an error (default 5)");
+  flags.Add("restart_backoff", &parsed->restart_backoff,
+            "first delay in seconds; doubles up to 30 (default 1)");
+  flags.Add("drain_timeout", &parsed->drain_timeout,
+            "seconds from a signal to the end; then it is killed (default 45)");
   flags.Add("gpu", &parsed->gpu, "the only one of this node's GPUs it shall see, counted from 0");
   bool help = false;
   WB_ASSIGN_OR_RETURN(parsed->command, flags.Parse(arguments, &help));
@@ -126,9 +140,11 @@ absl::StatusOr<bool> ParseSuperviseFlags(const std::vector<std::string>& argumen
     std::fputs(flags.Help().c_str(), stdout);
     return false;
   }
-  if (parsed->command.empty()) return absl::InvalidArgumentError("no command is given (see wideberth supervise --help)");
+  if (parsed->command.empty())
+    return absl::InvalidArgumentError("no command is given (see wideberth supervise --help)");
   if (parsed->name.empty() || parsed->log.empty()) {
-    return absl::InvalidArgumentError(absl::StrCat("--", parsed->name.empty() ? "name" : "log", " is not given"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("--", parsed->name.empty() ? "name" : "log", " is not given"));
   }
   return true;
 }
@@ -136,7 +152,8 @@ absl::StatusOr<bool> ParseSuperviseFlags(const std::vector<std::string>& argumen
 // CUDA_VISIBLE_DEVICES for the `index`-th of the GPUs this process was given.
 std::string VisibleGpu(int index) {
   const char* const given = std::getenv("CUDA_VISIBLE_DEVICES");
-  const std::vector<std::string> gpus = absl::StrSplit(given == nullptr ? "" : given, ',', absl::SkipEmpty());
+  const std::vector<std::string> gpus =
+      absl::StrSplit(given == nullptr ? "" : given, ',', absl::SkipEmpty());
   return index < static_cast<int>(gpus.size()) ? gpus[index] : absl::StrCat(index);
 }
 
@@ -144,8 +161,10 @@ std::string VisibleGpu(int index) {
 class SupervisedCommand final {
  public:
   explicit SupervisedCommand(const SuperviseFlags& flags)
-      : flags_(flags), supervisor_({.max_restarts = flags.max_restarts, .first_backoff = absl::Seconds(flags.restart_backoff)},
-                                   Clock::Real()) {
+      : flags_(flags),
+        supervisor_({.max_restarts = flags.max_restarts,
+                     .first_backoff = absl::Seconds(flags.restart_backoff)},
+                    Clock::Real()) {
     ::sigemptyset(&signals_);
     for (const int signal : {SIGINT, SIGTERM, SIGHUP}) ::sigaddset(&signals_, signal);
     ::pthread_sigmask(SIG_BLOCK, &signals_, nullptr);
@@ -183,8 +202,9 @@ class SupervisedCommand final {
     while (!flags_.after.empty() && ::access(flags_.after.c_str(), R_OK) != 0) {
       if (AskedToStop()) return false;
       if (absl::Now() < deadline) continue;
-      return absl::DeadlineExceededError(absl::StrCat(flags_.name, ": ", flags_.after, " is not there after ", flags_.after_timeout,
-                                                      " s, so the learner does not serve; see its log"));
+      return absl::DeadlineExceededError(
+          absl::StrCat(flags_.name, ": ", flags_.after, " is not there after ",
+                       flags_.after_timeout, " s, so the learner does not serve; see its log"));
     }
     return true;
   }
@@ -192,7 +212,8 @@ class SupervisedCommand final {
   // Waits a moment for a signal.
   bool AskedToStop() const {
     const timespec wait = absl::ToTimespec(absl::Milliseconds(200));
-    return ::sigtimedwait(&signals_, nullptr, &wait) > 0 || (!flags_.stop_file.empty() && ::access(flags_.stop_file.c_str(), F_OK) == 0);
+    return ::sigtimedwait(&signals_, nullptr, &wait) > 0 ||
+           (!flags_.stop_file.empty() && ::access(flags_.stop_file.c_str(), F_OK) == 0);
   }
 
   const SuperviseFlags& flags_;
@@ -203,10 +224,13 @@ class SupervisedCommand final {
 }  // namespace
 
 std::string ShellWord(absl::string_view text) {
-  const auto plain = [](char c) { return absl::ascii_isalnum(c) || absl::StrContains("_-./:=,+@%", absl::string_view(&c, 1)); };
+  const auto plain = [](char c) {
+    return absl::ascii_isalnum(c) || absl::StrContains("_-./:=,+@%", absl::string_view(&c, 1));
+  };
   if (!text.empty() && std::all_of(text.begin(), text.end(), plain)) return std::string(text);
   std::string word;
-  const bool control = std::any_of(text.begin(), text.end(), [](char c) { return absl::ascii_iscntrl(c); });
+  const bool control =
+      std::any_of(text.begin(), text.end(), [](char c) { return absl::ascii_iscntrl(c); });
   for (const char c : text) {
     if (control && absl::ascii_iscntrl(c)) {
       absl::StrAppendFormat(&word, "\\%03o", static_cast<unsigned char>(c));
@@ -225,12 +249,17 @@ absl::StatusOr<int> Placement(const std::vector<std::string>& arguments) {
   LaunchInputs inputs;
   inputs.binary_dir = OwnFolder();
   int32_t num_nodes = 1;
-  FlagTable flags("wideberth placement", "--config=FILE [--config=FILE ...] [--override='field: value' ...] --nodes=N",
-                  "Prints which process of a run goes to which of N nodes, as comments, variables and commands of a shell; launch/cluster.sh\n"
+  FlagTable flags("wideberth placement",
+                  "--config=FILE [--config=FILE ...] [--override='field: value' ...] --nodes=N",
+                  "Prints which process of a run goes to which of N nodes, as comments, variables "
+                  "and commands of a shell; launch/cluster.sh\n"
                   "makes a Slurm job of it. Starts nothing, writes nothing.");
-  flags.Add("config", &inputs.config_files, "a protobuf text file (configs/*.txtpb); several are merged left to right");
-  flags.Add("override", &inputs.overrides, "fields put over the files, e.g. 'learner { max_steps: 2 }'");
-  flags.Add("run_dir", &inputs.run_dir, "folder of the run, on a disk that all nodes share (default runs/<name>-<time>)");
+  flags.Add("config", &inputs.config_files,
+            "a protobuf text file (configs/*.txtpb); several are merged left to right");
+  flags.Add("override", &inputs.overrides,
+            "fields put over the files, e.g. 'learner { max_steps: 2 }'");
+  flags.Add("run_dir", &inputs.run_dir,
+            "folder of the run, on a disk that all nodes share (default runs/<name>-<time>)");
   flags.Add("nodes", &num_nodes, "number of nodes (default 1)");
   bool help = false;
   WB_ASSIGN_OR_RETURN(const std::vector<std::string> rest, flags.Parse(arguments, &help));
@@ -238,13 +267,18 @@ absl::StatusOr<int> Placement(const std::vector<std::string>& arguments) {
     std::fputs(flags.Help().c_str(), stdout);
     return 0;
   }
-  if (!rest.empty()) return absl::InvalidArgumentError(absl::StrCat("\"", rest[0], "\" is no flag; a configuration is --config=", rest[0]));
-  if (inputs.config_files.empty()) return absl::InvalidArgumentError("--config is not given (see wideberth placement --help)");
-  WB_ASSIGN_OR_RETURN(proto::RunConfig config, LoadRunConfig(inputs.config_files, inputs.overrides, /*look_at_models=*/false));
+  if (!rest.empty())
+    return absl::InvalidArgumentError(
+        absl::StrCat("\"", rest[0], "\" is no flag; a configuration is --config=", rest[0]));
+  if (inputs.config_files.empty())
+    return absl::InvalidArgumentError("--config is not given (see wideberth placement --help)");
+  WB_ASSIGN_OR_RETURN(proto::RunConfig config, LoadRunConfig(inputs.config_files, inputs.overrides,
+                                                             /*look_at_models=*/false));
   if (inputs.run_dir.empty()) inputs.run_dir = config.run_dir();
   if (inputs.run_dir.empty()) inputs.run_dir = learner::DefaultRunDir(config, absl::Now());
   WB_RETURN_IF_ERROR(learner::RunFolder::CheckFree(inputs.run_dir));
-  WB_ASSIGN_OR_RETURN(const std::vector<NodeProcess> processes, PlaceOnNodes(config, inputs, num_nodes));
+  WB_ASSIGN_OR_RETURN(const std::vector<NodeProcess> processes,
+                      PlaceOnNodes(config, inputs, num_nodes));
   std::fputs(JobLines(config, processes, inputs, num_nodes).c_str(), stdout);
   return 0;
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What launch/cluster.sh and the job it renders call: `wideberth placement` (configuration -> job as shell lines) and `wideberth supervise`
-// (one process on a node, restarted in place).
+// What launch/cluster.sh and the job it renders call: `wideberth placement` (configuration -> job
+// as shell lines) and `wideberth supervise` (one process on a node, restarted in place).
 #pragma once
 
 #include <string>

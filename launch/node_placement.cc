@@ -18,14 +18,16 @@ constexpr int kUnplaced = -1;
 // "actor", "learner" or "scorer:<name>", as placements spell it.
 std::string RoleInPlacement(const PlacedProcess& process) {
   if (process.role != "scorer") return process.role;
-  const size_t begin = process.name.find('-') + 1, end = process.name.rfind('-');  // scorer-<name>-<replica>
+  const size_t begin = process.name.find('-') + 1,
+               end = process.name.rfind('-');  // scorer-<name>-<replica>
   return absl::StrCat("scorer:", process.name.substr(begin, end - begin));
 }
 
 absl::Status Apply(const proto::Placement& placement, int index, int num_nodes,
                    std::vector<NodeProcess>& processes) {
   if (placement.node() >= num_nodes) {
-    return absl::InvalidArgumentError(absl::StrCat("cluster.placement[", index, "].node is ", placement.node(), ", must be at most ",
+    return absl::InvalidArgumentError(absl::StrCat("cluster.placement[", index, "].node is ",
+                                                   placement.node(), ", must be at most ",
                                                    num_nodes - 1, " with --nodes=", num_nodes));
   }
   int num_placed = 0, num_replicas = 0;
@@ -37,8 +39,9 @@ absl::Status Apply(const proto::Placement& placement, int index, int num_nodes,
     ++num_placed;
   }
   if (num_placed == placement.count()) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("cluster.placement[", index, "].count is ", placement.count(), " of ", placement.role(),
-                                                 ", but only ", num_placed, " of its ", num_replicas, " replica(s) are left to place"));
+  return absl::InvalidArgumentError(absl::StrCat(
+      "cluster.placement[", index, "].count is ", placement.count(), " of ", placement.role(),
+      ", but only ", num_placed, " of its ", num_replicas, " replica(s) are left to place"));
 }
 
 absl::Status GiveGpus(int gpus_per_node, int num_nodes, std::vector<NodeProcess>& processes) {
@@ -50,8 +53,9 @@ absl::Status GiveGpus(int gpus_per_node, int num_nodes, std::vector<NodeProcess>
     int index = 0;
     if (device != "cuda" && !absl::SimpleAtoi(device.substr(5), &index)) continue;
     if (index >= gpus_per_node) {
-      return absl::InvalidArgumentError(absl::StrCat(process.process.name, " is to run on \"", device,
-                                                     "\", but cluster.gpus_per_node is ", gpus_per_node));
+      return absl::InvalidArgumentError(absl::StrCat(process.process.name, " is to run on \"",
+                                                     device, "\", but cluster.gpus_per_node is ",
+                                                     gpus_per_node));
     }
     if (index == 0) process.gpu = next[process.node]++ % gpus_per_node;
   }
@@ -60,10 +64,14 @@ absl::Status GiveGpus(int gpus_per_node, int num_nodes, std::vector<NodeProcess>
 
 }  // namespace
 
-absl::StatusOr<std::vector<NodeProcess>> PlaceOnNodes(const proto::RunConfig& config, const LaunchInputs& inputs, int num_nodes) {
-  if (num_nodes < 1) return absl::InvalidArgumentError(absl::StrCat("--nodes is ", num_nodes, ", must be at least 1"));
+absl::StatusOr<std::vector<NodeProcess>> PlaceOnNodes(const proto::RunConfig& config,
+                                                      const LaunchInputs& inputs, int num_nodes) {
+  if (num_nodes < 1)
+    return absl::InvalidArgumentError(
+        absl::StrCat("--nodes is ", num_nodes, ", must be at least 1"));
   std::vector<NodeProcess> processes;
-  for (PlacedProcess& process : PlaceLocally(config, inputs)) processes.push_back({std::move(process), kUnplaced, absl::nullopt});
+  for (PlacedProcess& process : PlaceLocally(config, inputs))
+    processes.push_back({std::move(process), kUnplaced, absl::nullopt});
   for (int i = 0; i < config.cluster().placement_size(); ++i) {
     WB_RETURN_IF_ERROR(Apply(config.cluster().placement(i), i, num_nodes, processes));
   }
@@ -87,13 +95,15 @@ std::string NodePlacementTable(const std::vector<NodeProcess>& processes, int nu
     name_width = std::max(name_width, placed.process.name.size());
     device_width = std::max(device_width, placed.process.device.size());
   }
-  std::string table = absl::StrFormat("node  %-*s  %-*s  gpu  threads  model\n", name_width, "name", device_width, "device");
+  std::string table = absl::StrFormat("node  %-*s  %-*s  gpu  threads  model\n", name_width, "name",
+                                      device_width, "device");
   for (int node = 0; node < num_nodes; ++node) {
     for (const NodeProcess& placed : processes) {
       if (placed.node != node) continue;
-      absl::StrAppendFormat(&table, "%4d  %-*s  %-*s  %3s  %7d  %s\n", node, name_width, placed.process.name, device_width,
-                            placed.process.device, placed.gpu ? absl::StrCat(*placed.gpu) : "-", placed.process.num_threads,
-                            placed.process.model);
+      absl::StrAppendFormat(&table, "%4d  %-*s  %-*s  %3s  %7d  %s\n", node, name_width,
+                            placed.process.name, device_width, placed.process.device,
+                            placed.gpu ? absl::StrCat(*placed.gpu) : "-",
+                            placed.process.num_threads, placed.process.model);
     }
   }
   return table;

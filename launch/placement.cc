@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <climits>
+#include <cstdlib>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -70,6 +71,11 @@ std::string OwnFolder() {
   if (::readlink("/proc/self/exe", path, sizeof(path) - 1) <= 0) return ".";
   const std::string program(path);
   return program.substr(0, program.rfind('/'));
+}
+
+std::string OwnCommand() {
+  const char* const launcher = std::getenv("WIDEBERTH_LAUNCHER");
+  return launcher != nullptr ? launcher : absl::StrCat(OwnFolder(), "/wideberth");
 }
 
 std::string PlacementTable(const std::vector<PlacedProcess>& processes) {

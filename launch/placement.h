@@ -37,6 +37,8 @@ std::string LogFile(const std::string& run_dir, const std::string& name);
 
 // The folder this program lies in, where the roles' programs lie too.
 std::string OwnFolder();
+// How to start the `wideberth` command: the program in OwnFolder, or, in a bundle, the script that finds libtorch and then starts it.
+std::string OwnCommand();
 
 // A table of the above, a line a process.
 std::string PlacementTable(const std::vector<PlacedProcess>& processes);

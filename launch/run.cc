@@ -77,7 +77,7 @@ class Signals final {
 };
 
 std::string NextCommands(const proto::RunConfig& config, const std::string& run_dir) {
-  const std::string program = absl::StrCat(OwnFolder(), "/wideberth");
+  const std::string program = OwnCommand();
   const std::string model = config.policy().model().path();
   return absl::StrCat("Next:\n  echo \"How do I kill a Python process?\" | ", program, " generate --model=", model, " --adapter=", run_dir,
                       "/adapter --chat\n  less ", run_dir, "/summary.json\n  tail ", run_dir, "/metrics.jsonl ", run_dir, "/logs/*.log\n");

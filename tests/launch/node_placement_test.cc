@@ -39,13 +39,18 @@ std::string Summary(absl::string_view more, int num_nodes) {
   const auto placed = Placed(more, num_nodes);
   if (!placed.ok()) return std::string(placed.status().message());
   return absl::StrJoin(*placed, " ", [](std::string* out, const NodeProcess& process) {
-    absl::StrAppend(out, process.process.name, "@", process.node, process.gpu ? absl::StrCat(":", *process.gpu) : "");
+    absl::StrAppend(out, process.process.name, "@", process.node,
+                    process.gpu ? absl::StrCat(":", *process.gpu) : "");
   });
 }
 
 TEST(NodePlacementTest, WithoutPlacementsTheNodesShareTheLoadInTurn) {
-  EXPECT_EQ(Summary("", 3), "learner-0@0 scorer-guard-2-0@1 scorer-guard-2-1@2 scorer-help-0@0 actor-0@1 actor-1@2 actor-2@0");
-  EXPECT_EQ(Summary("", 1), "learner-0@0 scorer-guard-2-0@0 scorer-guard-2-1@0 scorer-help-0@0 actor-0@0 actor-1@0 actor-2@0");
+  EXPECT_EQ(Summary("", 3),
+            "learner-0@0 scorer-guard-2-0@1 scorer-guard-2-1@2 scorer-help-0@0 actor-0@1 actor-1@2 "
+            "actor-2@0");
+  EXPECT_EQ(Summary("", 1),
+            "learner-0@0 scorer-guard-2-0@0 scorer-guard-2-1@0 scorer-help-0@0 actor-0@0 actor-1@0 "
+            "actor-2@0");
 }
 
 TEST(NodePlacementTest, PlacedReplicasGoWhereTheyAreSentAndTheRestFillsTheEmptiestNodes) {
@@ -53,21 +58,28 @@ TEST(NodePlacementTest, PlacedReplicasGoWhereTheyAreSentAndTheRestFillsTheEmptie
                          placement { role: "learner" node: 2 }
                          placement { role: "scorer:guard-2" node: 1 count: 2 }
                          placement { role: "actor" node: 2 count: 1 }
-                         placement { role: "actor" node: 0 count: 1 } })", 3),
-            "learner-0@2 scorer-guard-2-0@1 scorer-guard-2-1@1 scorer-help-0@0 actor-0@2 actor-1@0 actor-2@0");
+                         placement { role: "actor" node: 0 count: 1 } })",
+                    3),
+            "learner-0@2 scorer-guard-2-0@1 scorer-guard-2-1@1 scorer-help-0@0 actor-0@2 actor-1@0 "
+            "actor-2@0");
 }
 
 TEST(NodePlacementTest, GpusOfANodeAreGivenInTurnToTheProcessesThatUseOne) {
   EXPECT_EQ(Summary("cluster { gpus_per_node: 2 }", 2),
-            "learner-0@0:0 scorer-guard-2-0@1:0 scorer-guard-2-1@0:1 scorer-help-0@1 actor-0@0:0 actor-1@1:1 actor-2@0:1");
-  EXPECT_THAT(Summary("cluster { gpus_per_node: 2 } actor { device: \"cuda:1\" }", 1), HasSubstr("actor-0@0 actor-1@0"));
+            "learner-0@0:0 scorer-guard-2-0@1:0 scorer-guard-2-1@0:1 scorer-help-0@1 actor-0@0:0 "
+            "actor-1@1:1 actor-2@0:1");
+  EXPECT_THAT(Summary("cluster { gpus_per_node: 2 } actor { device: \"cuda:1\" }", 1),
+              HasSubstr("actor-0@0 actor-1@0"));
 }
 
 TEST(NodePlacementTest, WhatCannotBePlacedIsNamed) {
   EXPECT_EQ(Summary("cluster { placement { role: \"actor\" node: 2 } }", 2),
             "cluster.placement[0].node is 2, must be at most 1 with --nodes=2");
-  EXPECT_EQ(Summary("cluster { placement { role: \"actor\" node: 1 count: 2 } placement { role: \"actor\" node: 0 count: 2 } }", 2),
-            "cluster.placement[1].count is 2 of actor, but only 1 of its 3 replica(s) are left to place");
+  EXPECT_EQ(
+      Summary("cluster { placement { role: \"actor\" node: 1 count: 2 } placement { role: "
+              "\"actor\" node: 0 count: 2 } }",
+              2),
+      "cluster.placement[1].count is 2 of actor, but only 1 of its 3 replica(s) are left to place");
   EXPECT_EQ(Summary("cluster { gpus_per_node: 1 } actor { device: \"cuda:1\" }", 1),
             "actor-0 is to run on \"cuda:1\", but cluster.gpus_per_node is 1");
   EXPECT_EQ(Summary("", 0), "--nodes is 0, must be at least 1");
