@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Makes one relocatable folder of the programs and their libraries, for machines that have neither our Debian packages nor a compiler: a GPU
-# node with nothing but a driver and a Python with torch 2.11.0. libtorch itself stays out (1 GB): bin/wideberth finds it where it runs.
+# Makes one relocatable folder of the programs and their libraries, for machines that have neither
+# our Debian packages nor a compiler: a GPU node with nothing but a driver and a Python with torch
+# 2.11.0. libtorch itself stays out (1 GB): bin/wideberth finds it where it runs.
 # Usage: launch/bundle.sh [--build_dir build/gpu] [--out bundle/wideberth] [--libtorch DIR]
 #   --build_dir DIR  a built preset; gpu is configured and built if it is not there
 #   --out DIR        the folder to make; one that is there is replaced if a bundle is in it
-#   --libtorch DIR   the torch folder the bundle uses unless WIDEBERTH_LIBTORCH says otherwise (default: that of the machine's Python)
+#   --libtorch DIR   the torch folder the bundle uses unless WIDEBERTH_LIBTORCH says otherwise
+#                    (default: that of the machine's Python)
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 top=$(cd "$here/.." && pwd)
@@ -34,7 +36,9 @@ parse() {
     esac
     shift 2
   done
-  if [ -n "$libtorch" ] && [ ! -e "$libtorch/lib/libtorch_cpu.so" ]; then fail "--libtorch: $libtorch/lib/libtorch_cpu.so is not there"; fi
+  if [ -n "$libtorch" ] && [ ! -e "$libtorch/lib/libtorch_cpu.so" ]; then
+    fail "--libtorch: $libtorch/lib/libtorch_cpu.so is not there"
+  fi
   if [ -e "$out" ] && [ ! -e "$out/bin/wideberth" ] && [ -n "$(ls -A "$out")" ]; then
     fail "$out holds something else than a bundle" "name another folder with --out."
   fi
@@ -44,18 +48,21 @@ parse() {
 is_theirs() {
   case ${1##*/} in
     libtorch* | libc10* | libgomp* | libcuda* | libcu* | libnv* | libnccl* | libcaffe2* | libshm*) ;;
-    ld-linux* | linux-vdso* | libc.so* | libm.so* | libdl.so* | libpthread.so* | librt.so* | libutil.so* | libresolv.so*) ;;
+    ld-linux* | linux-vdso* | libc.so* | libm.so* | libdl.so* | libpthread.so*) ;;
+    librt.so* | libutil.so* | libresolv.so*) ;;
     *) return 1 ;;
   esac
 }
 
-# Every library that the programs need, directly or not, as the system resolves it here. libtorch need not be complete for that.
+# Every library that the programs need, directly or not, as the system resolves it here. libtorch
+# need not be complete for that.
 copy_libraries() {
   local name path missing=''
   while read -r name path; do
     if is_theirs "$name"; then continue; fi
     if [ -z "$path" ]; then missing+=" $name"; else cp -L "$path" "$new/lib/$name"; fi
-  done < <(for program in "$new"/libexec/*; do ldd "$program"; done | sed -nE 's/^\s*(\S+) => (not found|(\/\S+) .*)$/\1 \3/p' | sort -u)
+  done < <(for program in "$new"/libexec/*; do ldd "$program"; done |
+    sed -nE 's/^\s*(\S+) => (not found|(\/\S+) .*)$/\1 \3/p' | sort -u)
   [ -z "$missing" ] || fail "not found here:$missing" "run launch/bootstrap.sh first."
   strip --strip-unneeded "$new"/lib/*
 }
@@ -68,28 +75,33 @@ write_launcher() {
 
 launcher() {
   cat <<'LAUNCHER'
-# The wideberth command of a bundle: finds libtorch 2.11.0, then starts the program of the same name in libexec. libtorch is the folder
-# WIDEBERTH_LIBTORCH, or the one named when the bundle was made, or the torch of WIDEBERTH_PYTHON (default python3).
+# The wideberth command of a bundle: finds libtorch 2.11.0, then starts the program of the same name
+# in libexec. libtorch is the folder WIDEBERTH_LIBTORCH, or the one named when the bundle was made,
+# or the torch of WIDEBERTH_PYTHON (default python3).
 set -euo pipefail
 here=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd)
 fail() {
   printf 'wideberth: %s\nWhat to do: %s\n' "$1" "$2" >&2
   exit 1
 }
-advice='set WIDEBERTH_LIBTORCH to the torch folder of a Python with torch 2.11.0, or WIDEBERTH_PYTHON to that Python.'
+advice='set WIDEBERTH_LIBTORCH to the torch folder of a Python with torch 2.11.0, or WIDEBERTH_PYTHON'
+advice+=' to that Python.'
 torch=${WIDEBERTH_LIBTORCH:-$built_in}
 if [ -z "$torch" ]; then
   python=${WIDEBERTH_PYTHON:-python3}
   command -v "$python" >/dev/null || fail "there is no $python here to take libtorch from." "$advice"
-  torch=$("$python" -c 'import importlib.util as u; s = u.find_spec("torch"); print(s.submodule_search_locations[0] if s else "")') || torch=
+  torch=$("$python" -c 'import importlib.util
+spec = importlib.util.find_spec("torch")
+print(spec.submodule_search_locations[0] if spec else "")') || torch=
   [ -n "$torch" ] || fail "$(command -v "$python") has no torch." "install torch==2.11.0 there, or $advice"
 fi
 [ -e "$torch/lib/libtorch_cpu.so" ] || fail "$torch/lib/libtorch_cpu.so is not there." "$advice"
-version=$(sed -nE 's/^#define TORCH_VERSION_(MAJOR|MINOR|PATCH) ([0-9]+)$/\2/p' "$torch/include/torch/headeronly/version.h" 2>/dev/null |
-  paste -sd.)
+version=$(sed -nE 's/^#define TORCH_VERSION_(MAJOR|MINOR|PATCH) ([0-9]+)$/\2/p' \
+  "$torch/include/torch/headeronly/version.h" 2>/dev/null | paste -sd.)
 [ "$version" = 2.11.0 ] || fail "$torch is torch ${version:-of an unknown version}, expected 2.11.0." "$advice"
 export LD_LIBRARY_PATH=$torch/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
-# What starts more of us (`wideberth placement`, for launch/cluster.sh) starts this file, which knows about libtorch.
+# What starts more of us (`wideberth placement`, for launch/cluster.sh) starts this file, which
+# knows about libtorch.
 export WIDEBERTH_LAUNCHER=$here/bin/wideberth
 exec "$here/libexec/wideberth" "$@"
 LAUNCHER
@@ -115,8 +127,9 @@ main() {
   [ "$mib" -lt "$limit_mib" ] || fail "the bundle has $mib MiB, must have less than $limit_mib" "see du -a $new | sort -n"
   rm -rf "$out"
   mv "$new" "$out"
-  echo "$out: $mib MiB, $(find "$out/libexec" -type f | wc -l) programs, $(find "$out/lib" -type f | wc -l) libraries"
-  echo "Copy it anywhere; $(basename "$out")/bin/wideberth takes libtorch from ${libtorch:-the torch 2.11.0 of the Python there}."
+  echo "$out: $mib MiB, $(find "$out/lib" -type f | wc -l) libraries"
+  echo "Copy it anywhere; $(basename "$out")/bin/wideberth takes libtorch from" \
+    "${libtorch:-the torch 2.11.0 of the Python there}."
 }
 
 main "$@"

@@ -1,22 +1,24 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Submits a run to Slurm: one job whose steps are the learner, the scorers and the actors, placed as the configuration's
-# `cluster { placement {...} }` says, each restarted in place by `wideberth supervise`. The job ends when the learner ends, with its exit
-# code. Binaries, models and the run folder lie on a disk that all nodes share; paths are relative to the folder this is called in.
-# Usage: launch/cluster.sh --config=FILE [--config=FILE ...] [--override='field: value' ...] --nodes=N [--run_dir=DIR] [--dry_run]
-#                          [--wait] [-- SBATCH OPTIONS]
-#   --run_dir=DIR  folder of the run (default runs/<name>-<time>); it gets the job's script and its log
+# Submits a run to Slurm: one job whose steps are the learner, the scorers and the actors, placed as
+# the configuration's `cluster { placement {...} }` says, each restarted in place by `wideberth
+# supervise`. The job ends when the learner ends, with its exit code. Binaries, models and the run
+# folder lie on a disk that all nodes share; paths are relative to the folder this is called in.
+# Usage: launch/cluster.sh --config=FILE [--config=FILE ...] [--override='field: value' ...]
+#                          --nodes=N [--run_dir=DIR] [--dry_run] [--wait] [-- SBATCH OPTIONS]
+#   --run_dir=DIR  folder of the run (default runs/<name>-<time>), for the job's script and log too
 #   --dry_run      print the script, with the placement at its head, and submit nothing
 #   --wait         come back when the job has ended, with its exit code
-# Environment: WIDEBERTH_BIN, the folder of the programs (default build/release/bin of this checkout, or bin/ of a bundle).
+# Environment: WIDEBERTH_BIN, the folder of the programs (default build/release/bin of this
+# checkout, or bin/ of a bundle).
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-usage() { sed -n '/^# Usage/,/^# Environment/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '/^# Usage/,/^set/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; }
 
-# fail SENTENCE
+# fail SENTENCE...
 fail() {
-  printf 'cluster.sh: %s\n' "$1" >&2
+  printf 'cluster.sh: %s\n' "$*" >&2
   exit 2
 }
 
@@ -50,7 +52,8 @@ find_programs() {
       return 0
     fi
   done
-  fail "the program wideberth is neither in \$WIDEBERTH_BIN nor in build/release/bin: run launch/bootstrap.sh first"
+  fail "the program wideberth is neither in \$WIDEBERTH_BIN nor in build/release/bin:" \
+    "run launch/bootstrap.sh first"
 }
 
 # option NAME VALUE: a line for Slurm, unless the value is empty or 0.
@@ -59,7 +62,8 @@ option() {
 }
 
 render() {
-  printf '#!/usr/bin/env bash\n# Wideberth run %s on %s node(s), rendered by launch/cluster.sh. Placement:\n' "$run_name" "$nodes"
+  printf '#!/usr/bin/env bash\n'
+  printf '# Wideberth run %s on %s node(s), rendered by launch/cluster.sh. Placement:\n' "$run_name" "$nodes"
   grep '^# ' <<<"$placement"
   option job-name "$run_name"
   option nodes "$nodes"
@@ -69,10 +73,12 @@ render() {
   option partition "$partition"
   option time "$time_limit"
   option output "$run_dir/slurm-%j.log"
-  # A lost node costs its actors and scorers only; a folder that holds a run is refused, so a second start would be of no use; two
-  # minutes before the time limit the learner is asked to save and end.
+  # A lost node costs its actors and scorers only; a folder that holds a run is refused, so a second
+  # start would be of no use; two minutes before the time limit the learner is asked to save and
+  # end.
   printf '#SBATCH --no-kill\n#SBATCH --no-requeue\n#SBATCH --signal=B:TERM@120\n\n'
-  printf 'run_dir=%q\nsetup=%q\ndrain_seconds=%q\nlearner_node=%q\nlearner_port=%q\n' "$run_dir" "$setup" "$drain_seconds" "$learner_node" "$learner_port"
+  printf 'run_dir=%q\nsetup=%q\ndrain_seconds=%q\n' "$run_dir" "$setup" "$drain_seconds"
+  printf 'learner_node=%q\nlearner_port=%q\n' "$learner_node" "$learner_port"
   job_head
   printf '\n# NODE NAME CPUS COMMAND; the learner first.\n'
   grep '^start ' <<<"$placement"
@@ -92,16 +98,18 @@ done
 learner=${address[$learner_node]}:$learner_port
 unset SLURM_NTASKS_PER_NODE SLURM_TASKS_PER_NODE SLURM_NTASKS SLURM_NPROCS
 steps=()
-# Actors and scorers start when the learner has written its address file; files of an earlier job say nothing.
+# Actors and scorers start when the learner has written its address file; files of an earlier job
+# say nothing.
 rm -f "$run_dir/learner.address" "$run_dir/stop-learner" "$run_dir/stop-members"
 
-# One step, in the background. Steps overlap: each takes its share of the job's cores and GPUs without waiting for the others. What serves
-# there tells the learner the address by which Slurm itself reaches the node.
+# One step, in the background. Steps overlap: each takes its share of the job's cores and GPUs
+# without waiting for the others. What serves there tells the learner the address by which Slurm
+# itself reaches the node.
 start() {
   local where=$1 name=$2 cpus=$3
   shift 3
-  WIDEBERTH_HOST=${address[$where]} srun --overlap --nodes=1 --ntasks=1 --cpus-per-task="$cpus" --nodelist="${node[$where]}" --job-name="$name" \
-    bash -c "$setup"$'\nexec "$@"' "$name" "$@" &
+  WIDEBERTH_HOST=${address[$where]} srun --overlap --nodes=1 --ntasks=1 --cpus-per-task="$cpus" \
+    --nodelist="${node[$where]}" --job-name="$name" bash -c "$setup"$'\nexec "$@"' "$name" "$@" &
   steps+=($!)
   echo "$(date -u +%FT%TZ) started $name on ${node[$where]} (${address[$where]})"
 }
@@ -114,7 +122,8 @@ any_alive() {
   return 1
 }
 
-# A signal to the job goes to the learner, which drains everybody else. By a file, since srun takes SIGTERM as an order to kill.
+# A signal to the job goes to the learner, which drains everybody else. By a file, since srun takes
+# SIGTERM as an order to kill.
 trap 'touch "$run_dir/stop-learner"' TERM INT
 JOB
 }
@@ -131,7 +140,8 @@ while [ "$code" -gt 128 ] && any_alive "${steps[0]}"; do
 done
 trap '' TERM INT
 echo "$(date -u +%FT%TZ) the learner ended, exit code $code"
-# After a clean end the others were told and leave by themselves; after another they are asked. Whoever stays too long ends with the job.
+# After a clean end the others were told and leave by themselves; after another they are asked.
+# Whoever stays too long ends with the job.
 members=("${steps[@]:1}")
 patience=$((code == 0 ? 5 : 0))
 SECONDS=0
@@ -149,13 +159,15 @@ main() {
   find_programs
   placement=$("$wideberth" placement "${placement_flags[@]}" --nodes="$nodes") || exit $?
   # What `wideberth placement` prints is quoted for the shell.
-  local run_name run_dir partition time_limit gpus_per_node tasks_per_node cpus_per_task learner_node learner_port drain_seconds setup
+  local run_name run_dir partition time_limit gpus_per_node tasks_per_node cpus_per_task setup
+  local learner_node learner_port drain_seconds
   eval "$(grep -E '^[a-z_]+=' <<<"$placement")"
   if [ "$dry_run" = true ]; then
     render
     return 0
   fi
-  command -v sbatch >/dev/null || fail "there is no sbatch here: call this on a node of the cluster (--dry_run works anywhere)"
+  command -v sbatch >/dev/null || 
+    fail "there is no sbatch here: call this on a node of the cluster (--dry_run works anywhere)"
   mkdir -p "$run_dir"
   render >"$run_dir/job.sbatch"
   [ "$wait_for_end" = false ] || sbatch_options+=(--wait)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# launch/bundle.sh of this build: small, relocatable, clear about a libtorch it cannot find. The bundle is moved and run with an empty
-# environment. Run by ctest.
+# launch/bundle.sh of this build: small, relocatable, clear about a libtorch it cannot find. The
+# bundle is moved and run with an empty environment. Run by ctest.
 # Usage: tests/launch/bundle_test.sh BUILD_DIR LIBTORCH_DIR
 set -euo pipefail
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# launch/cluster.sh on a real Slurm of two nodes (two_nodes.sh): who runs where, restarts in place, ends, exit codes, and a run that
-# yields the same adapter as `wideberth run` with the same configuration and seed. Run by ctest (label slurm); 77: skipped, with a reason.
+# launch/cluster.sh on a real Slurm of two nodes (two_nodes.sh): who runs where, restarts in place,
+# ends, exit codes, and a run that yields the same adapter as `wideberth run` with the same
+# configuration and seed. Run by ctest (label slurm); 77: skipped, with a reason.
 # Usage: tests/slurm/cluster_test.sh PROGRAMS_FOLDER [write_tiny_model]
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -19,7 +20,8 @@ fail() {
 expect_equal() { [ "$1" = "$2" ] || fail "$3: found \"$1\", expected \"$2\""; }
 expect_line() { grep -qE -- "$1" "$2" || fail "$2 has no line like: $1"; }
 
-# Programs that behave like the roles as far as a job can see. They leave traces in $TRACES; the learner serves until `$TRACES/end` is there.
+# Programs that behave like the roles as far as a job can see. They leave traces in $TRACES; the
+# learner serves until `$TRACES/end` is there.
 write_fake_roles() {
   mkdir -p "$work/fake"
   cp "$programs/wideberth" "$work/fake/"
@@ -64,7 +66,8 @@ cluster {
 CONFIG
 }
 
-# submit NAME [FLAGS]: in the background through cluster.sh --wait; sets job_pid, run_dir and TRACES.
+# submit NAME [FLAGS]: in the background through cluster.sh --wait; sets job_pid, run_dir and
+# TRACES.
 submit() {
   run_dir=$work/$1
   export TRACES=$work/$1.traces
@@ -118,7 +121,8 @@ test_bad_input_is_refused_before_submission() {
   [ ! -e "$work/refused" ] || fail "a refused submission left a folder"
 }
 
-# write_real_run NAME REPLICAS CLUSTER_LINES: a policy and two scorers over one tiny model, three steps.
+# write_real_run NAME REPLICAS CLUSTER_LINES: a policy and two scorers over one tiny model, three
+# steps.
 write_real_run() {
   local i
   [ -d "$work/model" ] || "$write_tiny_model" llama "$work/model"
@@ -170,7 +174,8 @@ print(max(abs(x - y) for x, y in zip(a, b)))
 PYTHON
 }
 
-# One actor and one process of each scorer: every batch is the same wherever the processes are, and so is every byte.
+# One actor and one process of each scorer: every batch is the same wherever the processes are, and
+# so is every byte.
 test_real_run_yields_the_adapter_of_a_local_run() {
   write_real_run alone 1 'placement { role: "actor" node: 1 } placement { role: "scorer:help" node: 1 }'
   run_both_ways alone
@@ -178,7 +183,8 @@ test_real_run_yields_the_adapter_of_a_local_run() {
     fail "the adapters of the local run and of the job differ"
 }
 
-# With two, who scores which completions beside which others depends on timing, and the last bits of a score on that.
+# With two, who scores which completions beside which others depends on timing, and the last bits of
+# a score on that.
 test_real_run_with_two_actors_and_scorers_yields_nearly_the_same() {
   write_real_run pairs 2 ''
   run_both_ways pairs

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-# Sourced by the tests of label slurm: a real Slurm of one controller and two nodes, n0 and n1, on this machine, in a folder of its own.
+# Sourced by the tests of label slurm: a real Slurm of one controller and two nodes, n0 and n1, on
+# this machine, in a folder of its own.
 # shellcheck shell=bash
-# start_slurm DIR sets SLURM_CONF, so that sbatch, srun and squeue talk to it; stop_slurm ends every process of it.
+# start_slurm DIR sets SLURM_CONF, so that sbatch, srun and squeue talk to it; stop_slurm ends every
+# process of it.
 
 slurm_dir=
 munge_pid=
@@ -31,7 +33,8 @@ print(*(s.getsockname()[1] for s in sockets))' "$1"
 
 write_slurm_conf() {
   local ports
-  # Nothing here is confined by cgroups; naming a version keeps slurmd from looking for their file system, which a container may lack.
+  # Nothing here is confined by cgroups; naming a version keeps slurmd from looking for their file
+  # system, which a container may lack.
   echo 'CgroupPlugin=cgroup/v1' >"$slurm_dir/cgroup.conf"
   read -r -a ports < <(free_ports 3)
   cat >"$slurm_dir/slurm.conf" <<EOF
