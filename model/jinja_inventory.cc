@@ -2,6 +2,8 @@
 // See jinja_inventory.h.
 #include "model/jinja_inventory.h"
 
+#include <utility>
+
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
@@ -24,7 +26,10 @@ class Reader {
     while (true) {
       const size_t tag = NextTag();
       AddText(in_.substr(at_, tag - at_), tag);
-      if (tag == in_.size()) return std::move(found_);
+      if (tag == in_.size()) {
+        if (!open_.empty()) return WithoutEnd(open_.back().first, open_.back().second);
+        return std::move(found_);
+      }
       WB_RETURN_IF_ERROR(ReadTag(tag));
     }
   }
@@ -70,6 +75,7 @@ class Reader {
       i = in_.find(close, i);
       if (i == absl::string_view::npos) return WithoutEnd("comment", tag);
     }
+    bool is_first_word = true;
     while (in_.substr(i, 2) != close) {
       if (i + 1 >= in_.size()) return WithoutEnd("tag", tag);
       if (in_[i] == '\'' || in_[i] == '"') {
@@ -77,7 +83,10 @@ class Reader {
       } else if (IsWordStart(in_[i])) {
         size_t end = i;
         while (end < in_.size() && (IsWordStart(in_[end]) || absl::ascii_isdigit(in_[end]))) ++end;
-        found_.words.emplace(in_.substr(i, end - i));
+        const absl::string_view word = in_.substr(i, end - i);
+        found_.words.emplace(word);
+        if (kind == '%' && is_first_word) WB_RETURN_IF_ERROR(Nest(word, tag));
+        is_first_word = false;
         i = end;
       } else {
         ++i;
@@ -86,6 +95,20 @@ class Reader {
     strip_next_ = in_[i - 1] == '-';
     after_block_ = kind != '{';
     at_ = i + 2;
+    return absl::OkStatus();
+  }
+
+  // Blocks must close in the order they open.
+  absl::Status Nest(absl::string_view word, size_t tag) {
+    if (word == "if" || word == "for") {
+      open_.emplace_back(word, tag);
+    } else if (word == "endif" || word == "endfor") {
+      if (open_.empty() || open_.back().first != word.substr(3)) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("the chat template has an unexpected \"", word, "\" at byte ", tag));
+      }
+      open_.pop_back();
+    }
     return absl::OkStatus();
   }
 
@@ -112,6 +135,7 @@ class Reader {
   size_t at_ = 0;
   bool strip_next_ = false;
   bool after_block_ = false;
+  std::vector<std::pair<absl::string_view, size_t>> open_;  // Blocks and where they begin.
   JinjaInventory found_;
 };
 

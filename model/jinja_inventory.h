@@ -20,7 +20,7 @@ struct JinjaInventory {
   std::vector<std::string> texts;
 };
 
-// InvalidArgument where a tag or a string has no end, with its byte.
+// InvalidArgument where a tag, a string or a block has no end, with its byte.
 absl::StatusOr<JinjaInventory> ReadJinja(absl::string_view jinja);
 
 }  // namespace wideberth::model

@@ -139,6 +139,8 @@ TEST(ChatTemplateTest, RefusesEditedTemplates) {
   EXPECT_TRUE(refused(absl::StrReplaceAll(llama, {{" | trim", ""}})));
   EXPECT_TRUE(refused(absl::StrReplaceAll(llama, {{"bos_token + ", ""}})));
   EXPECT_TRUE(refused(chatml.substr(0, chatml.size() - 3)));
+  EXPECT_TRUE(refused(absl::StrReplaceAll(chatml, {{"{% endif %}", ""}})));
+  EXPECT_TRUE(refused(absl::StrReplaceAll(chatml, {{"{% endfor %}", "{% endif %}"}})));
   EXPECT_TRUE(refused(""));
 }
 
