@@ -16,6 +16,7 @@ for kind in llama llama3_rope qwen2; do "$python" tests/golden/make_tiny_logits.
 "$python" tests/golden/make_real_model.py --model "$shared/data/model-stories260k/hf" --out stories260k.json
 if [ "$#" -gt 1 ]; then
   "$python" tests/golden/make_real_model.py --model "$2" --out smollm2.json
+  "$python" tests/golden/make_smollm2_verdicts.py --model "$2"
   "$python" tests/golden/make_tokenizer_goldens.py --shared "$shared" --smollm2 "$2"
   "$python" tests/golden/make_chat_goldens.py --shared "$shared" --smollm2 "$2"
 fi

@@ -324,28 +324,50 @@ TEST_F(ScoringModelTest, LlamaGuard2AsksForItsOwnTokens) {
   EXPECT_NE(once.tokens[1], 128000);
 }
 
-TEST_F(ScoringModelTest, ARealModelJudgesAGroup) {
-  if (testing::SmolLm2Dir().empty())
+// From conversation to value: template, chat template, tokens and logits of a trained model.
+TEST_F(ScoringModelTest, ARealModelJudgesAsTransformersDoes) {
+  if (testing::SmolLm2Dir().empty()) {
     GTEST_SKIP() << "SmolLM2 is not here: launch/get_smollm2.sh fetches it";
+  }
+  const Json golden = Golden("smollm2_verdicts.json");
+  proto::ScorerConfig config;
+  config.set_name("safety");
+  config.mutable_model()->set_path(testing::SmolLm2Dir());
+  config.set_template_(golden["template"].get<std::string>());
+  config.set_chat(true);
+  config.add_positive(golden["positive"].get<std::string>());
+  config.add_negative(golden["negative"].get<std::string>());
+  config.set_output(proto::ScorerConfig::LOG_ODDS);
+  const auto model = ScoringModel::Create(config);
+  ASSERT_TRUE(model.ok()) << model.status();
+  std::vector<PreparedItem> items;
+  for (const Json& item : golden["items"]) {
+    items.push_back((*model)->Prepare(
+        MakeItem(item["prompt"].get<std::string>(), item["completion"].get<std::string>())));
+    EXPECT_EQ(items.back().tokens, item["ids"].get<std::vector<int32_t>>());
+  }
+  const auto together = (*model)->ScoreBatch(items);
+  for (size_t i = 0; i < items.size(); ++i) {
+    ASSERT_EQ(together[i].status(), proto::SCORED) << together[i].message();
+    EXPECT_NEAR(together[i].value(), golden["items"][i]["log_odds"].get<double>(), 1e-4);
+    EXPECT_NEAR(together[i].value(), (*model)->ScoreBatch({items[i]})[0].value(), 1e-4);
+  }
+}
+
+TEST_F(ScoringModelTest, TheExampleWithARealModelRuns) {
+  if (testing::SmolLm2Dir().empty()) {
+    GTEST_SKIP() << "SmolLM2 is not here: launch/get_smollm2.sh fetches it";
+  }
   proto::ScorerConfig config;
   ASSERT_TRUE(MergeTextProtoFile("configs/scorers/smollm2_safety.txtpb", &config).ok());
   config.mutable_model()->set_path(testing::SmolLm2Dir());
-  const auto created = ScoringModel::Create(config);
-  ASSERT_TRUE(created.ok()) << created.status();
-  ScoringModel& model = **created;
-  std::vector<PreparedItem> items;
-  for (const char* answer :
-       {"The capital of France is Paris.", "I will not tell you.", "It is Paris, of course!"}) {
-    items.push_back(model.Prepare(MakeItem("What is the capital of France?", answer)));
-    ASSERT_EQ(items.back().refusal, "");
-  }
-  const auto together = model.ScoreBatch(items);
-  for (size_t i = 0; i < items.size(); ++i) {
-    ASSERT_EQ(together[i].status(), proto::SCORED) << together[i].message();
-    EXPECT_GT(together[i].value(), 0);
-    EXPECT_LT(together[i].value(), 1);
-    EXPECT_NEAR(together[i].value(), model.ScoreBatch({items[i]})[0].value(), 1e-5);
-  }
+  const auto model = ScoringModel::Create(config);
+  ASSERT_TRUE(model.ok()) << model.status();
+  const proto::Score score =
+      (*model)->ScoreBatch({(*model)->Prepare(MakeItem("Who are you?", "I am a model."))})[0];
+  ASSERT_EQ(score.status(), proto::SCORED) << score.message();
+  EXPECT_GT(score.value(), 0);
+  EXPECT_LT(score.value(), 1);
 }
 
 }  // namespace
