@@ -25,16 +25,7 @@ if [ -z "$run_dir" ]; then
   options+=("--run_dir=$run_dir")
 fi
 
-echo "Training (run folder: $run_dir; Ctrl-C ends it cleanly)"
-# The command gets Ctrl-C itself, as a member of this process group, and drains; this script waits for its exit code.
-trap : INT
-code=0
-build/release/bin/wideberth run --config=configs/quickstart.txtpb "${options[@]}" || code=$?
-trap - INT
 seconds=$(awk -v a="$started" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.0f", b - a }')
-if [ "$code" -ne 0 ]; then
-  echo "FAILED: the training ended with exit code $code after $seconds s in all. What to do: read the sentence above and $run_dir/logs/." >&2
-  exit "$code"
-fi
-[ ! -e "$run_dir/summary.json" ] || echo "Results: $run_dir/summary.json"
-echo "Done in $seconds s in all. Run it again for a new run folder; tests/run.sh runs every test."
+echo "Ready after $seconds s. Training; the results will be in $run_dir (summary.json, adapter/). Ctrl-C ends it cleanly."
+# In this script's place, so that signals and the exit code are the command's own. It prints the table, the adapter and what to do next.
+exec build/release/bin/wideberth run --config=configs/quickstart.txtpb "${options[@]}"
