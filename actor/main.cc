@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// wideberth-actor: samples completions of the current policy, has them scored, hands them to the learner. Started with the learner's address and a
-// name; everything else it is told.
+// wideberth-actor: samples completions of the current policy, has them scored, hands them to the
+// learner. Started with the learner's address and a name; everything else it is told.
 //
 //                learner                         scorers
 //      leases ▼     ▲ groups   ▼ adapter v+1        ▲ ▼
@@ -8,17 +8,22 @@
 //   │ lease, swap adapter, generate ├──(2)─▶│ score, submit   │
 //   └───────────────────────────────┘       └─────────────────┘
 //
-//   thread        consumes                   produces                  waits for                      unblocked by
-//   main          leases, staged adapters    batches of completions    lease, adapter, room in queue  learner, receiver, hand in, Stop
-//   hand in       batches                    scored groups             a batch, scores, the learner   main, scorers, learner, Stop
-//   scoring (n)   a batch's items            typed scores              its scorer, back-off           scorer, deadline, Stop
-//   receiver      adapter chunks             the staged version        the next poll, a waiter        timer, main
-//   heartbeat     status                     drain, scorer addresses   the next beat                  timer, learner, Stop
-//   signals       SIGTERM, SIGINT            Stop                      a signal                       the system, the end of main
-//   health        HTTP requests              pages                     a request                      clients
+// clang-format off
+//   thread       consumes          produces         waits for            unblocked by
+//   main         leases, adapters  batches          lease, adapter,      learner, receiver, hand in,
+//                                                   room in queue        Stop
+//   hand in      batches           scored groups    a batch, scores,     main, scorers, learner,
+//                                                   the learner          Stop
+//   scoring (n)  a batch's items   typed scores     its scorer           scorer, deadline, Stop
+//   receiver     adapter chunks    staged version   next poll, a waiter  timer, main
+//   heartbeat    status            drain, scorers   the next beat        timer, learner, Stop
+//   signals      SIGTERM, SIGINT   Stop             a signal             the system, end of main
+//   health       HTTP requests     pages            a request            clients
+// clang-format on
 //
-// Only main touches torch. Every wait has a deadline or is ended by Stop, which also cancels all calls. Exit code 0: drained, SIGTERM or
-// SIGINT; 2: bad input, starting again is of no use; 1: other failures. One sentence on standard error says why.
+// Only main touches torch. Every wait has a deadline or is ended by Stop, which also cancels all
+// calls. Exit code 0: drained, SIGTERM or SIGINT; 2: bad input, starting again is of no use; 1:
+// other failures. One sentence on standard error says why.
 #include <signal.h>
 #include <unistd.h>
 
@@ -104,8 +109,8 @@ class Ending final {
   std::function<void()> stop_ ABSL_GUARDED_BY(mutex_);
 };
 
-absl::StatusOr<std::unique_ptr<transport::HealthPage>> ServeHealth(const proto::RunConfig& config, const Progress& progress,
-                                                                   const transport::Metrics& metrics) {
+absl::StatusOr<std::unique_ptr<transport::HealthPage>> ServeHealth(
+    const proto::RunConfig& config, const Progress& progress, const transport::Metrics& metrics) {
   transport::HealthPage::Options options;
   options.role = "actor";
   options.name = absl::GetFlag(FLAGS_name);
@@ -120,7 +125,8 @@ absl::StatusOr<std::unique_ptr<transport::HealthPage>> ServeHealth(const proto::
     shown.tokens_per_second = status.tokens_per_second();
     shown.num_items = status.num_items();
     shown.last_error = status.last_error();
-    shown.facts = {{"learner", absl::GetFlag(FLAGS_learner)}, {"tokens sampled", absl::StrCat(status.num_tokens())}};
+    shown.facts = {{"learner", absl::GetFlag(FLAGS_learner)},
+                   {"tokens sampled", absl::StrCat(status.num_tokens())}};
     return shown;
   };
   return transport::HealthPage::Start(std::move(options));
@@ -132,7 +138,8 @@ class Scorers final {
   explicit Scorers(const proto::RunConfig& config) {
     for (const proto::ScorerConfig& scorer : config.scorer()) {
       clients_[scorer.name()] = transport::ScorerClient::Create(scorer.name());
-      named_.push_back({scorer.name(), clients_[scorer.name()].get(), absl::Seconds(scorer.timeout())});
+      named_.push_back(
+          {scorer.name(), clients_[scorer.name()].get(), absl::Seconds(scorer.timeout())});
     }
   }
   const std::vector<NamedScorer>& named() const { return named_; }
@@ -140,7 +147,8 @@ class Scorers final {
     for (const auto& [name, client] : clients_) {
       std::vector<std::string> addresses;
       for (const proto::ScorerEndpoint& endpoint : response.scorer()) {
-        if (endpoint.scorer_name() == name) addresses.assign(endpoint.address().begin(), endpoint.address().end());
+        if (endpoint.scorer_name() == name)
+          addresses.assign(endpoint.address().begin(), endpoint.address().end());
       }
       client->SetEndpoints(std::move(addresses));
     }
@@ -160,14 +168,18 @@ absl::Status Work(transport::LearnerClient& learner, Ending& ending) {
   const proto::RunConfig& config = hello.config();
   model::ConfigureRuntime(config.actor().num_threads());
   WB_ASSIGN_OR_RETURN(const std::unique_ptr<ModelPolicy> policy, ModelPolicy::Load(config));
-  WB_LOG(INFO) << "run " << hello.run_id() << ": loaded " << config.policy().model().path() << " (" << policy->fingerprint() << ")";
+  WB_LOG(INFO) << "run " << hello.run_id() << ": loaded " << config.policy().model().path() << " ("
+               << policy->fingerprint() << ")";
 
   Progress progress;
   progress.SetState("idle");
   transport::Metrics metrics;
-  transport::Gauge* const version = metrics.NewGauge("wideberth_policy_version", "Version sampled from.");
-  transport::Gauge* const rate = metrics.NewGauge("wideberth_tokens_per_second", "Tokens sampled a second, last batch.");
-  transport::Gauge* const groups = metrics.NewGauge("wideberth_groups_submitted", "Groups handed in since start.");
+  transport::Gauge* const version =
+      metrics.NewGauge("wideberth_policy_version", "Version sampled from.");
+  transport::Gauge* const rate =
+      metrics.NewGauge("wideberth_tokens_per_second", "Tokens sampled a second, last batch.");
+  transport::Gauge* const groups =
+      metrics.NewGauge("wideberth_groups_submitted", "Groups handed in since start.");
   WB_ASSIGN_OR_RETURN(const auto health, ServeHealth(config, progress, metrics));
   const Scorers scorers(config);
 
@@ -183,15 +195,21 @@ absl::Status Work(transport::LearnerClient& learner, Ending& ending) {
     groups->Set(static_cast<double>(status.num_items()));
     return status;
   };
-  callbacks.scorers = [&](const proto::HeartbeatResponse& response) { scorers.SetEndpoints(response); };
-  callbacks.ended = [&](const absl::Status& why) { ending.End(why, "the learner says that the run ends"); };
-  Membership membership(&learner, registration, absl::Seconds(member_timeout), callbacks, Clock::Real());
+  callbacks.scorers = [&](const proto::HeartbeatResponse& response) {
+    scorers.SetEndpoints(response);
+  };
+  callbacks.ended = [&](const absl::Status& why) {
+    ending.End(why, "the learner says that the run ends");
+  };
+  Membership membership(&learner, registration, absl::Seconds(member_timeout), callbacks,
+                        Clock::Real());
   WB_RETURN_IF_ERROR(membership.Register().status());
 
   const auto member_id = [&membership] { return membership.member_id(); };
   transport::GrpcAdapterSource source(&learner, member_id);
   transport::AdapterReceiver adapters(&source, &learner, member_id);
-  Rollout rollout({&config, policy.get(), &learner, &adapters, &membership, scorers.named(), &progress});
+  Rollout rollout(
+      {&config, policy.get(), &learner, &adapters, &membership, scorers.named(), &progress});
   ending.Arm([&] {
     rollout.Stop();
     learner.Cancel();  // Before the receiver, which waits for its thread to come back from a call.
@@ -207,7 +225,8 @@ absl::Status Work(transport::LearnerClient& learner, Ending& ending) {
 }
 
 int Main() {
-  if (const absl::Status log = OpenLog(absl::GetFlag(FLAGS_name), absl::GetFlag(FLAGS_log_file)); !log.ok()) {
+  if (const absl::Status log = OpenLog(absl::GetFlag(FLAGS_name), absl::GetFlag(FLAGS_log_file));
+      !log.ok()) {
     std::fprintf(stderr, "wideberth-actor: %s\n", std::string(log.message()).c_str());
     return 1;
   }
@@ -226,7 +245,8 @@ int Main() {
     ::sigwait(&set, &signal);
     ending.End(absl::OkStatus(), absl::StrCat("signal ", signal));
   });
-  const auto connected = transport::LearnerClient::Connect(absl::GetFlag(FLAGS_learner), absl::GetFlag(FLAGS_connect_timeout));
+  const auto connected = transport::LearnerClient::Connect(absl::GetFlag(FLAGS_learner),
+                                                           absl::GetFlag(FLAGS_connect_timeout));
   absl::Status status = connected.status();
   if (status.ok()) {
     ending.Arm([&] { (*connected)->Cancel(); });
@@ -238,7 +258,8 @@ int Main() {
   signals.join();
   if (status.ok()) return 0;
   WB_LOG(ERROR) << status.message();
-  const bool bad_input = absl::IsInvalidArgument(status) || absl::IsNotFound(status) || absl::IsFailedPrecondition(status);
+  const bool bad_input = absl::IsInvalidArgument(status) || absl::IsNotFound(status) ||
+                         absl::IsFailedPrecondition(status);
   return bad_input ? 2 : 1;
 }
 
@@ -246,7 +267,9 @@ int Main() {
 }  // namespace wideberth::actor
 
 int main(int argc, char** argv) {
-  absl::SetProgramUsageMessage("Samples completions of a run's policy. Usage: wideberth-actor --learner=HOST:PORT [--name=actor-0]");
+  absl::SetProgramUsageMessage(
+      "Samples completions of a run's policy. Usage: wideberth-actor --learner=HOST:PORT "
+      "[--name=actor-0]");
   absl::ParseCommandLine(argc, argv);
   return wideberth::actor::Main();
 }

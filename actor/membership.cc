@@ -9,8 +9,8 @@
 
 namespace wideberth::actor {
 
-Membership::Membership(transport::LearnerClient* client, proto::RegisterRequest request, absl::Duration lost_after,
-                       Callbacks callbacks, const Clock& clock)
+Membership::Membership(transport::LearnerClient* client, proto::RegisterRequest request,
+                       absl::Duration lost_after, Callbacks callbacks, const Clock& clock)
     : client_(client),
       request_(std::move(request)),
       lost_after_(lost_after),
@@ -23,7 +23,8 @@ Membership::~Membership() { Stop(); }
 absl::StatusOr<proto::RegisterResponse> Membership::Register() {
   WB_ASSIGN_OR_RETURN(proto::RegisterResponse response, client_->Register(request_));
   if (response.member_id().empty()) {
-    return absl::InternalError(absl::StrCat("the learner registered ", request_.name(), " without giving it a member_id"));
+    return absl::InternalError(
+        absl::StrCat("the learner registered ", request_.name(), " without giving it a member_id"));
   }
   MutexLock lock(mutex_);
   member_id_ = response.member_id();
@@ -50,7 +51,8 @@ bool Membership::Beat() {
   }
   if (!response.ok()) {
     if (silence < lost_after_) return true;
-    End(absl::Status(response.status().code(), absl::StrCat("the learner has not answered for ", absl::FormatDuration(silence), ": ",
+    End(absl::Status(response.status().code(), absl::StrCat("the learner has not answered for ",
+                                                            absl::FormatDuration(silence), ": ",
                                                             response.status().message())));
     return false;
   }
@@ -59,8 +61,10 @@ bool Membership::Beat() {
     return false;
   }
   if (!response->known()) {
-    WB_LOG(WARNING) << "the learner does not know " << request.member_id() << " any more; registering again";
-    if (const auto again = Register(); !again.ok() && !absl::IsUnavailable(again.status()) && !absl::IsDeadlineExceeded(again.status())) {
+    WB_LOG(WARNING) << "the learner does not know " << request.member_id()
+                    << " any more; registering again";
+    if (const auto again = Register(); !again.ok() && !absl::IsUnavailable(again.status()) &&
+                                       !absl::IsDeadlineExceeded(again.status())) {
       End(again.status());
       return false;
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// An actor's place in the run: registration, heartbeats, where the scorers are, and the word that the run ends. Used by actor/main.cc and the
-// loop in rollout.h.
+// An actor's place in the run: registration, heartbeats, where the scorers are, and the word that
+// the run ends. Used by actor/main.cc and the loop in rollout.h.
 #pragma once
 
 #include <functional>
@@ -17,26 +17,31 @@
 
 namespace wideberth::actor {
 
-// Thread-safe. The client outlives it; cancel the client before destroying it, so that the thread is not in a call.
+// Thread-safe. The client outlives it; cancel the client before destroying it, so that the thread
+// is not in a call.
 class Membership final {
  public:
   struct Callbacks {
     std::function<proto::MemberStatus()> status;
-    std::function<void(const proto::HeartbeatResponse&)> scorers;  // Every heartbeat that brings the scorers' addresses.
-    std::function<void(const absl::Status&)> ended;                // Once: OK on drain, else why the run is out of reach.
+    std::function<void(const proto::HeartbeatResponse&)>
+        scorers;  // Every heartbeat that brings the scorers' addresses.
+    std::function<void(const absl::Status&)>
+        ended;  // Once: OK on drain, else why the run is out of reach.
   };
   // `lost_after`: without an answer for so long the learner counts as gone.
-  Membership(transport::LearnerClient* client, proto::RegisterRequest request, absl::Duration lost_after, Callbacks callbacks,
-             const Clock& clock);
+  Membership(transport::LearnerClient* client, proto::RegisterRequest request,
+             absl::Duration lost_after, Callbacks callbacks, const Clock& clock);
   ~Membership();
   Membership(const Membership&) = delete;
   Membership& operator=(const Membership&) = delete;
 
-  // Registers with the weights' fingerprint; also again, under the same name, when the learner no longer knows us. Errors are the learner's.
+  // Registers with the weights' fingerprint; also again, under the same name, when the learner no
+  // longer knows us. Errors are the learner's.
   absl::StatusOr<proto::RegisterResponse> Register();
   std::string member_id() const;
 
-  // One heartbeat, with everything that follows from its answer. False: the run has ended, or is out of reach.
+  // One heartbeat, with everything that follows from its answer. False: the run has ended, or is
+  // out of reach.
   bool Beat();
   // Beats every `interval` on a thread of its own until the end or Stop.
   void Start(absl::Duration interval);

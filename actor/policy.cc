@@ -17,15 +17,17 @@ absl::StatusOr<absl::optional<model::ChatTemplate>> ChatTemplateOf(absl::string_
   return absl::make_optional(*std::move(chat_template));
 }
 
-absl::StatusOr<std::vector<int32_t>> EncodeConversation(const model::Tokenizer& tokenizer,
-                                                        const absl::optional<model::ChatTemplate>& chat_template,
-                                                        const std::vector<model::Message>& messages) {
+absl::StatusOr<std::vector<int32_t>> EncodeConversation(
+    const model::Tokenizer& tokenizer, const absl::optional<model::ChatTemplate>& chat_template,
+    const std::vector<model::Message>& messages) {
   if (chat_template) {
-    WB_ASSIGN_OR_RETURN(const std::string text, chat_template->Render(messages, /*add_generation_prompt=*/true));
+    WB_ASSIGN_OR_RETURN(const std::string text,
+                        chat_template->Render(messages, /*add_generation_prompt=*/true));
     return tokenizer.Encode(text);
   }
   std::string text;
-  for (const model::Message& message : messages) absl::StrAppend(&text, text.empty() ? "" : "\n", message.content);
+  for (const model::Message& message : messages)
+    absl::StrAppend(&text, text.empty() ? "" : "\n", message.content);
   return tokenizer.Encode(text, /*add_special_tokens=*/true);
 }
 
@@ -49,35 +51,45 @@ absl::StatusOr<std::unique_ptr<ModelPolicy>> ModelPolicy::Load(const proto::RunC
   WB_ASSIGN_OR_RETURN(policy->tokenizer_, model::Tokenizer::FromFolder(where.path()));
   WB_ASSIGN_OR_RETURN(policy->chat_template_, ChatTemplateOf(where.path()));
   if (policy->tokenizer_->vocab_size() > policy->model_->spec().vocab) {
-    return absl::InvalidArgumentError(absl::StrCat(where.path(), ": the tokenizer has ", policy->tokenizer_->vocab_size(),
-                                                   " ids, the model's embedding ", policy->model_->spec().vocab,
-                                                   " rows: they belong to different models"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(where.path(), ": the tokenizer has ", policy->tokenizer_->vocab_size(),
+                     " ids, the model's embedding ", policy->model_->spec().vocab,
+                     " rows: they belong to different models"));
   }
-  policy->stop_tokens_ = StopTokens(policy->model_->spec(), *policy->tokenizer_, policy->chat_template_);
+  policy->stop_tokens_ =
+      StopTokens(policy->model_->spec(), *policy->tokenizer_, policy->chat_template_);
   return policy;
 }
 
 absl::StatusOr<std::vector<int32_t>> ModelPolicy::Encode(const proto::Prompt& prompt) const {
   std::vector<model::Message> messages;
-  for (const proto::ChatMessage& message : prompt.message()) messages.push_back({message.role(), message.content()});
+  for (const proto::ChatMessage& message : prompt.message())
+    messages.push_back({message.role(), message.content()});
   return EncodeConversation(*tokenizer_, chat_template_, messages);
 }
 
-std::string ModelPolicy::Decode(const std::vector<int32_t>& tokens) const { return tokenizer_->Decode(tokens); }
+std::string ModelPolicy::Decode(const std::vector<int32_t>& tokens) const {
+  return tokenizer_->Decode(tokens);
+}
 
 absl::Status ModelPolicy::Use(const transport::AdapterBlob& blob) {
   if (blob.manifest.base_fingerprint() != fingerprint()) {
-    return absl::InvalidArgumentError(absl::StrCat("adapter version ", blob.manifest.version(), " is for a base with fingerprint ",
-                                                   blob.manifest.base_fingerprint(), ", this one has ", fingerprint()));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "adapter version ", blob.manifest.version(), " is for a base with fingerprint ",
+        blob.manifest.base_fingerprint(), ", this one has ", fingerprint()));
   }
-  return model::CatchTorch(absl::StrCat("adapter version ", blob.manifest.version()), [&]() -> absl::Status {
-    WB_ASSIGN_OR_RETURN(adapter_, model::Adapter::Unpack(blob.manifest, blob.bytes, model_->spec(), model_->dtype(), model_->device()));
-    return absl::OkStatus();
-  });
+  return model::CatchTorch(
+      absl::StrCat("adapter version ", blob.manifest.version()), [&]() -> absl::Status {
+        WB_ASSIGN_OR_RETURN(adapter_,
+                            model::Adapter::Unpack(blob.manifest, blob.bytes, model_->spec(),
+                                                   model_->dtype(), model_->device()));
+        return absl::OkStatus();
+      });
 }
 
 absl::StatusOr<std::vector<std::vector<model::Sampled>>> ModelPolicy::Generate(
-    const std::vector<model::PromptGroup>& groups, bool adapter_off, const std::function<bool(int64_t)>& between_steps) {
+    const std::vector<model::PromptGroup>& groups, bool adapter_off,
+    const std::function<bool(int64_t)>& between_steps) {
   model::GenerateOptions options;
   options.sampling = config_.generation();
   options.stop_tokens = stop_tokens_;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The policy as an actor sees it: prompts in, sampled completions out, an adapter swapped in between. Abstract, so that the loop in rollout.h
-// is tested without a model; ModelPolicy is the real one.
+// The policy as an actor sees it: prompts in, sampled completions out, an adapter swapped in
+// between. Abstract, so that the loop in rollout.h is tested without a model; ModelPolicy is the
+// real one.
 #pragma once
 
 #include <cstdint>
@@ -34,16 +35,17 @@ class Policy {
   // Generates with this version from now on. On an error the version before stays.
   virtual absl::Status Use(const transport::AdapterBlob& blob) = 0;
   // As model::Generate; Cancelled when `between_steps` says false.
-  virtual absl::StatusOr<std::vector<std::vector<model::Sampled>>> Generate(const std::vector<model::PromptGroup>& groups,
-                                                                            bool adapter_off,
-                                                                            const std::function<bool(int64_t)>& between_steps) = 0;
+  virtual absl::StatusOr<std::vector<std::vector<model::Sampled>>> Generate(
+      const std::vector<model::PromptGroup>& groups, bool adapter_off,
+      const std::function<bool(int64_t)>& between_steps) = 0;
 };
 
-// A conversation as token ids: the model's chat template with the generation prompt, or, for a model that has none, the contents as plain
-// text with whatever the tokenizer puts around one sequence.
-absl::StatusOr<std::vector<int32_t>> EncodeConversation(const model::Tokenizer& tokenizer,
-                                                        const absl::optional<model::ChatTemplate>& chat_template,
-                                                        const std::vector<model::Message>& messages);
+// A conversation as token ids: the model's chat template with the generation prompt, or, for a
+// model that has none, the contents as plain text with whatever the tokenizer puts around one
+// sequence.
+absl::StatusOr<std::vector<int32_t>> EncodeConversation(
+    const model::Tokenizer& tokenizer, const absl::optional<model::ChatTemplate>& chat_template,
+    const std::vector<model::Message>& messages);
 
 // The folder's template; nullopt where it has none. Other errors are the template's.
 absl::StatusOr<absl::optional<model::ChatTemplate>> ChatTemplateOf(absl::string_view folder);
@@ -54,7 +56,8 @@ std::vector<int32_t> StopTokens(const model::ModelSpec& spec, const model::Token
 
 class ModelPolicy final : public Policy {
  public:
-  // Loads model, tokenizer and template of config.policy.model, on the actor's device. Errors name file, found and expected.
+  // Loads model, tokenizer and template of config.policy.model, on the actor's device. Errors name
+  // file, found and expected.
   static absl::StatusOr<std::unique_ptr<ModelPolicy>> Load(const proto::RunConfig& config);
 
   const std::string& fingerprint() const { return model_->fingerprint(); }
@@ -64,8 +67,9 @@ class ModelPolicy final : public Policy {
   std::string Decode(const std::vector<int32_t>& tokens) const override;
   int64_t context_tokens() const override { return model_->spec().max_positions; }
   absl::Status Use(const transport::AdapterBlob& blob) override;
-  absl::StatusOr<std::vector<std::vector<model::Sampled>>> Generate(const std::vector<model::PromptGroup>& groups, bool adapter_off,
-                                                                    const std::function<bool(int64_t)>& between_steps) override;
+  absl::StatusOr<std::vector<std::vector<model::Sampled>>> Generate(
+      const std::vector<model::PromptGroup>& groups, bool adapter_off,
+      const std::function<bool(int64_t)>& between_steps) override;
 
  private:
   explicit ModelPolicy(const proto::RunConfig& config) : config_(config) {}

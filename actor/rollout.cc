@@ -15,10 +15,11 @@
 namespace wideberth::actor {
 namespace {
 
-// The learner no longer knows this incarnation, or is not there for the moment: heartbeats sort it out, the loop tries again.
+// The learner no longer knows this incarnation, or is not there for the moment: heartbeats sort it
+// out, the loop tries again.
 bool Passing(const absl::Status& status) {
-  return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) || absl::IsNotFound(status) ||
-         absl::IsResourceExhausted(status) || absl::IsAborted(status);
+  return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) ||
+         absl::IsNotFound(status) || absl::IsResourceExhausted(status) || absl::IsAborted(status);
 }
 
 // Leases that can be generated in one batch share the version and whether the adapter is on.
@@ -52,7 +53,8 @@ void Progress::SetError(absl::string_view error) {
 void Progress::CountGenerated(int64_t num_tokens, absl::Duration took) {
   MutexLock lock(mutex_);
   status_.set_num_tokens(status_.num_tokens() + num_tokens);
-  if (took > absl::ZeroDuration()) status_.set_tokens_per_second(num_tokens / absl::ToDoubleSeconds(took));
+  if (took > absl::ZeroDuration())
+    status_.set_tokens_per_second(num_tokens / absl::ToDoubleSeconds(took));
 }
 
 void Progress::CountSubmitted() {
@@ -79,9 +81,11 @@ absl::Status Rollout::Run() {
     for (std::vector<proto::GroupLease>& part : SplitByPolicy(*std::move(leases))) {
       absl::StatusOr<Batch> batch = GenerateBatch(std::move(part), leased_at);
       if (batch.ok()) {
-        // Full: the scorers are the slower side, wait for them rather than pile up groups. Past the lease nobody waits for these.
+        // Full: the scorers are the slower side, wait for them rather than pile up groups. Past the
+        // lease nobody waits for these.
         const absl::Status pushed = queue_.Push(std::move(*batch), absl::Hours(1));
-        if (!pushed.ok() && !stopped()) WB_LOG(WARNING) << "groups given back, scoring stands still: " << pushed.message();
+        if (!pushed.ok() && !stopped())
+          WB_LOG(WARNING) << "groups given back, scoring stands still: " << pushed.message();
       } else if (Passing(batch.status())) {
         WB_LOG(WARNING) << "groups given back: " << batch.status().message();
         parts_.progress->SetError(batch.status().message());
@@ -146,7 +150,8 @@ absl::StatusOr<std::vector<proto::GroupLease>> Rollout::Lease() {
 
 absl::Status Rollout::SwapTo(uint64_t version, absl::Time deadline) {
   std::shared_ptr<const transport::AdapterBlob> blob = parts_.adapters->TakeNewer(version_);
-  if ((blob == nullptr || blob->manifest.version() < version) && !(version_ && *version_ >= version)) {
+  if ((blob == nullptr || blob->manifest.version() < version) &&
+      !(version_ && *version_ >= version)) {
     parts_.progress->SetState("waiting");
     WB_ASSIGN_OR_RETURN(blob, parts_.adapters->WaitFor(version, deadline));
   }
@@ -156,13 +161,16 @@ absl::Status Rollout::SwapTo(uint64_t version, absl::Time deadline) {
   fingerprint_ = blob->manifest.fingerprint();
   parts_.progress->SetVersion(*version_);
   WB_LOG(INFO) << "samples with policy version " << *version_ << " (" << fingerprint_ << ")";
-  // The learner counts us as up to date only now; a lost acknowledgement is repeated with the next version.
+  // The learner counts us as up to date only now; a lost acknowledgement is repeated with the next
+  // version.
   const absl::Status acknowledged = parts_.adapters->Acknowledge(*version_, fingerprint_);
-  if (!acknowledged.ok()) WB_LOG(WARNING) << "version " << *version_ << " not acknowledged: " << acknowledged.message();
+  if (!acknowledged.ok())
+    WB_LOG(WARNING) << "version " << *version_ << " not acknowledged: " << acknowledged.message();
   return absl::OkStatus();
 }
 
-absl::StatusOr<Rollout::Batch> Rollout::GenerateBatch(std::vector<proto::GroupLease> leases, absl::Time leased_at) {
+absl::StatusOr<Rollout::Batch> Rollout::GenerateBatch(std::vector<proto::GroupLease> leases,
+                                                      absl::Time leased_at) {
   Batch batch;
   batch.leases = std::move(leases);
   const size_t n = batch.leases.size();
@@ -182,18 +190,21 @@ absl::StatusOr<Rollout::Batch> Rollout::GenerateBatch(std::vector<proto::GroupLe
   batch.completions.resize(n);
   std::vector<model::PromptGroup> groups;
   std::vector<size_t> lease_of;
-  const int64_t limit = parts_.policy->context_tokens() - parts_.config->generation().max_new_tokens();
+  const int64_t limit =
+      parts_.policy->context_tokens() - parts_.config->generation().max_new_tokens();
   for (size_t i = 0; i < n; ++i) {
     const proto::GroupLease& lease = batch.leases[i];
     absl::StatusOr<std::vector<int32_t>> prompt = parts_.policy->Encode(lease.prompt());
     if (!prompt.ok()) {
-      batch.refusals[i] = absl::StrCat("prompt ", lease.prompt().id(), ": ", prompt.status().message());
+      batch.refusals[i] =
+          absl::StrCat("prompt ", lease.prompt().id(), ": ", prompt.status().message());
     } else if (prompt->empty()) {
       batch.refusals[i] = absl::StrCat("prompt ", lease.prompt().id(), " has no tokens");
     } else if (static_cast<int64_t>(prompt->size()) > limit) {
-      batch.refusals[i] = absl::StrCat("prompt ", lease.prompt().id(), " has ", prompt->size(), " tokens, at most ", limit,
-                                       " fit (context ", parts_.policy->context_tokens(), " less generation.max_new_tokens ",
-                                       parts_.config->generation().max_new_tokens(), ")");
+      batch.refusals[i] = absl::StrCat(
+          "prompt ", lease.prompt().id(), " has ", prompt->size(), " tokens, at most ", limit,
+          " fit (context ", parts_.policy->context_tokens(), " less generation.max_new_tokens ",
+          parts_.config->generation().max_new_tokens(), ")");
     } else {
       batch.prompts[i] = *std::move(prompt);
       groups.push_back({lease.group_id(), batch.prompts[i], lease.num_completions()});
@@ -202,11 +213,14 @@ absl::StatusOr<Rollout::Batch> Rollout::GenerateBatch(std::vector<proto::GroupLe
   }
   if (groups.empty()) return batch;
   const absl::Time started = absl::Now();
-  WB_ASSIGN_OR_RETURN(auto sampled, parts_.policy->Generate(groups, adapter_off, [this](int64_t) { return !stopped(); }));
+  WB_ASSIGN_OR_RETURN(auto sampled, parts_.policy->Generate(groups, adapter_off, [this](int64_t) {
+    return !stopped();
+  }));
   const absl::Duration took = absl::Now() - started;
   int64_t num_tokens = 0;
   for (size_t k = 0; k < sampled.size(); ++k) {
-    for (const model::Sampled& completion : sampled[k]) num_tokens += static_cast<int64_t>(completion.tokens.size());
+    for (const model::Sampled& completion : sampled[k])
+      num_tokens += static_cast<int64_t>(completion.tokens.size());
     batch.completions[lease_of[k]] = std::move(sampled[k]);
   }
   batch.generate_seconds = absl::ToDoubleSeconds(took) / static_cast<double>(groups.size());
@@ -272,10 +286,14 @@ absl::Status Rollout::HandIn(Batch batch) {
   options.wait = [this](absl::Duration how_long) { return Wait(how_long); };
   std::vector<std::vector<proto::Score>> scores = ScoreItems(parts_.scorers, items, options);
   for (std::vector<proto::Score>& of_scorer : scores) {
-    for (size_t k = 0; k < of_scorer.size(); ++k) *completions[k]->add_score() = std::move(of_scorer[k]);
+    for (size_t k = 0; k < of_scorer.size(); ++k)
+      *completions[k]->add_score() = std::move(of_scorer[k]);
   }
-  if (stopped()) return absl::OkStatus();  // Cut short, so scores may be missing: leased again, as if nothing had been.
-  const double score_seconds = absl::ToDoubleSeconds(absl::Now() - started) / static_cast<double>(requests.size());
+  if (stopped())
+    return absl::OkStatus();  // Cut short, so scores may be missing: leased again, as if nothing
+                              // had been.
+  const double score_seconds =
+      absl::ToDoubleSeconds(absl::Now() - started) / static_cast<double>(requests.size());
   for (proto::SubmitGroupRequest& request : requests) {
     request.set_score_seconds(score_seconds);
     WB_RETURN_IF_ERROR(Submit(request));
@@ -293,8 +311,10 @@ absl::Status Rollout::Submit(const proto::SubmitGroupRequest& request) {
       parts_.progress->CountSubmitted();
       if (response->outcome() != proto::SubmitGroupResponse::ACCEPTED) {
         WB_LOG(WARNING) << "group " << request.group_id() << " was not taken: "
-                        << proto::SubmitGroupResponse::Outcome_Name(response->outcome()) << " " << response->message();
-        if (response->outcome() == proto::SubmitGroupResponse::REFUSED) parts_.progress->SetError(response->message());
+                        << proto::SubmitGroupResponse::Outcome_Name(response->outcome()) << " "
+                        << response->message();
+        if (response->outcome() == proto::SubmitGroupResponse::REFUSED)
+          parts_.progress->SetError(response->message());
       }
       return absl::OkStatus();
     }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The actor's loop: leased prompt groups in, scored groups out. Two stages on two threads, so that one batch is scored and handed in while the
-// next is generated:
-//   generate: LeasePrompts -> wait for the adapter version -> swap it in -> Generate (several groups in one batch) -> queue
-//   hand in:  queue -> decode -> Score on every scorer at once -> SubmitGroup
+// The actor's loop: leased prompt groups in, scored groups out. Two stages on two threads, so that
+// one batch is scored and handed in while the next is generated:
+//   generate: LeasePrompts -> wait for the adapter version -> swap it in -> Generate (several
+//   groups in one batch) -> queue hand in:  queue -> decode -> Score on every scorer at once ->
+//   SubmitGroup
 #pragma once
 
 #include <memory>
@@ -56,23 +57,25 @@ class Rollout final {
   Rollout(const Rollout&) = delete;
   Rollout& operator=(const Rollout&) = delete;
 
-  // Works until Stop or until an error that this process cannot work on with (the policy fails, the learner refuses us); owns the calling
-  // thread, where all torch work happens, and one more. OK after Stop. What was leased and not handed in is leased to somebody else.
+  // Works until Stop or until an error that this process cannot work on with (the policy fails, the
+  // learner refuses us); owns the calling thread, where all torch work happens, and one more. OK
+  // after Stop. What was leased and not handed in is leased to somebody else.
   absl::Status Run();
 
-  // Ends Run within a decode step. Cancel learner, receiver and scorers as well, so that nobody waits in a call. Any thread; idempotent.
+  // Ends Run within a decode step. Cancel learner, receiver and scorers as well, so that nobody
+  // waits in a call. Any thread; idempotent.
   void Stop();
 
  private:
   struct Batch {
     std::vector<proto::GroupLease> leases;
-    std::vector<std::vector<int32_t>> prompts;               // Empty where refused.
-    std::vector<std::string> refusals;                       // Why a prompt cannot be answered; empty: it was.
-    std::vector<std::vector<model::Sampled>> completions;    // Per lease.
+    std::vector<std::vector<int32_t>> prompts;  // Empty where refused.
+    std::vector<std::string> refusals;          // Why a prompt cannot be answered; empty: it was.
+    std::vector<std::vector<model::Sampled>> completions;  // Per lease.
     uint64_t version = 0;
-    std::string fingerprint;                                 // Empty where the adapter was off.
+    std::string fingerprint;  // Empty where the adapter was off.
     double generate_seconds = 0;
-    absl::Time deadline;                                     // Of the first lease.
+    absl::Time deadline;  // Of the first lease.
   };
 
   absl::StatusOr<std::vector<proto::GroupLease>> Lease();

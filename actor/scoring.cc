@@ -12,7 +12,8 @@
 namespace wideberth::actor {
 namespace {
 
-// A scorer's answer is taken as it is only when it keeps the contract; everything else is a typed absence.
+// A scorer's answer is taken as it is only when it keeps the contract; everything else is a typed
+// absence.
 proto::Score Checked(proto::Score score, const std::string& scorer_name) {
   score.set_scorer_name(scorer_name);
   if (score.status() == proto::SCORED && !score.has_value()) {
@@ -24,7 +25,8 @@ proto::Score Checked(proto::Score score, const std::string& scorer_name) {
   return score;
 }
 
-std::vector<proto::Score> ScoreBy(const NamedScorer& scorer, const std::vector<proto::ScoreItem>& items,
+std::vector<proto::Score> ScoreBy(const NamedScorer& scorer,
+                                  const std::vector<proto::ScoreItem>& items,
                                   const ScoringOptions& options) {
   std::vector<proto::Score> scores(items.size());
   std::vector<size_t> open(items.size());
@@ -38,16 +40,20 @@ std::vector<proto::Score> ScoreBy(const NamedScorer& scorer, const std::vector<p
     std::vector<size_t> again;
     for (size_t k = 0; k < open.size(); ++k) {
       proto::Score& score = scores[open[k]] = Checked(std::move(answers[k]), scorer.name);
-      if (score.status() != proto::SCORED && RuleFor(options.reward, score.status()) == proto::RewardConfig::RETRY) {
+      if (score.status() != proto::SCORED &&
+          RuleFor(options.reward, score.status()) == proto::RewardConfig::RETRY) {
         again.push_back(open[k]);
       }
     }
     open = std::move(again);
-    if (open.empty() || attempt >= options.reward.max_retries() || absl::Now() >= options.retry_until) break;
-    WB_LOG(WARNING) << "scorer " << scorer.name << " left " << open.size() << " of " << batch.size() << " items without a score ("
-                    << proto::ScoreStatus_Name(scores[open.front()].status()) << ": " << scores[open.front()].message()
-                    << "); attempt " << attempt + 2 << " of " << options.reward.max_retries() + 1 << " in "
-                    << absl::FormatDuration(backoff);
+    if (open.empty() || attempt >= options.reward.max_retries() ||
+        absl::Now() >= options.retry_until)
+      break;
+    WB_LOG(WARNING) << "scorer " << scorer.name << " left " << open.size() << " of " << batch.size()
+                    << " items without a score ("
+                    << proto::ScoreStatus_Name(scores[open.front()].status()) << ": "
+                    << scores[open.front()].message() << "); attempt " << attempt + 2 << " of "
+                    << options.reward.max_retries() + 1 << " in " << absl::FormatDuration(backoff);
     if (!options.wait(backoff)) break;
     backoff = std::min(backoff * 2, absl::Seconds(10));
   }
@@ -56,19 +62,27 @@ std::vector<proto::Score> ScoreBy(const NamedScorer& scorer, const std::vector<p
 
 }  // namespace
 
-proto::RewardConfig::MissingRule RuleFor(const proto::RewardConfig& reward, proto::ScoreStatus status) {
+proto::RewardConfig::MissingRule RuleFor(const proto::RewardConfig& reward,
+                                         proto::ScoreStatus status) {
   switch (status) {
-    case proto::REFUSED_INPUT: return reward.on_refused_input();
-    case proto::TIMED_OUT: return reward.on_timed_out();
-    case proto::OVERLOADED: return reward.on_overloaded();
-    case proto::MALFORMED_OUTPUT: return reward.on_malformed_output();
-    case proto::MODEL_ERROR: return reward.on_model_error();
-    case proto::SCORED: break;
+    case proto::REFUSED_INPUT:
+      return reward.on_refused_input();
+    case proto::TIMED_OUT:
+      return reward.on_timed_out();
+    case proto::OVERLOADED:
+      return reward.on_overloaded();
+    case proto::MALFORMED_OUTPUT:
+      return reward.on_malformed_output();
+    case proto::MODEL_ERROR:
+      return reward.on_model_error();
+    case proto::SCORED:
+      break;
   }
   return proto::RewardConfig::DROP_COMPLETION;
 }
 
-std::vector<std::vector<proto::Score>> ScoreItems(const std::vector<NamedScorer>& scorers, const std::vector<proto::ScoreItem>& items,
+std::vector<std::vector<proto::Score>> ScoreItems(const std::vector<NamedScorer>& scorers,
+                                                  const std::vector<proto::ScoreItem>& items,
                                                   const ScoringOptions& options) {
   std::vector<std::vector<proto::Score>> scores(scorers.size());
   if (items.empty()) return scores;

@@ -57,7 +57,8 @@ void FlagTable::Add(absl::string_view name, std::string* value, absl::string_vie
   });
 }
 
-void FlagTable::Add(absl::string_view name, std::vector<std::string>* values, absl::string_view help) {
+void FlagTable::Add(absl::string_view name, std::vector<std::string>* values,
+                    absl::string_view help) {
   AddFlag(name, "TEXT", help, [values](absl::string_view text) {
     values->emplace_back(text);
     return true;
@@ -65,22 +66,27 @@ void FlagTable::Add(absl::string_view name, std::vector<std::string>* values, ab
 }
 
 void FlagTable::Add(absl::string_view name, bool* value, absl::string_view help) {
-  AddFlag(name, "", help, [value](absl::string_view text) { return absl::SimpleAtob(text, value); });
+  AddFlag(name, "", help,
+          [value](absl::string_view text) { return absl::SimpleAtob(text, value); });
 }
 
 void FlagTable::Add(absl::string_view name, int32_t* value, absl::string_view help) {
-  AddFlag(name, "N", help, [value](absl::string_view text) { return absl::SimpleAtoi(text, value); });
+  AddFlag(name, "N", help,
+          [value](absl::string_view text) { return absl::SimpleAtoi(text, value); });
 }
 
 void FlagTable::Add(absl::string_view name, uint64_t* value, absl::string_view help) {
-  AddFlag(name, "N", help, [value](absl::string_view text) { return absl::SimpleAtoi(text, value); });
+  AddFlag(name, "N", help,
+          [value](absl::string_view text) { return absl::SimpleAtoi(text, value); });
 }
 
 void FlagTable::Add(absl::string_view name, double* value, absl::string_view help) {
-  AddFlag(name, "X", help, [value](absl::string_view text) { return absl::SimpleAtod(text, value); });
+  AddFlag(name, "X", help,
+          [value](absl::string_view text) { return absl::SimpleAtod(text, value); });
 }
 
-void FlagTable::Add(absl::string_view name, absl::optional<int32_t>* value, absl::string_view help) {
+void FlagTable::Add(absl::string_view name, absl::optional<int32_t>* value,
+                    absl::string_view help) {
   AddFlag(name, "N", help, [value](absl::string_view text) {
     int32_t number = 0;
     if (!absl::SimpleAtoi(text, &number)) return false;
@@ -105,16 +111,19 @@ absl::StatusOr<const FlagTable::Flag*> FlagTable::Find(absl::string_view name) c
     names.push_back(flag.name);
   }
   const std::string nearest = NearestName(name, names);
-  return absl::InvalidArgumentError(absl::StrCat("there is no flag --", name,
-                                                 nearest.empty() ? "" : absl::StrCat("; the nearest is --", nearest), " (see ",
-                                                 command_, " --help)"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("there is no flag --", name,
+                   nearest.empty() ? "" : absl::StrCat("; the nearest is --", nearest), " (see ",
+                   command_, " --help)"));
 }
 
-absl::StatusOr<std::vector<std::string>> FlagTable::Parse(const std::vector<std::string>& arguments, bool* help) {
+absl::StatusOr<std::vector<std::string>> FlagTable::Parse(const std::vector<std::string>& arguments,
+                                                          bool* help) {
   std::vector<std::string> positional;
-  *help = std::any_of(arguments.begin(), std::find(arguments.begin(), arguments.end(), "--"), [](const std::string& argument) {
-    return argument == "--help" || argument == "-h" || argument == "-help";
-  });
+  *help = std::any_of(arguments.begin(), std::find(arguments.begin(), arguments.end(), "--"),
+                      [](const std::string& argument) {
+                        return argument == "--help" || argument == "-h" || argument == "-help";
+                      });
   if (*help) return positional;
   for (size_t i = 0; i < arguments.size(); ++i) {
     absl::string_view argument = arguments[i];
@@ -137,11 +146,15 @@ absl::StatusOr<std::vector<std::string>> FlagTable::Parse(const std::vector<std:
     } else if (i + 1 < arguments.size()) {
       value = arguments[++i];
     } else {
-      return absl::InvalidArgumentError(absl::StrCat("--", flag->name, " needs a value: --", flag->name, "=", flag->kind));
+      return absl::InvalidArgumentError(
+          absl::StrCat("--", flag->name, " needs a value: --", flag->name, "=", flag->kind));
     }
     if (!flag->set(value)) {
-      const char* const expected = flag->kind == "N" ? "a whole number" : flag->kind == "X" ? "a number" : "true or false";
-      return absl::InvalidArgumentError(absl::StrCat("--", flag->name, " is \"", value, "\", expected ", expected));
+      const char* const expected = flag->kind == "N"   ? "a whole number"
+                                   : flag->kind == "X" ? "a number"
+                                                       : "true or false";
+      return absl::InvalidArgumentError(
+          absl::StrCat("--", flag->name, " is \"", value, "\", expected ", expected));
     }
   }
   return positional;
@@ -150,7 +163,8 @@ absl::StatusOr<std::vector<std::string>> FlagTable::Parse(const std::vector<std:
 std::string FlagTable::Help() const {
   std::string text = absl::StrCat("Usage: ", command_, " ", usage_, "\n\n", about_, "\n\n");
   for (const Flag& flag : flags_) {
-    const std::string left = flag.kind.empty() ? absl::StrCat("--", flag.name) : absl::StrCat("--", flag.name, "=", flag.kind);
+    const std::string left = flag.kind.empty() ? absl::StrCat("--", flag.name)
+                                               : absl::StrCat("--", flag.name, "=", flag.kind);
     absl::StrAppend(&text, absl::StrFormat("  %-26s %s\n", left, flag.help));
   }
   return text;

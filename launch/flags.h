@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Command-line flags of one subcommand: a table of names, targets and help lines. Every `wideberth` subcommand declares its own, which
-// global flag registries cannot do.
+// Command-line flags of one subcommand: a table of names, targets and help lines. Every `wideberth`
+// subcommand declares its own, which global flag registries cannot do.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,8 @@
 
 namespace wideberth::launch {
 
-// Accepts --name=value, --name value, a bare --name for booleans (--name=false turns one off), one or two dashes; "--" ends the flags.
+// Accepts --name=value, --name value, a bare --name for booleans (--name=false turns one off), one
+// or two dashes; "--" ends the flags.
 class FlagTable final {
  public:
   // `usage`: what follows the command's name on a command line. `about`: sentences for --help.
@@ -23,7 +24,8 @@ class FlagTable final {
 
   // `value` outlives Parse and keeps what it has where the flag is absent.
   void Add(absl::string_view name, std::string* value, absl::string_view help);
-  void Add(absl::string_view name, std::vector<std::string>* values, absl::string_view help);  // May be repeated.
+  void Add(absl::string_view name, std::vector<std::string>* values,
+           absl::string_view help);  // May be repeated.
   void Add(absl::string_view name, bool* value, absl::string_view help);
   void Add(absl::string_view name, int32_t* value, absl::string_view help);
   void Add(absl::string_view name, uint64_t* value, absl::string_view help);
@@ -31,9 +33,11 @@ class FlagTable final {
   void Add(absl::string_view name, absl::optional<int32_t>* value, absl::string_view help);
   void Add(absl::string_view name, absl::optional<double>* value, absl::string_view help);
 
-  // The arguments that are no flags, in order. InvalidArgument: an unknown flag (with the nearest name), a value that is missing or of the
-  // wrong kind. `*help` is set, and nothing else checked, when --help is among them.
-  absl::StatusOr<std::vector<std::string>> Parse(const std::vector<std::string>& arguments, bool* help);
+  // The arguments that are no flags, in order. InvalidArgument: an unknown flag (with the nearest
+  // name), a value that is missing or of the wrong kind. `*help` is set, and nothing else checked,
+  // when --help is among them.
+  absl::StatusOr<std::vector<std::string>> Parse(const std::vector<std::string>& arguments,
+                                                 bool* help);
 
   std::string Help() const;
 
@@ -44,7 +48,8 @@ class FlagTable final {
     std::string help;
     std::function<bool(absl::string_view)> set;  // False: not of the kind.
   };
-  void AddFlag(absl::string_view name, absl::string_view kind, absl::string_view help, std::function<bool(absl::string_view)> set);
+  void AddFlag(absl::string_view name, absl::string_view kind, absl::string_view help,
+               std::function<bool(absl::string_view)> set);
   absl::StatusOr<const Flag*> Find(absl::string_view name) const;
 
   const std::string command_;
@@ -53,7 +58,8 @@ class FlagTable final {
   std::vector<Flag> flags_;
 };
 
-// The candidate with the smallest edit distance; empty where none comes closer than replacing the whole word.
+// The candidate with the smallest edit distance; empty where none comes closer than replacing the
+// whole word.
 std::string NearestName(absl::string_view name, const std::vector<std::string>& candidates);
 
 }  // namespace wideberth::launch

@@ -38,7 +38,8 @@ std::string LastErrorOf(const std::string& log_file) {
   for (auto line = lines.rbegin(); line != lines.rend(); ++line) {
     const size_t mark = line->find("Z E ");
     const size_t text = line->find("] ");
-    if (mark != absl::string_view::npos && text != absl::string_view::npos && mark < text) return std::string(line->substr(text + 2));
+    if (mark != absl::string_view::npos && text != absl::string_view::npos && mark < text)
+      return std::string(line->substr(text + 2));
   }
   return "";
 }
@@ -75,7 +76,9 @@ std::string LocalRun::LearnerSentence() const {
   const std::string& name = processes_[0].name;
   const std::string log = LogFile(options_.run_dir, name);
   const std::string error = LastErrorOf(log);
-  return absl::StrCat(name, " ended (", supervisor_.last_exit(name).value_or(ProcessExit{}).ToString(), ")", error.empty() ? "" : ": ", error);
+  return absl::StrCat(name, " ended (",
+                      supervisor_.last_exit(name).value_or(ProcessExit{}).ToString(), ")",
+                      error.empty() ? "" : ": ", error);
 }
 
 void LocalRun::Fail(RunEnd end, const std::string& name, const std::string& sentence) {
@@ -91,7 +94,8 @@ void LocalRun::BeginDrain() {
   supervisor_.StopRestarting();
   if (draining()) return;
   last_deadline_ = clock_.Now() + absl::Seconds(options_.supervisor.drain_timeout());
-  // The learner tells everybody else, saves, and goes; members that have no learner any more are asked directly.
+  // The learner tells everybody else, saves, and goes; members that have no learner any more are
+  // asked directly.
   if (supervisor_.Signal(processes_[0].name, SIGTERM)) {
     phase_ = Phase::kDraining;
   } else {
@@ -102,9 +106,11 @@ void LocalRun::BeginDrain() {
 void LocalRun::LearnerEnded() {
   supervisor_.StopRestarting();
   phase_ = Phase::kLeaving;
-  last_deadline_ = std::min(last_deadline_, clock_.Now() + absl::Seconds(options_.supervisor.drain_timeout()));
+  last_deadline_ =
+      std::min(last_deadline_, clock_.Now() + absl::Seconds(options_.supervisor.drain_timeout()));
   // After a clean end they were told already; otherwise nobody will tell them.
-  phase_deadline_ = result_.end == RunEnd::kDone ? clock_.Now() + options_.exit_grace : clock_.Now();
+  phase_deadline_ =
+      result_.end == RunEnd::kDone ? clock_.Now() + options_.exit_grace : clock_.Now();
 }
 
 void LocalRun::NoteSignal() {
@@ -127,7 +133,8 @@ absl::optional<RunResult> LocalRun::Tick() {
       if (process.name == supervisor_.failed()) role = process.role;
     }
     const std::string error = LastErrorOf(LogFile(options_.run_dir, supervisor_.failed()));
-    Fail(EndOfRole(role), supervisor_.failed(), absl::StrCat(status.message(), error.empty() ? "" : ": ", error));
+    Fail(EndOfRole(role), supervisor_.failed(),
+         absl::StrCat(status.message(), error.empty() ? "" : ": ", error));
   }
   const std::string& learner = processes_[0].name;
   const bool learner_alive = supervisor_.pid(learner).has_value();
@@ -142,13 +149,15 @@ absl::optional<RunResult> LocalRun::Tick() {
         StartMembers();
         if (phase_ == Phase::kStarting && clock_.Now() >= phase_deadline_) {
           Fail(RunEnd::kLearnerFailed, learner,
-               absl::StrCat(learner, " did not serve within ", absl::FormatDuration(options_.learner_start_timeout)));
+               absl::StrCat(learner, " did not serve within ",
+                            absl::FormatDuration(options_.learner_start_timeout)));
         }
       }
       break;
     case Phase::kDraining:
       if (!learner_alive) {
-        if (!supervisor_.last_exit(learner).value_or(ProcessExit{1, 0}).ok()) Fail(RunEnd::kLearnerFailed, learner, LearnerSentence());
+        if (!supervisor_.last_exit(learner).value_or(ProcessExit{1, 0}).ok())
+          Fail(RunEnd::kLearnerFailed, learner, LearnerSentence());
         LearnerEnded();
       }
       break;
@@ -158,12 +167,14 @@ absl::optional<RunResult> LocalRun::Tick() {
         supervisor_.SignalAll(SIGTERM);
       }
       break;
-    case Phase::kOver: break;
+    case Phase::kOver:
+      break;
   }
   if (draining() && clock_.Now() >= last_deadline_ && supervisor_.num_alive() > 0) {
     if (result_.end == RunEnd::kDone) {
       result_.end = RunEnd::kKilled;
-      result_.sentence = absl::StrCat(absl::StrJoin(supervisor_.alive(), ", "), " did not end within supervisor.drain_timeout = ",
+      result_.sentence = absl::StrCat(absl::StrJoin(supervisor_.alive(), ", "),
+                                      " did not end within supervisor.drain_timeout = ",
                                       options_.supervisor.drain_timeout(), " s and was killed");
     }
     supervisor_.SignalAll(SIGKILL);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One run on this machine from first process to last: starts the learner, tells everybody else its address, watches, drains, leaves nothing behind.
-// The heart of `wideberth run`.
+// One run on this machine from first process to last: starts the learner, tells everybody else its
+// address, watches, drains, leaves nothing behind. The heart of `wideberth run`.
 #pragma once
 
 #include <functional>
@@ -19,12 +19,12 @@ namespace wideberth::launch {
 
 // How a run ended, as the command's exit code: which role failed first.
 enum class RunEnd {
-  kDone = 0,             // max_steps, or drained after one signal.
-  kError = 1,            // Before any process worked.
+  kDone = 0,   // max_steps, or drained after one signal.
+  kError = 1,  // Before any process worked.
   kLearnerFailed = 10,
   kScorerFailed = 11,
   kActorFailed = 12,
-  kKilled = 130,         // A second signal, or the drain took too long.
+  kKilled = 130,  // A second signal, or the drain took too long.
 };
 
 struct RunResult {
@@ -34,21 +34,25 @@ struct RunResult {
   std::string failed;        // The process whose log tells more; may be empty.
 };
 
-// Not thread-safe. The calling thread must stay alive as long as the children; signals come through `NoteSignal` on the same thread.
+// Not thread-safe. The calling thread must stay alive as long as the children; signals come through
+// `NoteSignal` on the same thread.
 class LocalRun final {
  public:
   struct Options {
     std::string run_dir;
     proto::SupervisorConfig supervisor;
-    absl::Duration learner_start_timeout = absl::Minutes(10);  // Large weights take a while to read.
-    absl::Duration exit_grace = absl::Seconds(5);              // For members to leave by themselves after the learner.
+    absl::Duration learner_start_timeout =
+        absl::Minutes(10);  // Large weights take a while to read.
+    absl::Duration exit_grace =
+        absl::Seconds(5);  // For members to leave by themselves after the learner.
   };
   // `processes` as PlaceLocally makes them, the learner first.
   LocalRun(Options options, std::vector<PlacedProcess> processes, const Clock& clock);
 
   // Starts the learner.
   absl::Status Start();
-  // Call a few times a second until it gives the result; does not block. Whatever the result, no process is left then.
+  // Call a few times a second until it gives the result; does not block. Whatever the result, no
+  // process is left then.
   absl::optional<RunResult> Tick();
   // SIGINT or SIGTERM came: drains; the second time kills.
   void NoteSignal();
@@ -72,8 +76,9 @@ class LocalRun final {
   Phase phase_ = Phase::kStarting;
   RunResult result_;
   std::string address_;
-  absl::Time phase_deadline_ = absl::InfiniteFuture();  // When patience with the present phase ends.
-  absl::Time last_deadline_ = absl::InfiniteFuture();   // When everything is killed.
+  absl::Time phase_deadline_ =
+      absl::InfiniteFuture();                          // When patience with the present phase ends.
+  absl::Time last_deadline_ = absl::InfiniteFuture();  // When everything is killed.
   bool asked_members_ = false;
 };
 

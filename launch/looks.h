@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The one-off looks: single steps of the data's way as JSON lines, so that anyone can check them against anything.
+// The one-off looks: single steps of the data's way as JSON lines, so that anyone can check them
+// against anything.
 #pragma once
 
 #include <string>
@@ -9,10 +10,15 @@
 
 namespace wideberth::launch {
 
-// Each takes the arguments after its name, reads standard input or the one file named, and prints a line per result. Errors name the line.
+// Each takes the arguments after its name, reads standard input or the one file named, and prints a
+// line per result. Errors name the line.
 absl::Status Tokenize(const std::vector<std::string>& arguments);  // text -> {"ids", "text"}
-absl::Status Generate(const std::vector<std::string>& arguments);  // -> {"prompt_ids", "completion_ids", "logprobs", "finish_reason", "text"}
-absl::Status LogProbs(const std::vector<std::string>& arguments);  // {"prompt_ids", "completion_ids"} -> {"logprobs"}
-absl::Status Score(const std::vector<std::string>& arguments);     // {"prompt", "completion"} -> the typed result
+absl::Status Generate(
+    const std::vector<std::string>&
+        arguments);  // -> {"prompt_ids", "completion_ids", "logprobs", "finish_reason", "text"}
+absl::Status LogProbs(
+    const std::vector<std::string>& arguments);  // {"prompt_ids", "completion_ids"} -> {"logprobs"}
+absl::Status Score(
+    const std::vector<std::string>& arguments);  // {"prompt", "completion"} -> the typed result
 
 }  // namespace wideberth::launch

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The `wideberth` command: a table of subcommands. `run` is one thread that supervises child processes (local_run.h); the others are one-off
-// looks that read lines and print JSON lines.
+// The `wideberth` command: a table of subcommands. `run` is one thread that supervises child
+// processes (local_run.h); the others are one-off looks that read lines and print JSON lines.
 #include <signal.h>
 
 #include <cstdio>
@@ -38,7 +38,8 @@ const std::vector<Subcommand>& Subcommands() {
   static const auto& subcommands = *new std::vector<Subcommand>{
       {"run", "train: learner, scorers and actors on this machine", Run},
       {"check", "say whether a configuration can run", Check},
-      {"placement", "which process of a run goes to which node, as launch/cluster.sh needs it", Placement},
+      {"placement", "which process of a run goes to which node, as launch/cluster.sh needs it",
+       Placement},
       {"supervise", "one command, restarted in place; what a cluster's nodes run", Supervise},
       {"tokenize", "text -> token ids", Look(Tokenize)},
       {"generate", "prompts -> completions with their log-probs", Look(Generate)},
@@ -49,9 +50,12 @@ const std::vector<Subcommand>& Subcommands() {
 }
 
 std::string Help() {
-  std::string text = "Usage: wideberth SUBCOMMAND [flags]      (wideberth SUBCOMMAND --help tells its flags)\n\n";
+  std::string text =
+      "Usage: wideberth SUBCOMMAND [flags]      (wideberth SUBCOMMAND --help tells its flags)\n\n";
   for (const Subcommand& subcommand : Subcommands()) {
-    absl::StrAppend(&text, "  ", subcommand.name, std::string(11 - std::string(subcommand.name).size(), ' '), subcommand.about, "\n");
+    absl::StrAppend(&text, "  ", subcommand.name,
+                    std::string(11 - std::string(subcommand.name).size(), ' '), subcommand.about,
+                    "\n");
   }
   return text;
 }
@@ -74,11 +78,14 @@ int Main(const Arguments& arguments) {
   for (const Subcommand& subcommand : Subcommands()) {
     names.push_back(subcommand.name);
     if (name != subcommand.name) continue;
-    const absl::StatusOr<int> code = subcommand.run(Arguments(arguments.begin() + 1, arguments.end()));
+    const absl::StatusOr<int> code =
+        subcommand.run(Arguments(arguments.begin() + 1, arguments.end()));
     if (code.ok()) return *code;
-    std::fprintf(stderr, "wideberth %s: %s\n", subcommand.name, std::string(code.status().message()).c_str());
-    const bool bad_input = absl::IsInvalidArgument(code.status()) || absl::IsNotFound(code.status()) ||
-                           absl::IsAlreadyExists(code.status()) || absl::IsFailedPrecondition(code.status());
+    std::fprintf(stderr, "wideberth %s: %s\n", subcommand.name,
+                 std::string(code.status().message()).c_str());
+    const bool bad_input =
+        absl::IsInvalidArgument(code.status()) || absl::IsNotFound(code.status()) ||
+        absl::IsAlreadyExists(code.status()) || absl::IsFailedPrecondition(code.status());
     return bad_input ? 2 : 1;
   }
   const std::string nearest = NearestName(name, names);

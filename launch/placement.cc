@@ -14,7 +14,8 @@
 namespace wideberth::launch {
 namespace {
 
-PlacedProcess Place(const std::string& role, const std::string& name, const proto::ModelConfig& model, const LaunchInputs& inputs) {
+PlacedProcess Place(const std::string& role, const std::string& name,
+                    const proto::ModelConfig& model, const LaunchInputs& inputs) {
   PlacedProcess placed;
   placed.role = role;
   placed.name = name;
@@ -34,18 +35,22 @@ PlacedProcess Place(const std::string& role, const std::string& name, const prot
 
 }  // namespace
 
-std::vector<PlacedProcess> PlaceLocally(const proto::RunConfig& config, const LaunchInputs& inputs) {
+std::vector<PlacedProcess> PlaceLocally(const proto::RunConfig& config,
+                                        const LaunchInputs& inputs) {
   std::vector<PlacedProcess> processes;
   PlacedProcess learner = Place("learner", "learner-0", config.policy().model(), inputs);
-  for (const std::string& file : inputs.config_files) learner.spec.argv.push_back(absl::StrCat("--config=", file));
-  for (const std::string& text : inputs.overrides) learner.spec.argv.push_back(absl::StrCat("--override=", text));
+  for (const std::string& file : inputs.config_files)
+    learner.spec.argv.push_back(absl::StrCat("--config=", file));
+  for (const std::string& text : inputs.overrides)
+    learner.spec.argv.push_back(absl::StrCat("--override=", text));
   learner.spec.argv.push_back(absl::StrCat("--run_dir=", inputs.run_dir));
   learner.spec.argv.push_back(absl::StrCat("--address_file=", AddressFile(inputs.run_dir)));
   learner.spec.restart = false;
   processes.push_back(std::move(learner));
   for (const proto::ScorerConfig& scorer : config.scorer()) {
     for (int replica = 0; replica < scorer.replicas(); ++replica) {
-      PlacedProcess placed = Place("scorer", absl::StrCat("scorer-", scorer.name(), "-", replica), scorer.model(), inputs);
+      PlacedProcess placed = Place("scorer", absl::StrCat("scorer-", scorer.name(), "-", replica),
+                                   scorer.model(), inputs);
       placed.spec.argv.push_back(absl::StrCat("--scorer=", scorer.name()));
       placed.spec.argv.push_back(absl::StrCat("--index=", replica));
       processes.push_back(std::move(placed));
@@ -62,9 +67,13 @@ std::vector<PlacedProcess> PlaceLocally(const proto::RunConfig& config, const La
   return processes;
 }
 
-std::string AddressFile(const std::string& run_dir) { return absl::StrCat(run_dir, "/learner.address"); }
+std::string AddressFile(const std::string& run_dir) {
+  return absl::StrCat(run_dir, "/learner.address");
+}
 
-std::string LogFile(const std::string& run_dir, const std::string& name) { return absl::StrCat(run_dir, "/logs/", name, ".log"); }
+std::string LogFile(const std::string& run_dir, const std::string& name) {
+  return absl::StrCat(run_dir, "/logs/", name, ".log");
+}
 
 std::string OwnFolder() {
   char path[PATH_MAX] = {};
@@ -84,15 +93,17 @@ std::string PlacementTable(const std::vector<PlacedProcess>& processes) {
     name_width = std::max(name_width, process.name.size());
     device_width = std::max(device_width, process.device.size());
   }
-  std::string table = absl::StrFormat("%-*s  %-9s  %-*s  %7s  %s\n", name_width, "name", "where", device_width, "device", "threads", "model");
+  std::string table = absl::StrFormat("%-*s  %-9s  %-*s  %7s  %s\n", name_width, "name", "where",
+                                      device_width, "device", "threads", "model");
   int threads = 0;
   for (const PlacedProcess& process : processes) {
-    absl::StrAppendFormat(&table, "%-*s  %-9s  %-*s  %7d  %s\n", name_width, process.name, "localhost", device_width, process.device,
-                          process.num_threads, process.model);
+    absl::StrAppendFormat(&table, "%-*s  %-9s  %-*s  %7d  %s\n", name_width, process.name,
+                          "localhost", device_width, process.device, process.num_threads,
+                          process.model);
     if (process.device == "cpu") threads += process.num_threads;
   }
-  absl::StrAppendFormat(&table, "%d processes, %d CPU threads on %d cores\n", processes.size(), threads,
-                        std::max(1u, std::thread::hardware_concurrency()));
+  absl::StrAppendFormat(&table, "%d processes, %d CPU threads on %d cores\n", processes.size(),
+                        threads, std::max(1u, std::thread::hardware_concurrency()));
   return table;
 }
 

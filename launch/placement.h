@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Resolved configuration -> the processes of a run on this machine: names, commands, devices, threads. Used by `wideberth run`.
+// Resolved configuration -> the processes of a run on this machine: names, commands, devices,
+// threads. Used by `wideberth run`.
 #pragma once
 
 #include <string>
@@ -12,24 +13,24 @@
 namespace wideberth::launch {
 
 struct PlacedProcess {
-  std::string role;       // "learner", "scorer", "actor"
-  std::string name;       // "scorer-safety-0"
-  std::string model;      // Folder.
+  std::string role;   // "learner", "scorer", "actor"
+  std::string name;   // "scorer-safety-0"
+  std::string model;  // Folder.
   std::string device;
   int num_threads = 1;
-  ProcessSpec spec;       // Actors and scorers lack their `--learner` yet.
+  ProcessSpec spec;  // Actors and scorers lack their `--learner` yet.
 };
 
 // Where the command line of the roles comes from.
 struct LaunchInputs {
-  std::string binary_dir;                    // Holds wideberth-learner and its siblings.
+  std::string binary_dir;  // Holds wideberth-learner and its siblings.
   std::vector<std::string> config_files;
   std::vector<std::string> overrides;
   std::string run_dir;
 };
 
-// The learner first, then scorers, then actors. Every process gets one passive OpenMP thread unless the configuration says otherwise:
-// spinning threads make a shared core many times slower.
+// The learner first, then scorers, then actors. Every process gets one passive OpenMP thread unless
+// the configuration says otherwise: spinning threads make a shared core many times slower.
 std::vector<PlacedProcess> PlaceLocally(const proto::RunConfig& config, const LaunchInputs& inputs);
 
 std::string AddressFile(const std::string& run_dir);
@@ -37,7 +38,8 @@ std::string LogFile(const std::string& run_dir, const std::string& name);
 
 // The folder this program lies in, where the roles' programs lie too.
 std::string OwnFolder();
-// How to start the `wideberth` command: the program in OwnFolder, or, in a bundle, the script that finds libtorch and then starts it.
+// How to start the `wideberth` command: the program in OwnFolder, or, in a bundle, the script that
+// finds libtorch and then starts it.
 std::string OwnCommand();
 
 // A table of the above, a line a process.

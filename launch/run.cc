@@ -41,7 +41,8 @@ struct RunFlags {
 absl::Status LookAtModel(const std::string& folder, const char* field) {
   struct stat info;
   if (::stat(folder.c_str(), &info) != 0 || !S_ISDIR(info.st_mode)) {
-    return absl::NotFoundError(absl::StrCat(field, ": there is no folder ", folder, ", expected a Hugging Face model folder"));
+    return absl::NotFoundError(absl::StrCat(field, ": there is no folder ", folder,
+                                            ", expected a Hugging Face model folder"));
   }
   WB_RETURN_IF_ERROR(model::ReadModelSpec(folder).status());
   WB_RETURN_IF_ERROR(model::WeightFiles::OpenFolder(folder).status());
@@ -53,12 +54,14 @@ absl::Status LookAtModels(const proto::RunConfig& config) {
   WB_RETURN_IF_ERROR(LookAtModel(config.policy().model().path(), "policy.model.path"));
   for (const proto::ScorerConfig& scorer : config.scorer()) {
     if (!seen.insert(scorer.model().path()).second) continue;
-    WB_RETURN_IF_ERROR(LookAtModel(scorer.model().path(), absl::StrCat("scorer ", scorer.name(), ": model.path").c_str()));
+    WB_RETURN_IF_ERROR(LookAtModel(scorer.model().path(),
+                                   absl::StrCat("scorer ", scorer.name(), ": model.path").c_str()));
   }
   return absl::OkStatus();
 }
 
-// Blocks the signals in this thread (children get them unblocked); `Next` waits for one at most `timeout`, 0 if none came.
+// Blocks the signals in this thread (children get them unblocked); `Next` waits for one at most
+// `timeout`, 0 if none came.
 class Signals final {
  public:
   Signals() {
@@ -79,11 +82,14 @@ class Signals final {
 std::string NextCommands(const proto::RunConfig& config, const std::string& run_dir) {
   const std::string program = OwnCommand();
   const std::string model = config.policy().model().path();
-  return absl::StrCat("Next:\n  echo \"How do I kill a Python process?\" | ", program, " generate --model=", model, " --adapter=", run_dir,
-                      "/adapter --chat\n  less ", run_dir, "/summary.json\n  tail ", run_dir, "/metrics.jsonl ", run_dir, "/logs/*.log\n");
+  return absl::StrCat("Next:\n  echo \"How do I kill a Python process?\" | ", program,
+                      " generate --model=", model, " --adapter=", run_dir,
+                      "/adapter --chat\n  less ", run_dir, "/summary.json\n  tail ", run_dir,
+                      "/metrics.jsonl ", run_dir, "/logs/*.log\n");
 }
 
-void ReportEnd(const proto::RunConfig& config, const std::string& run_dir, const RunResult& result) {
+void ReportEnd(const proto::RunConfig& config, const std::string& run_dir,
+               const RunResult& result) {
   const auto table = ReadFile(absl::StrCat(run_dir, "/summary.txt"));
   if (table.ok()) std::printf("\n%s", table->c_str());
   const std::string adapter = absl::StrCat(run_dir, "/adapter");
@@ -96,19 +102,23 @@ void ReportEnd(const proto::RunConfig& config, const std::string& run_dir, const
   std::fprintf(stderr, "wideberth run: %s\n", result.sentence.c_str());
   // A process that died without a word of its own: what it did last.
   const std::string log = LogFile(run_dir, result.failed);
-  if (!result.failed.empty() && LastErrorOf(log).empty()) std::fprintf(stderr, "Last lines of its log:\n%s\n", LastLines(log, 5).c_str());
+  if (!result.failed.empty() && LastErrorOf(log).empty())
+    std::fprintf(stderr, "Last lines of its log:\n%s\n", LastLines(log, 5).c_str());
 }
 
-// A run that never began leaves no folder: the next one may take it. False where there is more in it.
+// A run that never began leaves no folder: the next one may take it. False where there is more in
+// it.
 bool RemoveIfOnlyLogs(const std::string& run_dir, const std::vector<PlacedProcess>& processes) {
   if (!learner::RunFolder::CheckFree(run_dir).ok()) return false;
   for (const PlacedProcess& process : processes) ::unlink(LogFile(run_dir, process.name).c_str());
-  for (const char* name : {"/logs/wideberth.log", "/lock", "/learner.address"}) ::unlink(absl::StrCat(run_dir, name).c_str());
+  for (const char* name : {"/logs/wideberth.log", "/lock", "/learner.address"})
+    ::unlink(absl::StrCat(run_dir, name).c_str());
   ::rmdir(absl::StrCat(run_dir, "/logs").c_str());
   return ::rmdir(run_dir.c_str()) == 0;
 }
 
-RunResult Watch(LocalRun& run, const proto::RunConfig& config, const std::string& run_dir, const Signals& signals) {
+RunResult Watch(LocalRun& run, const proto::RunConfig& config, const std::string& run_dir,
+                const Signals& signals) {
   ProgressDisplay display(::isatty(STDOUT_FILENO) != 0);
   MetricsTail metrics(absl::StrCat(run_dir, "/metrics.jsonl"));
   Eta eta;
@@ -118,34 +128,43 @@ RunResult Watch(LocalRun& run, const proto::RunConfig& config, const std::string
     const absl::optional<RunResult> result = run.Tick();
     if (const absl::optional<StepMetrics> step = metrics.Poll()) {
       eta.Note(step->step, absl::Now());
-      display.Show(ProgressLine(*step, config.learner().max_steps(), eta.Remaining(config.learner().max_steps())));
+      display.Show(ProgressLine(*step, config.learner().max_steps(),
+                                eta.Remaining(config.learner().max_steps())));
     }
     if (result) return *result;
     if (!told_address && !run.learner_address().empty()) {
       told_address = true;
-      display.Say(absl::StrCat("learner serves at ", run.learner_address(), "; starting ", config.actor().replicas(), " actor(s) and ",
-                               config.scorer_size(), " scorer(s)"));
+      display.Say(absl::StrCat("learner serves at ", run.learner_address(), "; starting ",
+                               config.actor().replicas(), " actor(s) and ", config.scorer_size(),
+                               " scorer(s)"));
     }
     if (!told_drain && run.draining()) {
       told_drain = true;
-      display.Say(absl::StrCat("ending: waiting for every process, at most ", config.supervisor().drain_timeout(),
-                               " s (a second Ctrl-C kills)"));
+      display.Say(absl::StrCat("ending: waiting for every process, at most ",
+                               config.supervisor().drain_timeout(), " s (a second Ctrl-C kills)"));
     }
   }
 }
 
-absl::StatusOr<bool> ParseRunFlags(const char* command, const std::vector<std::string>& arguments, RunFlags* parsed) {
+absl::StatusOr<bool> ParseRunFlags(const char* command, const std::vector<std::string>& arguments,
+                                   RunFlags* parsed) {
   const bool is_run = std::string(command) == "wideberth run";
   FlagTable flags(command, "--config=FILE [--config=FILE ...] [--override='field: value' ...]",
-                  is_run ? "Trains: starts learner, scorers and actors on this machine, supervises them, shows progress. Ctrl-C ends it cleanly,\n"
-                           "a second one kills. Exit code 0: done or stopped by one signal; 10, 11, 12: learner, scorer, actor failed first;\n"
+                  is_run ? "Trains: starts learner, scorers and actors on this machine, supervises "
+                           "them, shows progress. Ctrl-C ends it cleanly,\n"
+                           "a second one kills. Exit code 0: done or stopped by one signal; 10, "
+                           "11, 12: learner, scorer, actor failed first;\n"
                            "2: bad input; 130: killed."
                          : "Says whether a configuration can run, without starting anything.");
-  flags.Add("config", &parsed->configs, "a protobuf text file (configs/*.txtpb); several are merged left to right");
-  flags.Add("override", &parsed->overrides, "fields put over the files, e.g. 'learner { max_steps: 2 }'");
+  flags.Add("config", &parsed->configs,
+            "a protobuf text file (configs/*.txtpb); several are merged left to right");
+  flags.Add("override", &parsed->overrides,
+            "fields put over the files, e.g. 'learner { max_steps: 2 }'");
   if (is_run) {
-    flags.Add("run_dir", &parsed->run_dir, "folder of the run, must not hold one yet (default runs/<name>-<time>)");
-    flags.Add("dry_run", &parsed->dry_run, "print the resolved configuration and the placement, start nothing");
+    flags.Add("run_dir", &parsed->run_dir,
+              "folder of the run, must not hold one yet (default runs/<name>-<time>)");
+    flags.Add("dry_run", &parsed->dry_run,
+              "print the resolved configuration and the placement, start nothing");
   }
   bool help = false;
   WB_ASSIGN_OR_RETURN(const std::vector<std::string> rest, flags.Parse(arguments, &help));
@@ -153,20 +172,27 @@ absl::StatusOr<bool> ParseRunFlags(const char* command, const std::vector<std::s
     std::fputs(flags.Help().c_str(), stdout);
     return false;
   }
-  if (!rest.empty()) return absl::InvalidArgumentError(absl::StrCat("\"", rest[0], "\" is no flag; a configuration is --config=", rest[0]));
-  if (parsed->configs.empty()) return absl::InvalidArgumentError(absl::StrCat("--config is not given (see ", command, " --help)"));
+  if (!rest.empty())
+    return absl::InvalidArgumentError(
+        absl::StrCat("\"", rest[0], "\" is no flag; a configuration is --config=", rest[0]));
+  if (parsed->configs.empty())
+    return absl::InvalidArgumentError(
+        absl::StrCat("--config is not given (see ", command, " --help)"));
   return true;
 }
 
 }  // namespace
 
-absl::StatusOr<proto::RunConfig> LoadRunConfig(const std::vector<std::string>& files, const std::vector<std::string>& overrides,
+absl::StatusOr<proto::RunConfig> LoadRunConfig(const std::vector<std::string>& files,
+                                               const std::vector<std::string>& overrides,
                                                bool look_at_models) {
   proto::RunConfig config;
   for (const std::string& file : files) WB_RETURN_IF_ERROR(MergeTextProtoFile(file, &config));
-  for (const std::string& text : overrides) WB_RETURN_IF_ERROR(MergeTextProto(text, "--override", &config));
+  for (const std::string& text : overrides)
+    WB_RETURN_IF_ERROR(MergeTextProto(text, "--override", &config));
   WB_RETURN_IF_ERROR(learner::ValidateRunConfig(config, files));
-  for (const proto::ScorerConfig& scorer : config.scorer()) WB_RETURN_IF_ERROR(scorer::ValidateScorerConfig(scorer));
+  for (const proto::ScorerConfig& scorer : config.scorer())
+    WB_RETURN_IF_ERROR(scorer::ValidateScorerConfig(scorer));
   if (look_at_models) WB_RETURN_IF_ERROR(LookAtModels(config));
   return config;
 }
@@ -175,13 +201,16 @@ absl::StatusOr<int> Run(const std::vector<std::string>& arguments) {
   RunFlags flags;
   WB_ASSIGN_OR_RETURN(const bool go, ParseRunFlags("wideberth run", arguments, &flags));
   if (!go) return 0;
-  WB_ASSIGN_OR_RETURN(proto::RunConfig config, LoadRunConfig(flags.configs, flags.overrides, /*look_at_models=*/!flags.dry_run));
+  WB_ASSIGN_OR_RETURN(proto::RunConfig config, LoadRunConfig(flags.configs, flags.overrides,
+                                                             /*look_at_models=*/!flags.dry_run));
   if (!flags.run_dir.empty()) config.set_run_dir(flags.run_dir);
   if (config.run_dir().empty()) config.set_run_dir(learner::DefaultRunDir(config, absl::Now()));
   const std::string run_dir = config.run_dir();
-  const std::vector<PlacedProcess> processes = PlaceLocally(config, {OwnFolder(), flags.configs, flags.overrides, run_dir});
+  const std::vector<PlacedProcess> processes =
+      PlaceLocally(config, {OwnFolder(), flags.configs, flags.overrides, run_dir});
   if (flags.dry_run) {
-    std::printf("# Resolved configuration\n%s\n# Placement\n%s", TextProto(config).c_str(), PlacementTable(processes).c_str());
+    std::printf("# Resolved configuration\n%s\n# Placement\n%s", TextProto(config).c_str(),
+                PlacementTable(processes).c_str());
     return 0;
   }
   WB_RETURN_IF_ERROR(learner::RunFolder::CheckFree(run_dir));
@@ -200,7 +229,8 @@ absl::StatusOr<int> Run(const std::vector<std::string>& arguments) {
     result = Watch(run, config, run_dir, signals);
   }
   ReportEnd(config, run_dir, result);
-  if (result.end != RunEnd::kDone && !RemoveIfOnlyLogs(run_dir, processes)) std::fprintf(stderr, "Logs: %s/logs\n", run_dir.c_str());
+  if (result.end != RunEnd::kDone && !RemoveIfOnlyLogs(run_dir, processes))
+    std::fprintf(stderr, "Logs: %s/logs\n", run_dir.c_str());
   return static_cast<int>(result.end);
 }
 
@@ -208,9 +238,12 @@ absl::StatusOr<int> Check(const std::vector<std::string>& arguments) {
   RunFlags flags;
   WB_ASSIGN_OR_RETURN(const bool go, ParseRunFlags("wideberth check", arguments, &flags));
   if (!go) return 0;
-  WB_ASSIGN_OR_RETURN(const proto::RunConfig config, LoadRunConfig(flags.configs, flags.overrides, /*look_at_models=*/true));
-  std::printf("%s can run: %d scorer(s), %d actor(s), %d steps of %d x %d completions\n", config.name().c_str(), config.scorer_size(),
-              config.actor().replicas(), config.learner().max_steps(), config.learner().groups_per_step(), config.learner().group_size());
+  WB_ASSIGN_OR_RETURN(const proto::RunConfig config,
+                      LoadRunConfig(flags.configs, flags.overrides, /*look_at_models=*/true));
+  std::printf("%s can run: %d scorer(s), %d actor(s), %d steps of %d x %d completions\n",
+              config.name().c_str(), config.scorer_size(), config.actor().replicas(),
+              config.learner().max_steps(), config.learner().groups_per_step(),
+              config.learner().group_size());
   return 0;
 }
 

@@ -10,12 +10,15 @@
 
 namespace wideberth::launch {
 
-// Merges files and overrides left to right and checks everything that can be checked without starting a process: fields, scorers, and, with
-// `look_at_models`, that the model folders are there and whole. Errors are one sentence with file, line and field. Changes nothing on disk.
-absl::StatusOr<proto::RunConfig> LoadRunConfig(const std::vector<std::string>& files, const std::vector<std::string>& overrides,
+// Merges files and overrides left to right and checks everything that can be checked without
+// starting a process: fields, scorers, and, with `look_at_models`, that the model folders are there
+// and whole. Errors are one sentence with file, line and field. Changes nothing on disk.
+absl::StatusOr<proto::RunConfig> LoadRunConfig(const std::vector<std::string>& files,
+                                               const std::vector<std::string>& overrides,
                                                bool look_at_models);
 
-// The arguments after "run" or "check"; the result is the process's exit code (RunEnd of local_run.h).
+// The arguments after "run" or "check"; the result is the process's exit code (RunEnd of
+// local_run.h).
 absl::StatusOr<int> Run(const std::vector<std::string>& arguments);
 absl::StatusOr<int> Check(const std::vector<std::string>& arguments);
 

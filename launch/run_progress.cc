@@ -23,8 +23,10 @@ absl::optional<double> Number(const nlohmann::json& line, const char* name) {
 }  // namespace
 
 absl::optional<StepMetrics> ParseStepMetrics(absl::string_view json_line) {
-  const nlohmann::json line = nlohmann::json::parse(json_line.begin(), json_line.end(), nullptr, /*allow_exceptions=*/false);
-  if (!line.is_object() || !line.contains("step") || !line["step"].is_number_integer()) return absl::nullopt;
+  const nlohmann::json line = nlohmann::json::parse(json_line.begin(), json_line.end(), nullptr,
+                                                    /*allow_exceptions=*/false);
+  if (!line.is_object() || !line.contains("step") || !line["step"].is_number_integer())
+    return absl::nullopt;
   StepMetrics metrics;
   metrics.step = line["step"].get<int64_t>();
   metrics.reward = Number(line, "reward_mean");
@@ -35,14 +37,19 @@ absl::optional<StepMetrics> ParseStepMetrics(absl::string_view json_line) {
   return metrics;
 }
 
-std::string ProgressLine(const StepMetrics& metrics, int64_t max_steps, absl::optional<absl::Duration> remaining) {
+std::string ProgressLine(const StepMetrics& metrics, int64_t max_steps,
+                         absl::optional<absl::Duration> remaining) {
   std::string line = absl::StrCat("step ", metrics.step, "/", max_steps);
   if (metrics.reward) absl::StrAppendFormat(&line, "  reward %.3f", *metrics.reward);
   if (metrics.t) absl::StrAppendFormat(&line, "  t %.3f", *metrics.t);
-  if (metrics.boundary_mass) absl::StrAppendFormat(&line, "  near 0.5 %.1f %%", 100 * *metrics.boundary_mass);
-  if (metrics.kl) absl::StrAppendFormat(&line, "  KL %.4f", *metrics.kl);
-  if (metrics.tokens_per_second) absl::StrAppendFormat(&line, "  %.0f tok/s", *metrics.tokens_per_second);
-  if (remaining) absl::StrAppend(&line, "  ETA ", absl::FormatDuration(absl::Trunc(*remaining, absl::Seconds(1))));
+  if (metrics.boundary_mass)
+    absl::StrAppendFormat(&line, "  near 0.5 %.1f %%", 100 * *metrics.boundary_mass);
+  if (metrics.kl) absl::StrAppendFormat(&line, "  KL %.2g", *metrics.kl);
+  if (metrics.tokens_per_second)
+    absl::StrAppendFormat(&line, "  %.0f tok/s", *metrics.tokens_per_second);
+  if (remaining)
+    absl::StrAppend(&line, "  ETA ",
+                    absl::FormatDuration(absl::Trunc(*remaining, absl::Seconds(1))));
   return line;
 }
 
@@ -55,7 +62,8 @@ absl::optional<StepMetrics> MetricsTail::Poll() {
   const size_t end = unfinished_.rfind('\n');
   if (end == std::string::npos) return absl::nullopt;
   absl::optional<StepMetrics> newest;
-  for (const absl::string_view line : absl::StrSplit(absl::string_view(unfinished_).substr(0, end), '\n')) {
+  for (const absl::string_view line :
+       absl::StrSplit(absl::string_view(unfinished_).substr(0, end), '\n')) {
     if (absl::optional<StepMetrics> metrics = ParseStepMetrics(line)) newest = std::move(metrics);
   }
   unfinished_.erase(0, end + 1);
@@ -86,7 +94,9 @@ void ProgressDisplay::Say(const std::string& line) {
   if (terminal_) {
     std::printf("%s\n", line.c_str());
   } else {
-    std::printf("%s %s\n", absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", absl::Now(), absl::UTCTimeZone()).c_str(), line.c_str());
+    std::printf("%s %s\n",
+                absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", absl::Now(), absl::UTCTimeZone()).c_str(),
+                line.c_str());
   }
   std::fflush(stdout);
 }

@@ -20,8 +20,10 @@ struct StepMetrics {
 // nullopt for what is no line of a step.
 absl::optional<StepMetrics> ParseStepMetrics(absl::string_view json_line);
 
-// "step 3/40  reward 0.512  t 0.214  near 0.5 12.5 %  KL 0.0031  812 tok/s  ETA 2m10s"; what is missing is left out.
-std::string ProgressLine(const StepMetrics& metrics, int64_t max_steps, absl::optional<absl::Duration> remaining);
+// "step 3/40  reward 0.512  t 0.214  near 0.5 12.5 %  KL 0.0031  812 tok/s  ETA 2m10s"; what is
+// missing is left out.
+std::string ProgressLine(const StepMetrics& metrics, int64_t max_steps,
+                         absl::optional<absl::Duration> remaining);
 
 // Reads what was appended since the last call. Not thread-safe.
 class MetricsTail final {
@@ -36,7 +38,8 @@ class MetricsTail final {
   std::string unfinished_;
 };
 
-// The time left, from when steps were seen: the mean of all steps but the first, which is slower than the others.
+// The time left, from when steps were seen: the mean of all steps but the first, which is slower
+// than the others.
 class Eta final {
  public:
   void Note(int64_t step, absl::Time now);

@@ -24,16 +24,20 @@ absl::StatusOr<proto::ScorerConfig> ReadScorer(const std::string& path, const st
   const absl::Status as_scorer = MergeTextProtoFile(path, &scorer);
   if (as_scorer.ok()) return scorer;
   proto::RunConfig run;
-  if (const absl::Status as_run = MergeTextProtoFile(path, &run); !as_run.ok() || run.scorer().empty()) {
+  if (const absl::Status as_run = MergeTextProtoFile(path, &run);
+      !as_run.ok() || run.scorer().empty()) {
     // A file with a `scorer {` in it was meant as a run.
-    return run.scorer().empty() && as_run.ok() ? absl::InvalidArgumentError(absl::StrCat(path, ": has no scorer")) : as_scorer;
+    return run.scorer().empty() && as_run.ok()
+               ? absl::InvalidArgumentError(absl::StrCat(path, ": has no scorer"))
+               : as_scorer;
   }
   std::vector<std::string> names;
   for (const proto::ScorerConfig& candidate : run.scorer()) {
     if (candidate.name() == name || (name.empty() && run.scorer_size() == 1)) return candidate;
     names.push_back(candidate.name());
   }
-  return absl::InvalidArgumentError(absl::StrCat(path, ": --scorer is \"", name, "\", expected one of ", absl::StrJoin(names, ", ")));
+  return absl::InvalidArgumentError(absl::StrCat(
+      path, ": --scorer is \"", name, "\", expected one of ", absl::StrJoin(names, ", ")));
 }
 
 }  // namespace
@@ -42,8 +46,10 @@ absl::Status Score(const std::vector<std::string>& arguments) {
   std::string config_path, name;
   std::vector<std::string> overrides;
   FlagTable flags("wideberth score", "--config=scorer.txtpb [FILE]",
-                  "{\"prompt\", \"completion\"} (or {\"messages\": [...]}) in, the typed result out: {\"status\", \"value\" where SCORED, ...}.");
-  flags.Add("config", &config_path, "one scorer (configs/scorers/*.txtpb), or a run's configuration with --scorer");
+                  "{\"prompt\", \"completion\"} (or {\"messages\": [...]}) in, the typed result "
+                  "out: {\"status\", \"value\" where SCORED, ...}.");
+  flags.Add("config", &config_path,
+            "one scorer (configs/scorers/*.txtpb), or a run's configuration with --scorer");
   flags.Add("scorer", &name, "which scorer of a run's configuration");
   flags.Add("override", &overrides, "fields put over the scorer's, e.g. 'output: LOG_ODDS'");
   bool help = false;
@@ -52,10 +58,14 @@ absl::Status Score(const std::vector<std::string>& arguments) {
     std::fputs(flags.Help().c_str(), stdout);
     return absl::OkStatus();
   }
-  if (rest.size() > 1) return absl::InvalidArgumentError(absl::StrCat("\"", rest[1], "\": one file at most, or standard input"));
-  if (config_path.empty()) return absl::InvalidArgumentError("--config is not given (see wideberth score --help)");
+  if (rest.size() > 1)
+    return absl::InvalidArgumentError(
+        absl::StrCat("\"", rest[1], "\": one file at most, or standard input"));
+  if (config_path.empty())
+    return absl::InvalidArgumentError("--config is not given (see wideberth score --help)");
   WB_ASSIGN_OR_RETURN(proto::ScorerConfig config, ReadScorer(config_path, name));
-  for (const std::string& text : overrides) WB_RETURN_IF_ERROR(MergeTextProto(text, "--override", &config));
+  for (const std::string& text : overrides)
+    WB_RETURN_IF_ERROR(MergeTextProto(text, "--override", &config));
   if (!config.has_name()) config.set_name("scorer");
   WB_RETURN_IF_ERROR(scorer::ValidateScorerConfig(config));
   if (rest.empty() || rest[0] == "-") {
@@ -63,7 +73,8 @@ absl::Status Score(const std::vector<std::string>& arguments) {
     return scorer::ScoreLines(config, std::cin, std::cout);
   }
   std::ifstream file(rest[0], std::ios::binary);
-  if (!file) return absl::NotFoundError(absl::StrCat(rest[0], ": cannot be read: ", std::strerror(errno)));
+  if (!file)
+    return absl::NotFoundError(absl::StrCat(rest[0], ": cannot be read: ", std::strerror(errno)));
   return scorer::ScoreLines(config, file, std::cout, rest[0]);
 }
 

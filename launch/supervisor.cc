@@ -23,12 +23,14 @@ extern char** environ;
 namespace wideberth::launch {
 namespace {
 
-std::vector<std::string> MergedEnvironment(const std::vector<std::pair<std::string, std::string>>& ours) {
+std::vector<std::string> MergedEnvironment(
+    const std::vector<std::pair<std::string, std::string>>& ours) {
   std::vector<std::string> merged;
   for (char** entry = environ; *entry != nullptr; ++entry) {
     const absl::string_view text(*entry);
     const absl::string_view name = text.substr(0, text.find('='));
-    const bool replaced = std::any_of(ours.begin(), ours.end(), [&](const auto& pair) { return name == pair.first; });
+    const bool replaced =
+        std::any_of(ours.begin(), ours.end(), [&](const auto& pair) { return name == pair.first; });
     if (!replaced) merged.emplace_back(text);
   }
   for (const auto& [name, value] : ours) merged.push_back(absl::StrCat(name, "=", value));
@@ -42,8 +44,10 @@ std::vector<char*> Pointers(std::vector<std::string>& strings) {
   return pointers;
 }
 
-// After fork: async-signal-safe calls only. Ends in exec or in _exit with the errno written to `error_fd`.
-[[noreturn]] void BecomeChild(char* const* argv, char* const* envp, int output_fd, int error_fd, pid_t parent) {
+// After fork: async-signal-safe calls only. Ends in exec or in _exit with the errno written to
+// `error_fd`.
+[[noreturn]] void BecomeChild(char* const* argv, char* const* envp, int output_fd, int error_fd,
+                              pid_t parent) {
   // Death of the supervisor, by whatever means, must not leave a role behind.
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (::getppid() != parent) ::_exit(127);  // It died before the line above.
@@ -79,7 +83,9 @@ Supervisor::~Supervisor() {
 }
 
 absl::Status Supervisor::Start(ProcessSpec spec) {
-  if (Find(spec.name) != nullptr) return absl::AlreadyExistsError(absl::StrCat("there is a process named ", spec.name, " already"));
+  if (Find(spec.name) != nullptr)
+    return absl::AlreadyExistsError(
+        absl::StrCat("there is a process named ", spec.name, " already"));
   processes_.push_back(std::make_unique<Process>());
   processes_.back()->spec = std::move(spec);
   return Spawn(*processes_.back());
@@ -87,21 +93,27 @@ absl::Status Supervisor::Start(ProcessSpec spec) {
 
 absl::Status Supervisor::Spawn(Process& process) {
   const ProcessSpec& spec = process.spec;
-  const int output_fd = ::open(spec.output_path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  const int output_fd =
+      ::open(spec.output_path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
   if (output_fd < 0) {
-    return absl::UnavailableError(absl::StrCat(spec.output_path, ": cannot be opened for ", spec.name, ": ", std::strerror(errno)));
+    return absl::UnavailableError(absl::StrCat(spec.output_path, ": cannot be opened for ",
+                                               spec.name, ": ", std::strerror(errno)));
   }
   int error_pipe[2];
   if (::pipe2(error_pipe, O_CLOEXEC) != 0) {
     ::close(output_fd);
     return absl::UnavailableError(absl::StrCat(spec.name, ": no pipe: ", std::strerror(errno)));
   }
-  // Everything that allocates happens before fork: another thread may hold the allocator's lock at that moment.
+  // Everything that allocates happens before fork: another thread may hold the allocator's lock at
+  // that moment.
   std::vector<std::string> argv = spec.argv, environment = MergedEnvironment(spec.environment);
-  const std::vector<char*> argv_pointers = Pointers(argv), environment_pointers = Pointers(environment);
+  const std::vector<char*> argv_pointers = Pointers(argv),
+                           environment_pointers = Pointers(environment);
   const pid_t parent = ::getpid();
   const pid_t pid = ::fork();
-  if (pid == 0) BecomeChild(argv_pointers.data(), environment_pointers.data(), output_fd, error_pipe[1], parent);
+  if (pid == 0)
+    BecomeChild(argv_pointers.data(), environment_pointers.data(), output_fd, error_pipe[1],
+                parent);
   const int fork_error = errno;
   ::close(output_fd);
   ::close(error_pipe[1]);
@@ -112,14 +124,18 @@ absl::Status Supervisor::Spawn(Process& process) {
     }
   }
   ::close(error_pipe[0]);
-  if (pid < 0) return absl::UnavailableError(absl::StrCat(spec.name, ": cannot fork: ", std::strerror(fork_error)));
+  if (pid < 0)
+    return absl::UnavailableError(
+        absl::StrCat(spec.name, ": cannot fork: ", std::strerror(fork_error)));
   if (got > 0) {
     ::waitpid(pid, nullptr, 0);
-    return absl::UnavailableError(absl::StrCat(spec.name, ": cannot start ", spec.argv[0], ": ", std::strerror(exec_error)));
+    return absl::UnavailableError(
+        absl::StrCat(spec.name, ": cannot start ", spec.argv[0], ": ", std::strerror(exec_error)));
   }
   process.pid = pid;
   process.restart_at.reset();
-  WB_LOG(INFO) << "started " << spec.name << ", process " << pid << ": " << absl::StrJoin(spec.argv, " ");
+  WB_LOG(INFO) << "started " << spec.name << ", process " << pid << ": "
+               << absl::StrJoin(spec.argv, " ");
   return absl::OkStatus();
 }
 
@@ -143,17 +159,19 @@ absl::Status Supervisor::NoteDeath(Process& process, int wait_status) {
   }
   if (process.num_restarts >= options_.max_restarts) {
     failed_ = name;
-    return absl::AbortedError(absl::StrCat(name, " ended (", exit.ToString(), ") and was started ", process.num_restarts + 1,
-                                           " times already, which is all that supervisor.max_restarts = ", options_.max_restarts,
-                                           " allows"));
+    return absl::AbortedError(absl::StrCat(
+        name, " ended (", exit.ToString(), ") and was started ", process.num_restarts + 1,
+        " times already, which is all that supervisor.max_restarts = ", options_.max_restarts,
+        " allows"));
   }
   absl::Duration delay = options_.first_backoff;
   for (int i = 0; i < process.num_restarts && delay < options_.max_backoff; ++i) delay *= 2;
   delay = std::min(delay, options_.max_backoff);
   process.restart_at = clock_.Now() + delay;
   ++process.num_restarts;
-  WB_LOG(WARNING) << name << " ended, " << exit.ToString() << "; restart " << process.num_restarts << " of at most "
-                  << options_.max_restarts << " in " << absl::FormatDuration(delay);
+  WB_LOG(WARNING) << name << " ended, " << exit.ToString() << "; restart " << process.num_restarts
+                  << " of at most " << options_.max_restarts << " in "
+                  << absl::FormatDuration(delay);
   return absl::OkStatus();
 }
 
@@ -161,7 +179,8 @@ absl::Status Supervisor::Poll() {
   for (auto& process : processes_) {
     if (process->pid > 0) {
       int wait_status = 0;
-      if (::waitpid(process->pid, &wait_status, WNOHANG) == process->pid) WB_RETURN_IF_ERROR(NoteDeath(*process, wait_status));
+      if (::waitpid(process->pid, &wait_status, WNOHANG) == process->pid)
+        WB_RETURN_IF_ERROR(NoteDeath(*process, wait_status));
     } else if (process->restart_at && restarting_ && clock_.Now() >= *process->restart_at) {
       if (absl::Status status = Spawn(*process); !status.ok()) {
         failed_ = process->spec.name;
@@ -175,7 +194,8 @@ absl::Status Supervisor::Poll() {
 bool Supervisor::Signal(absl::string_view name, int signal) {
   const Process* const process = Find(name);
   if (process == nullptr || process->pid <= 0) return false;
-  // The group takes in what the child started itself; it exists once the child has run setpgid, the child itself always does.
+  // The group takes in what the child started itself; it exists once the child has run setpgid, the
+  // child itself always does.
   if (::kill(-process->pid, signal) != 0) ::kill(process->pid, signal);
   return true;
 }
@@ -190,7 +210,8 @@ bool Supervisor::Running(absl::string_view name) const {
 }
 
 int Supervisor::num_alive() const {
-  return static_cast<int>(std::count_if(processes_.begin(), processes_.end(), [](const auto& process) { return process->pid > 0; }));
+  return static_cast<int>(std::count_if(processes_.begin(), processes_.end(),
+                                        [](const auto& process) { return process->pid > 0; }));
 }
 
 std::vector<std::string> Supervisor::alive() const {
@@ -224,7 +245,9 @@ Supervisor::Process* Supervisor::Find(absl::string_view name) {
   return nullptr;
 }
 
-const Supervisor::Process* Supervisor::Find(absl::string_view name) const { return const_cast<Supervisor*>(this)->Find(name); }
+const Supervisor::Process* Supervisor::Find(absl::string_view name) const {
+  return const_cast<Supervisor*>(this)->Find(name);
+}
 
 std::string LastLines(absl::string_view path, int num_lines) {
   const absl::StatusOr<std::string> text = ReadFile(path);

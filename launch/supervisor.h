@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The processes of one run on this machine: started, watched, restarted with back-off, and all gone at the end. Used by `wideberth run`.
+// The processes of one run on this machine: started, watched, restarted with back-off, and all gone
+// at the end. Used by `wideberth run`.
 #pragma once
 
 #include <sys/types.h>
@@ -18,11 +19,11 @@
 namespace wideberth::launch {
 
 struct ProcessSpec {
-  std::string name;                                            // "actor-0"; also its log's name.
-  std::vector<std::string> argv;                               // argv[0] is a path.
+  std::string name;                                              // "actor-0"; also its log's name.
+  std::vector<std::string> argv;                                 // argv[0] is a path.
   std::vector<std::pair<std::string, std::string>> environment;  // On top of our own.
-  std::string output_path;                                     // Standard output and error are appended here.
-  bool restart = true;                                         // Again after a death that is not exit code 0.
+  std::string output_path;  // Standard output and error are appended here.
+  bool restart = true;      // Again after a death that is not exit code 0.
 };
 
 struct ProcessExit {
@@ -32,27 +33,31 @@ struct ProcessExit {
   std::string ToString() const;  // "exit code 3", "killed by signal 9 (Killed)"
 };
 
-// Not thread-safe: one thread calls it, and lives as long as the children do (they are killed when that thread dies, even by kill -9).
-// Each child has a process group of its own, so that Ctrl-C on a terminal reaches the supervisor only. No call blocks but the
-// destructor, which kills what is left and waits for it.
+// Not thread-safe: one thread calls it, and lives as long as the children do (they are killed when
+// that thread dies, even by kill -9). Each child has a process group of its own, so that Ctrl-C on
+// a terminal reaches the supervisor only. No call blocks but the destructor, which kills what is
+// left and waits for it.
 class Supervisor final {
  public:
   struct Options {
-    int max_restarts = 5;                               // Per process.
-    absl::Duration first_backoff = absl::Seconds(1);    // Doubles with every death up to `max_backoff`.
+    int max_restarts = 5;  // Per process.
+    absl::Duration first_backoff =
+        absl::Seconds(1);  // Doubles with every death up to `max_backoff`.
     absl::Duration max_backoff = absl::Seconds(30);
-    int hopeless_exit_code = 2;                         // Bad input: another start would end the same way.
+    int hopeless_exit_code = 2;  // Bad input: another start would end the same way.
   };
   Supervisor(Options options, const Clock& clock) : options_(options), clock_(clock) {}
   ~Supervisor();
   Supervisor(const Supervisor&) = delete;
   Supervisor& operator=(const Supervisor&) = delete;
 
-  // Unavailable, with name and path, where the program cannot be started at all; AlreadyExists for a second process of one name.
+  // Unavailable, with name and path, where the program cannot be started at all; AlreadyExists for
+  // a second process of one name.
   absl::Status Start(ProcessSpec spec);
 
-  // Takes note of deaths and starts again whatever is due. Call it a few times a second. Aborted: a process died once more than it may be
-  // restarted, ended hopelessly, or could not be started again; `failed()` names it.
+  // Takes note of deaths and starts again whatever is due. Call it a few times a second. Aborted: a
+  // process died once more than it may be restarted, ended hopelessly, or could not be started
+  // again; `failed()` names it.
   absl::Status Poll();
 
   // From now on nothing is started again.

@@ -17,13 +17,15 @@ using ::testing::HasSubstr;
 class MembershipTest : public ::testing::Test {
  protected:
   MembershipTest() : client_(&learner_) {
-    learner_.on_register = [this](const proto::RegisterRequest& request) -> absl::StatusOr<proto::RegisterResponse> {
+    learner_.on_register =
+        [this](const proto::RegisterRequest& request) -> absl::StatusOr<proto::RegisterResponse> {
       registered_ = request;
       proto::RegisterResponse response;
       response.set_member_id(absl::StrCat(request.name(), "#", ++num_registrations_));
       return response;
     };
-    learner_.on_heartbeat = [this](const proto::HeartbeatRequest& request) -> absl::StatusOr<proto::HeartbeatResponse> {
+    learner_.on_heartbeat =
+        [this](const proto::HeartbeatRequest& request) -> absl::StatusOr<proto::HeartbeatResponse> {
       heartbeat_ = request;
       return answer_;
     };
@@ -36,7 +38,9 @@ class MembershipTest : public ::testing::Test {
       status.set_state("idle");
       return status;
     };
-    callbacks.scorers = [this](const proto::HeartbeatResponse& response) { num_scorers_ = response.scorer_size(); };
+    callbacks.scorers = [this](const proto::HeartbeatResponse& response) {
+      num_scorers_ = response.scorer_size();
+    };
     callbacks.ended = [this](const absl::Status& why) {
       ++num_ends_;
       why_ = why;
@@ -97,11 +101,13 @@ TEST_F(MembershipTest, ALearnerThatIsAwayIsWaitedForAndThenCountsAsGone) {
   clock_.Advance(absl::Seconds(1));
   EXPECT_FALSE(membership_->Beat());
   EXPECT_EQ(num_ends_, 1);
-  EXPECT_THAT(std::string(why_.message()), HasSubstr("the learner has not answered for 1m: learner at x did not answer"));
+  EXPECT_THAT(std::string(why_.message()),
+              HasSubstr("the learner has not answered for 1m: learner at x did not answer"));
 }
 
 TEST_F(MembershipTest, ARefusalIsTheLearnersSentence) {
-  learner_.on_register = [](const proto::RegisterRequest&) -> absl::StatusOr<proto::RegisterResponse> {
+  learner_.on_register =
+      [](const proto::RegisterRequest&) -> absl::StatusOr<proto::RegisterResponse> {
     return absl::FailedPreconditionError("other weights");
   };
   EXPECT_EQ(membership_->Register().status().message(), "other weights");

@@ -27,7 +27,8 @@ class ModelPolicyTest : public ::testing::Test {
   // An adapter version as the learner would publish it, with B not zero.
   transport::AdapterBlob Version(const ModelPolicy& policy, uint64_t version) {
     transport::AdapterBlob blob;
-    auto adapter = model::Adapter::Initialize(policy.model().spec(), config_.policy().lora(), version, at::kFloat, at::kCPU);
+    auto adapter = model::Adapter::Initialize(policy.model().spec(), config_.policy().lora(),
+                                              version, at::kFloat, at::kCPU);
     EXPECT_TRUE(adapter.ok()) << adapter.status();
     for (at::Tensor parameter : (*adapter)->Parameters()) parameter.normal_(0.0, 0.5);
     blob.bytes = (*adapter)->Pack(at::kFloat, &blob.manifest);
@@ -63,7 +64,8 @@ TEST_F(ModelPolicyTest, SamplesTheAdapterThatWasSwappedInAndTheBaseWhenItIsOff) 
 TEST_F(ModelPolicyTest, StopIsCancelled) {
   const auto policy = ModelPolicy::Load(config_);
   ASSERT_TRUE(policy.ok()) << policy.status();
-  const auto stopped = (*policy)->Generate({{1, {5, 6, 7}, 1}}, true, [](int64_t) { return false; });
+  const auto stopped =
+      (*policy)->Generate({{1, {5, 6, 7}, 1}}, true, [](int64_t) { return false; });
   EXPECT_TRUE(absl::IsCancelled(stopped.status())) << stopped.status();
 }
 
@@ -72,7 +74,8 @@ TEST_F(ModelPolicyTest, AnAdapterOfAnotherBaseIsRefused) {
   ASSERT_TRUE(policy.ok()) << policy.status();
   transport::AdapterBlob blob = Version(**policy, 1);
   blob.manifest.set_base_fingerprint("another");
-  EXPECT_THAT(std::string((*policy)->Use(blob).message()), HasSubstr("is for a base with fingerprint another"));
+  EXPECT_THAT(std::string((*policy)->Use(blob).message()),
+              HasSubstr("is for a base with fingerprint another"));
 }
 
 TEST_F(ModelPolicyTest, AModelWithoutAChatTemplateReadsPlainText) {
@@ -89,8 +92,10 @@ TEST_F(ModelPolicyTest, ATokenizerOfALargerVocabularyIsRefused) {
   const auto tokenizer = model::Tokenizer::FromFolder(folder_.Join("model"));
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
   testing::TempDir other;
-  if (testing::SmolLm2Dir().empty()) GTEST_SKIP() << "SmolLM2 is not there; run launch/get_smollm2.sh";
-  std::filesystem::copy_file(testing::SmolLm2Dir() + "/tokenizer.json", folder_.Join("model/tokenizer.json"),
+  if (testing::SmolLm2Dir().empty())
+    GTEST_SKIP() << "SmolLM2 is not there; run launch/get_smollm2.sh";
+  std::filesystem::copy_file(testing::SmolLm2Dir() + "/tokenizer.json",
+                             folder_.Join("model/tokenizer.json"),
                              std::filesystem::copy_options::overwrite_existing);
   const auto policy = ModelPolicy::Load(config_);
   EXPECT_THAT(std::string(policy.status().message()), HasSubstr("they belong to different models"));

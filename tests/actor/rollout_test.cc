@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The loop with everything around it in memory: a policy that echoes, a learner of functions, scorers of functions.
+// The loop with everything around it in memory: a policy that echoes, a learner of functions,
+// scorers of functions.
 #include "actor/rollout.h"
 
 #include <gmock/gmock.h>
@@ -18,25 +19,30 @@ namespace wideberth::actor {
 namespace {
 
 using ::testing::ElementsAre;
-using ::testing::HasSubstr;
 using testing::FakeScorerClient;
+using ::testing::HasSubstr;
 
-// Token ids are the bytes of the prompt; completion i of a group repeats its first byte i + 1 times. Log-probs are -version.
+// Token ids are the bytes of the prompt; completion i of a group repeats its first byte i + 1
+// times. Log-probs are -version.
 class EchoPolicy final : public Policy {
  public:
   absl::StatusOr<std::vector<int32_t>> Encode(const proto::Prompt& prompt) const override {
     const std::string& text = prompt.message(0).content();
     return std::vector<int32_t>(text.begin(), text.end());
   }
-  std::string Decode(const std::vector<int32_t>& tokens) const override { return {tokens.begin(), tokens.end()}; }
+  std::string Decode(const std::vector<int32_t>& tokens) const override {
+    return {tokens.begin(), tokens.end()};
+  }
   int64_t context_tokens() const override { return 16; }
   absl::Status Use(const transport::AdapterBlob& blob) override {
-    if (blob.manifest.version() == refused_version) return absl::InvalidArgumentError("the adapter does not fit");
+    if (blob.manifest.version() == refused_version)
+      return absl::InvalidArgumentError("the adapter does not fit");
     version = blob.manifest.version();
     return absl::OkStatus();
   }
-  absl::StatusOr<std::vector<std::vector<model::Sampled>>> Generate(const std::vector<model::PromptGroup>& groups, bool adapter_off,
-                                                                    const std::function<bool(int64_t)>& between_steps) override {
+  absl::StatusOr<std::vector<std::vector<model::Sampled>>> Generate(
+      const std::vector<model::PromptGroup>& groups, bool adapter_off,
+      const std::function<bool(int64_t)>& between_steps) override {
     ++num_batches;
     if (!between_steps(0)) return absl::CancelledError("told to stop");
     std::vector<std::vector<model::Sampled>> sampled;
@@ -44,7 +50,8 @@ class EchoPolicy final : public Policy {
       sampled.emplace_back();
       for (int i = 0; i < group.num_completions; ++i) {
         const float logprob = adapter_off ? 0.0f : -static_cast<float>(version);
-        sampled.back().push_back({std::vector<int32_t>(i + 1, group.prompt[0]), std::vector<float>(i + 1, logprob), proto::LENGTH});
+        sampled.back().push_back({std::vector<int32_t>(i + 1, group.prompt[0]),
+                                  std::vector<float>(i + 1, logprob), proto::LENGTH});
       }
     }
     return sampled;
@@ -69,7 +76,8 @@ std::shared_ptr<const transport::AdapterBlob> Blob(uint64_t version) {
   return blob;
 }
 
-proto::GroupLease Lease(uint64_t group, const std::string& prompt, uint64_t version, bool adapter_off = false) {
+proto::GroupLease Lease(uint64_t group, const std::string& prompt, uint64_t version,
+                        bool adapter_off = false) {
   proto::GroupLease lease;
   lease.set_lease_id(absl::StrCat("lease-", group));
   lease.set_group_id(group);
@@ -87,11 +95,14 @@ class RolloutTest : public ::testing::Test {
   RolloutTest()
       : client_(&learner_),
         source_(&client_, [] { return std::string("actor-0#1"); }),
-        safety_([](const proto::ScoreItem& item) { return FakeScorerClient::Scored("", item.completion().size()); }),
+        safety_([](const proto::ScoreItem& item) {
+          return FakeScorerClient::Scored("", item.completion().size());
+        }),
         help_([](const proto::ScoreItem& item) { return FakeScorerClient::Scored("", 7); }) {
     config_.mutable_generation()->set_max_new_tokens(4);
     config_.mutable_actor()->set_groups_per_lease(3);
-    learner_.on_lease = [this](const proto::LeasePromptsRequest& request) -> absl::StatusOr<proto::LeasePromptsResponse> {
+    learner_.on_lease = [this](const proto::LeasePromptsRequest& request)
+        -> absl::StatusOr<proto::LeasePromptsResponse> {
       MutexLock lock(mutex_);
       proto::LeasePromptsResponse response;
       if (next_ < rounds_.size()) {
@@ -104,7 +115,8 @@ class RolloutTest : public ::testing::Test {
       }
       return response;
     };
-    learner_.on_submit = [this](const proto::SubmitGroupRequest& request) -> absl::StatusOr<proto::SubmitGroupResponse> {
+    learner_.on_submit = [this](const proto::SubmitGroupRequest& request)
+        -> absl::StatusOr<proto::SubmitGroupResponse> {
       MutexLock lock(mutex_);
       if (num_failures_ > 0) {
         --num_failures_;
@@ -113,18 +125,20 @@ class RolloutTest : public ::testing::Test {
       submitted_[request.group_id()] = request;
       return proto::SubmitGroupResponse();
     };
-    learner_.on_fetch =
-        [this](const proto::FetchAdapterRequest& request) -> absl::StatusOr<std::shared_ptr<const transport::AdapterBlob>> {
-      if (request.have_any() && request.have_version() >= published_) return std::shared_ptr<const transport::AdapterBlob>();
+    learner_.on_fetch = [this](const proto::FetchAdapterRequest& request)
+        -> absl::StatusOr<std::shared_ptr<const transport::AdapterBlob>> {
+      if (request.have_any() && request.have_version() >= published_)
+        return std::shared_ptr<const transport::AdapterBlob>();
       return Blob(published_);
     };
-    learner_.on_acknowledge =
-        [this](const proto::AcknowledgeAdapterRequest& request) -> absl::StatusOr<proto::AcknowledgeAdapterResponse> {
+    learner_.on_acknowledge = [this](const proto::AcknowledgeAdapterRequest& request)
+        -> absl::StatusOr<proto::AcknowledgeAdapterResponse> {
       MutexLock lock(mutex_);
       acknowledged_.push_back(request.version());
       return proto::AcknowledgeAdapterResponse();
     };
-    learner_.on_register = [](const proto::RegisterRequest&) -> absl::StatusOr<proto::RegisterResponse> {
+    learner_.on_register =
+        [](const proto::RegisterRequest&) -> absl::StatusOr<proto::RegisterResponse> {
       proto::RegisterResponse response;
       response.set_member_id("actor-0#1");
       return response;
@@ -142,8 +156,15 @@ class RolloutTest : public ::testing::Test {
     callbacks.ended = [](const absl::Status&) {};
     Membership membership(&client_, registration, absl::Seconds(60), callbacks, clock_);
     EXPECT_TRUE(membership.Register().ok());
-    transport::AdapterReceiver adapters(&source_, &client_, [] { return std::string("actor-0#1"); }, absl::Milliseconds(1));
-    Rollout rollout({&config_, &policy_, &client_, &adapters, &membership, {{"safety", &safety_}, {"help", &help_}}, &progress_,
+    transport::AdapterReceiver adapters(
+        &source_, &client_, [] { return std::string("actor-0#1"); }, absl::Milliseconds(1));
+    Rollout rollout({&config_,
+                     &policy_,
+                     &client_,
+                     &adapters,
+                     &membership,
+                     {{"safety", &safety_}, {"help", &help_}},
+                     &progress_,
                      absl::ZeroDuration()});
     rollout_ = &rollout;
     const absl::Status status = rollout.Run();
@@ -193,7 +214,8 @@ TEST_F(RolloutTest, WaitsForTheVersionOfTheLeaseAndAcknowledgesItOnce) {
   const auto lease = learner_.on_lease;
   learner_.on_lease = [this, lease](const proto::LeasePromptsRequest& request) {
     const auto response = lease(request);
-    if (next_ == 2) published_ = 1;  // Published when it is leased, as the learner does at the latest.
+    if (next_ == 2)
+      published_ = 1;  // Published when it is leased, as the learner does at the latest.
     return response;
   };
   ASSERT_TRUE(Run({{Lease(1, "a", 0)}, {Lease(2, "b", 1)}, {Lease(3, "c", 1)}}, 3).ok());
@@ -221,8 +243,9 @@ TEST_F(RolloutTest, APromptLongerThanTheContextIsATypedRefusalBesideTheOthers) {
   ASSERT_EQ(refused.completion(0).score_size(), 2);
   EXPECT_EQ(refused.completion(0).score(0).status(), proto::REFUSED_INPUT);
   EXPECT_FALSE(refused.completion(0).score(0).has_value());
-  EXPECT_EQ(refused.completion(0).score(0).message(),
-            "prompt p1 has 16 tokens, at most 12 fit (context 16 less generation.max_new_tokens 4)");
+  EXPECT_EQ(
+      refused.completion(0).score(0).message(),
+      "prompt p1 has 16 tokens, at most 12 fit (context 16 less generation.max_new_tokens 4)");
   EXPECT_EQ(submitted_.at(2).completion(0).score(0).status(), proto::SCORED);
   EXPECT_THAT(submitted_.at(3).completion(0).score(0).message(), HasSubstr("has no tokens"));
 }
@@ -253,8 +276,16 @@ TEST_F(RolloutTest, StopDuringAScoreHandsInNothing) {
   expected_ = 1;
   Membership membership(&client_, registration, absl::Seconds(60), {}, clock_);
   ASSERT_TRUE(membership.Register().ok());
-  transport::AdapterReceiver adapters(&source_, &client_, [] { return std::string("actor-0#1"); }, absl::Milliseconds(1));
-  Rollout rollout({&config_, &policy_, &client_, &adapters, &membership, {{"safety", &stopping}}, &progress_, absl::ZeroDuration()});
+  transport::AdapterReceiver adapters(
+      &source_, &client_, [] { return std::string("actor-0#1"); }, absl::Milliseconds(1));
+  Rollout rollout({&config_,
+                   &policy_,
+                   &client_,
+                   &adapters,
+                   &membership,
+                   {{"safety", &stopping}},
+                   &progress_,
+                   absl::ZeroDuration()});
   rollout_ = &rollout;
   EXPECT_TRUE(rollout.Run().ok());
   EXPECT_TRUE(submitted_.empty());

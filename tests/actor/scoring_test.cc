@@ -34,9 +34,14 @@ ScoringOptions Options() {
 }
 
 TEST(ScoreItemsTest, EveryScorerAnswersEveryItemInOrder) {
-  FakeScorerClient safety([](const proto::ScoreItem& item) { return FakeScorerClient::Scored("?", std::stod(item.completion())); });
-  FakeScorerClient help([](const proto::ScoreItem& item) { return FakeScorerClient::Scored("?", -std::stod(item.completion())); });
-  const auto scores = ScoreItems({{"safety", &safety}, {"helpfulness", &help}}, Items(3), Options());
+  FakeScorerClient safety([](const proto::ScoreItem& item) {
+    return FakeScorerClient::Scored("?", std::stod(item.completion()));
+  });
+  FakeScorerClient help([](const proto::ScoreItem& item) {
+    return FakeScorerClient::Scored("?", -std::stod(item.completion()));
+  });
+  const auto scores =
+      ScoreItems({{"safety", &safety}, {"helpfulness", &help}}, Items(3), Options());
   ASSERT_EQ(scores.size(), 2u);
   for (int i = 0; i < 3; ++i) {
     EXPECT_EQ(scores[0][i].scorer_name(), "safety");
@@ -50,8 +55,10 @@ TEST(ScoreItemsTest, RetriesOnlyWhatTheRuleSaysAndOnlyTheItemsConcerned) {
   std::map<std::string, int> asked;
   FakeScorerClient scorer([&](const proto::ScoreItem& item) {
     const int before = asked[item.completion()]++;
-    if (item.completion() == "1" && before == 0) return Missing(proto::OVERLOADED);   // RETRY by default.
-    if (item.completion() == "2") return Missing(proto::REFUSED_INPUT);               // DROP_COMPLETION by default.
+    if (item.completion() == "1" && before == 0)
+      return Missing(proto::OVERLOADED);  // RETRY by default.
+    if (item.completion() == "2")
+      return Missing(proto::REFUSED_INPUT);  // DROP_COMPLETION by default.
     if (item.completion() == "3") return Missing(proto::TIMED_OUT);
     return FakeScorerClient::Scored("s", 0.5);
   });
@@ -93,7 +100,8 @@ TEST(ScoreItemsTest, WaitsLongerBetweenAttemptsAndStopsWhenToldTo) {
     return waits.size() < 4;
   };
   ScoreItems({{"s", &scorer}}, Items(1), options);
-  EXPECT_THAT(waits, ElementsAre(absl::Seconds(3), absl::Seconds(6), absl::Seconds(10), absl::Seconds(10)));
+  EXPECT_THAT(
+      waits, ElementsAre(absl::Seconds(3), absl::Seconds(6), absl::Seconds(10), absl::Seconds(10)));
 }
 
 TEST(ScoreItemsTest, DoesNotRetryPastTheLease) {
@@ -109,7 +117,10 @@ TEST(ScoreItemsTest, DoesNotRetryPastTheLease) {
 }
 
 TEST(ScoreItemsTest, NoItemsNeedNoScorer) {
-  FakeScorerClient scorer([](const proto::ScoreItem&) -> proto::Score { ADD_FAILURE(); return {}; });
+  FakeScorerClient scorer([](const proto::ScoreItem&) -> proto::Score {
+    ADD_FAILURE();
+    return {};
+  });
   EXPECT_TRUE(ScoreItems({{"s", &scorer}}, {}, Options())[0].empty());
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Bad input of every kind: one sentence that says what and where, an exit code that is not 0, nothing left on the disk or running.
+// Bad input of every kind: one sentence that says what and where, an exit code that is not 0,
+// nothing left on the disk or running.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/mount.h>
@@ -18,11 +19,11 @@ namespace {
 
 using ::testing::AllOf;
 using ::testing::EndsWith;
-using ::testing::HasSubstr;
-using ::testing::StartsWith;
 using testing::Execute;
 using testing::Finished;
+using ::testing::HasSubstr;
 using testing::NoProcessLeft;
+using ::testing::StartsWith;
 using testing::TinyRun;
 
 // The run is refused before it has begun: one line, and no folder.
@@ -40,32 +41,36 @@ TEST(BadInputTest, ATypoNamesFileLineColumnAndTheNearestField) {
   const TinyRun run;
   run.Replace("group_size", "groupsize");
   EXPECT_EQ(Refusal(run), absl::StrCat("wideberth run: ", run.config(),
-                                       ":28:12: Message type \"wideberth.proto.LearnerConfig\" has no field named \"groupsize\"; "
+                                       ":28:12: Message type \"wideberth.proto.LearnerConfig\" has "
+                                       "no field named \"groupsize\"; "
                                        "the nearest valid name is \"group_size\"\n"));
 }
 
 TEST(BadInputTest, ATypoInAnOverrideIsFoundAsWell) {
   const TinyRun run;
-  EXPECT_THAT(Refusal(run, {"--override=learner { max_step: 2 }"}),
-              AllOf(HasSubstr("--override:1:"), HasSubstr("the nearest valid name is \"max_steps\"")));
+  EXPECT_THAT(
+      Refusal(run, {"--override=learner { max_step: 2 }"}),
+      AllOf(HasSubstr("--override:1:"), HasSubstr("the nearest valid name is \"max_steps\"")));
 }
 
 TEST(BadInputTest, AGroupOfOneHasNoAdvantage) {
   const TinyRun run;
   run.Replace("group_size: 3", "group_size: 1");
-  EXPECT_EQ(Refusal(run),
-            absl::StrCat("wideberth run: ", run.config(), ":28: learner.group_size is 1, must be at least 2\n"));
+  EXPECT_EQ(Refusal(run), absl::StrCat("wideberth run: ", run.config(),
+                                       ":28: learner.group_size is 1, must be at least 2\n"));
 }
 
 TEST(BadInputTest, AConfigurationThatIsNotThere) {
-  EXPECT_THAT(Execute({"wideberth", "run", "--config=/nowhere.txtpb"}).err, HasSubstr("/nowhere.txtpb"));
+  EXPECT_THAT(Execute({"wideberth", "run", "--config=/nowhere.txtpb"}).err,
+              HasSubstr("/nowhere.txtpb"));
   EXPECT_EQ(Execute({"wideberth", "run", "--config=/nowhere.txtpb"}).code, 2);
 }
 
 TEST(BadInputTest, AMissingModelFolder) {
   const TinyRun run;
   std::filesystem::remove_all(run.Join("model"));
-  EXPECT_THAT(Refusal(run), AllOf(HasSubstr(run.Join("model")), HasSubstr("expected a Hugging Face model folder")));
+  EXPECT_THAT(Refusal(run), AllOf(HasSubstr(run.Join("model")),
+                                  HasSubstr("expected a Hugging Face model folder")));
 }
 
 TEST(BadInputTest, AMissingWeightsFile) {
@@ -96,26 +101,32 @@ TEST(BadInputTest, AShapeThatDoesNotFit) {
 
 TEST(BadInputTest, ATokenizerOfAnotherKind) {
   const TinyRun run;
-  ASSERT_TRUE(WriteFileAtomically(run.Join("model/tokenizer.json"),
-                                  R"({"version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": null, "post_processor": null,
+  ASSERT_TRUE(
+      WriteFileAtomically(
+          run.Join("model/tokenizer.json"),
+          R"({"version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": null, "post_processor": null,
                                       "decoder": null, "model": {"type": "Unigram", "vocab": [["a", 0.0]]}})")
-                  .ok());
+          .ok());
   EXPECT_THAT(Refusal(run), AllOf(HasSubstr("tokenizer.json"), HasSubstr("Unigram")));
 }
 
 TEST(BadInputTest, APromptLongerThanTheContext) {
   const TinyRun run;
   const std::string prompts = ReadFile(run.Join("prompts.jsonl")).value();
-  ASSERT_TRUE(WriteFileAtomically(run.Join("prompts.jsonl"),
-                                  absl::StrCat(prompts, "{\"prompt\": \"", std::string(9000, 'x'), "\"}\n"))
-                  .ok());
-  EXPECT_THAT(Refusal(run), AllOf(HasSubstr(absl::StrCat(run.Join("prompts.jsonl"), ":11: prompt has ")), HasSubstr("must have at most")));
+  ASSERT_TRUE(
+      WriteFileAtomically(run.Join("prompts.jsonl"),
+                          absl::StrCat(prompts, "{\"prompt\": \"", std::string(9000, 'x'), "\"}\n"))
+          .ok());
+  EXPECT_THAT(Refusal(run),
+              AllOf(HasSubstr(absl::StrCat(run.Join("prompts.jsonl"), ":11: prompt has ")),
+                    HasSubstr("must have at most")));
 }
 
 TEST(BadInputTest, PromptsThatAreNoJson) {
   const TinyRun run;
   ASSERT_TRUE(WriteFileAtomically(run.Join("prompts.jsonl"), "{\"prompt\": \"a\"}\nhello\n").ok());
-  EXPECT_THAT(Refusal(run), HasSubstr(absl::StrCat(run.Join("prompts.jsonl"), ":2: not a JSON object")));
+  EXPECT_THAT(Refusal(run),
+              HasSubstr(absl::StrCat(run.Join("prompts.jsonl"), ":2: not a JSON object")));
 }
 
 TEST(BadInputTest, AScorerWhoseModelDoesNotFitEndsTheRunAtOnce) {
@@ -125,18 +136,22 @@ TEST(BadInputTest, AScorerWhoseModelDoesNotFitEndsTheRunAtOnce) {
   tensors.pop_back();
   ASSERT_TRUE(testing::WriteSafetensors(tensors, run.Join("other/model.safetensors")).ok());
   run.Replace("  template: \"Is this good? {prompt} {completion}\"",
-              "  model { path: \"" + run.Join("other") + "\" }\n  template: \"Is this good? {prompt} {completion}\"");
-  run.Replace("  name: \"helpfulness\"\n  model { path: \"" + run.Join("model") + "\" }\n", "  name: \"helpfulness\"\n");
+              "  model { path: \"" + run.Join("other") +
+                  "\" }\n  template: \"Is this good? {prompt} {completion}\"");
+  run.Replace("  name: \"helpfulness\"\n  model { path: \"" + run.Join("model") + "\" }\n",
+              "  name: \"helpfulness\"\n");
   const Finished finished = Execute(run.Command());
   EXPECT_EQ(finished.code, 11) << finished.err;
-  EXPECT_THAT(finished.err, AllOf(HasSubstr("scorer-helpfulness-0 ended (exit code 2): "), HasSubstr(tensors.empty() ? "" : "other")));
+  EXPECT_THAT(finished.err, AllOf(HasSubstr("scorer-helpfulness-0 ended (exit code 2): "),
+                                  HasSubstr(tensors.empty() ? "" : "other")));
   EXPECT_EQ(run.TimesStarted("scorer-helpfulness-0"), 1);
   EXPECT_TRUE(NoProcessLeft());
 }
 
 TEST(BadInputTest, AnUnreachableLearnerIsToldInBoundedTime) {
   for (const std::vector<std::string>& role :
-       {std::vector<std::string>{"wideberth-actor"}, std::vector<std::string>{"wideberth-scorer", "--scorer=safety"}}) {
+       {std::vector<std::string>{"wideberth-actor"},
+        std::vector<std::string>{"wideberth-scorer", "--scorer=safety"}}) {
     std::vector<std::string> argv = role;
     argv.insert(argv.end(), {"--learner=127.0.0.1:1", "--connect_timeout=1s"});
     const Finished finished = Execute(argv);
@@ -150,11 +165,15 @@ TEST(BadInputTest, AFullDiskEndsTheRunWithASentenceAndWholeFilesOnly) {
   const TinyRun run;
   const std::string mount = run.Join("disk");
   ASSERT_EQ(::mkdir(mount.c_str(), 0755), 0);
-  if (::mount("tmpfs", mount.c_str(), "tmpfs", 0, "size=320k") != 0) GTEST_SKIP() << "mounting a small disk takes root";
+  if (::mount("tmpfs", mount.c_str(), "tmpfs", 0, "size=320k") != 0)
+    GTEST_SKIP() << "mounting a small disk takes root";
   const std::string run_dir = mount + "/run";
-  const Finished finished = Execute({"wideberth", "run", "--config=" + run.config(), "--run_dir=" + run_dir, "--override=learner { max_steps: 200 }"});
+  const Finished finished =
+      Execute({"wideberth", "run", "--config=" + run.config(), "--run_dir=" + run_dir,
+               "--override=learner { max_steps: 200 }"});
   EXPECT_EQ(finished.code, 10) << finished.out;
-  EXPECT_THAT(finished.err, AllOf(StartsWith("wideberth run: learner-0 ended (exit code 1): "), HasSubstr(run_dir)));
+  EXPECT_THAT(finished.err, AllOf(StartsWith("wideberth run: learner-0 ended (exit code 1): "),
+                                  HasSubstr(run_dir)));
   EXPECT_TRUE(NoProcessLeft());
   for (const auto& entry : std::filesystem::recursive_directory_iterator(run_dir)) {
     EXPECT_THAT(entry.path().string(), ::testing::Not(EndsWith(".partial")));

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Whole runs of a tiny model by real processes: one that ends as planned, and those in which something dies.
+// Whole runs of a tiny model by real processes: one that ends as planned, and those in which
+// something dies.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -13,17 +14,19 @@
 namespace wideberth {
 namespace {
 
-using ::testing::HasSubstr;
 using nlohmann::json;
 using testing::Eventually;
 using testing::Execute;
 using testing::Finished;
+using ::testing::HasSubstr;
 using testing::NoProcessLeft;
 using testing::Process;
 using testing::TinyRun;
 
 // A run that is long enough to be hit in the middle.
-std::vector<std::string> LongRun(const TinyRun& run) { return run.Command({"--override=learner { max_steps: 12 }"}); }
+std::vector<std::string> LongRun(const TinyRun& run) {
+  return run.Command({"--override=learner { max_steps: 12 }"});
+}
 
 void ExpectTrained(const TinyRun& run, size_t steps) {
   const std::vector<json> metrics = run.Metrics();
@@ -36,7 +39,8 @@ void ExpectTrained(const TinyRun& run, size_t steps) {
   }
 }
 
-std::string LogProbsOf(const TinyRun& run, const std::vector<std::string>& flags, const std::string& line) {
+std::string LogProbsOf(const TinyRun& run, const std::vector<std::string>& flags,
+                       const std::string& line) {
   std::vector<std::string> argv = {"wideberth", "logprobs", "--model=" + run.Join("model")};
   argv.insert(argv.end(), flags.begin(), flags.end());
   const Finished finished = Execute(argv, line);
@@ -68,31 +72,36 @@ TEST(RunTest, TrainsToTheLastStepAndLeavesAnAdapterThatLoads) {
   const Finished second = Execute(run.Command());
   EXPECT_EQ(second.code, 2);
   EXPECT_EQ(second.err, absl::StrCat("wideberth run: ", run.run_dir(),
-                                     ": holds a run already (config.txtpb is there); give another run_dir or remove the folder\n"));
+                                     ": holds a run already (config.txtpb is there); give another "
+                                     "run_dir or remove the folder\n"));
   EXPECT_EQ(run.File("metrics.jsonl"), metrics);
 }
 
 TEST(RunTest, PeftLoadsTheAdapterOfARun) {
   const char* const python = std::getenv("WIDEBERTH_PYTHON");
-  if (python == nullptr) GTEST_SKIP() << "WIDEBERTH_PYTHON does not name a Python with transformers and peft";
+  if (python == nullptr)
+    GTEST_SKIP() << "WIDEBERTH_PYTHON does not name a Python with transformers and peft";
   const TinyRun run;
   const Finished finished = Execute(run.Command());
   ASSERT_EQ(finished.code, 0) << finished.err;
   const std::string line = R"({"prompt_ids": [5], "completion_ids": [6, 7, 8, 9, 10, 11]})";
   json expected;
   expected["ids"] = {5, 6, 7, 8, 9, 10, 11};
-  expected["next_logprobs"] = json::parse(LogProbsOf(run, {"--adapter=" + run.run_dir() + "/adapter"}, line))["logprobs"];
+  expected["next_logprobs"] =
+      json::parse(LogProbsOf(run, {"--adapter=" + run.run_dir() + "/adapter"}, line))["logprobs"];
   expected["base_next_logprobs"] = json::parse(LogProbsOf(run, {}, line))["logprobs"];
   ASSERT_TRUE(WriteFileAtomically(run.Join("expected.json"), expected.dump()).ok());
-  const Finished peft = Execute({python, "tests/golden/check_adapter_with_peft.py", "--model", run.Join("model"), "--adapter",
-                                 run.run_dir() + "/adapter", "--expect", run.Join("expected.json")});
+  const Finished peft =
+      Execute({python, "tests/golden/check_adapter_with_peft.py", "--model", run.Join("model"),
+               "--adapter", run.run_dir() + "/adapter", "--expect", run.Join("expected.json")});
   EXPECT_EQ(peft.code, 0) << peft.out << peft.err;
 }
 
 TEST(RunTest, TheSameSeedGivesTheSameRun) {
   const TinyRun run;
   ASSERT_EQ(Execute(run.Command()).code, 0);
-  const Finished again = Execute({"wideberth", "run", "--config=" + run.config(), "--run_dir=" + run.Join("again")});
+  const Finished again =
+      Execute({"wideberth", "run", "--config=" + run.config(), "--run_dir=" + run.Join("again")});
   ASSERT_EQ(again.code, 0) << again.err;
   const auto adapter = ReadFile(run.Join("again/adapter/adapter_model.safetensors"));
   ASSERT_TRUE(adapter.ok()) << adapter.status();
@@ -128,7 +137,8 @@ TEST(RunTest, EndsWithASentenceWhenTheLearnerIsKilled) {
   ASSERT_TRUE(Eventually([&] { return run.Metrics().size() >= 2; })) << process.err();
   ::kill(run.PidOf("learner-0"), SIGKILL);
   EXPECT_EQ(process.Wait(), 10);
-  EXPECT_THAT(process.err(), HasSubstr("wideberth run: learner-0 ended (killed by signal 9 (Killed))"));
+  EXPECT_THAT(process.err(),
+              HasSubstr("wideberth run: learner-0 ended (killed by signal 9 (Killed))"));
   EXPECT_TRUE(NoProcessLeft());
   for (const json& step : run.Metrics()) EXPECT_TRUE(step.is_object());  // No half line.
 }

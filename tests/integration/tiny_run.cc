@@ -68,7 +68,8 @@ void Redirect(const std::string& path, int fd, int flags) {
 
 }  // namespace
 
-Process::Process(std::vector<std::string> argv, const std::string& folder, const std::string& input) {
+Process::Process(std::vector<std::string> argv, const std::string& folder,
+                 const std::string& input) {
   static int number = 0;
   out_path_ = absl::StrCat(folder, "/out-", ++number);
   err_path_ = absl::StrCat(folder, "/err-", number);
@@ -144,16 +145,19 @@ bool Eventually(const std::function<bool()>& holds) {
 TinyRun::TinyRun() {
   EXPECT_TRUE(WriteTinyModel("llama", Join("model")).ok());
   std::string prompts;
-  for (const char* text : {"the cat", "a dog in the rain", "why is it", "one more thing", "in the end", "and then what", "hello there",
-                           "how do I kill a process", "is it so", "name a colour"}) {
+  for (const char* text :
+       {"the cat", "a dog in the rain", "why is it", "one more thing", "in the end",
+        "and then what", "hello there", "how do I kill a process", "is it so", "name a colour"}) {
     absl::StrAppend(&prompts, nlohmann::json{{"prompt", text}}.dump(), "\n");
   }
   EXPECT_TRUE(WriteFileAtomically(Join("prompts.jsonl"), prompts).ok());
-  EXPECT_TRUE(WriteFileAtomically(config(), absl::StrReplaceAll(kConfig, {{"$D", folder_.path()}})).ok());
+  EXPECT_TRUE(
+      WriteFileAtomically(config(), absl::StrReplaceAll(kConfig, {{"$D", folder_.path()}})).ok());
 }
 
 std::vector<std::string> TinyRun::Command(const std::vector<std::string>& more) const {
-  std::vector<std::string> command = {"wideberth", "run", "--config=" + config(), "--run_dir=" + run_dir()};
+  std::vector<std::string> command = {"wideberth", "run", "--config=" + config(),
+                                      "--run_dir=" + run_dir()};
   command.insert(command.end(), more.begin(), more.end());
   return command;
 }
@@ -164,12 +168,17 @@ void TinyRun::Replace(const std::string& from, const std::string& to) const {
   EXPECT_TRUE(WriteFileAtomically(config(), absl::StrReplaceAll(text, {{from, to}})).ok());
 }
 
-std::string TinyRun::File(const std::string& name) const { return ReadFile(absl::StrCat(run_dir(), "/", name)).value_or(""); }
-bool TinyRun::Exists(const std::string& name) const { return std::filesystem::exists(absl::StrCat(run_dir(), "/", name)); }
+std::string TinyRun::File(const std::string& name) const {
+  return ReadFile(absl::StrCat(run_dir(), "/", name)).value_or("");
+}
+bool TinyRun::Exists(const std::string& name) const {
+  return std::filesystem::exists(absl::StrCat(run_dir(), "/", name));
+}
 
 std::vector<nlohmann::json> TinyRun::Metrics() const {
   std::vector<nlohmann::json> lines;
-  for (const absl::string_view line : absl::StrSplit(File("metrics.jsonl"), '\n', absl::SkipEmpty())) {
+  for (const absl::string_view line :
+       absl::StrSplit(File("metrics.jsonl"), '\n', absl::SkipEmpty())) {
     lines.push_back(nlohmann::json::parse(line.begin(), line.end(), nullptr, false));
   }
   return lines;
@@ -186,7 +195,12 @@ pid_t TinyRun::PidOf(const std::string& process) const {
 }
 
 int TinyRun::TimesStarted(const std::string& process) const {
-  return static_cast<int>(absl::StrSplit(File("logs/wideberth.log"), absl::StrCat("started ", process, ",")).operator std::vector<std::string>().size()) - 1;
+  return static_cast<int>(
+             absl::StrSplit(File("logs/wideberth.log"), absl::StrCat("started ", process, ","))
+                 .
+                 operator std::vector<std::string>()
+                 .size()) -
+         1;
 }
 
 }  // namespace wideberth::testing

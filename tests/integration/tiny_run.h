@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Real processes on loopback: a whole run of a tiny random model, and single commands, with everything they leave behind. For the integration tests.
+// Real processes on loopback: a whole run of a tiny random model, and single commands, with
+// everything they leave behind. For the integration tests.
 #pragma once
 
 #include <sys/types.h>
@@ -13,7 +14,8 @@
 
 namespace wideberth::testing {
 
-// A program under test. Its output is kept in files, its descendants that lose their parent become ours, so that none can hide.
+// A program under test. Its output is kept in files, its descendants that lose their parent become
+// ours, so that none can hide.
 class Process {
  public:
   // argv[0] is a path, or a name in WIDEBERTH_BIN. `input` is its standard input.
@@ -43,13 +45,15 @@ struct Finished {
 };
 Finished Execute(std::vector<std::string> argv, const std::string& input = "");
 
-// Whether this process has no child left, dead or alive; waits a little for those that are being killed.
+// Whether this process has no child left, dead or alive; waits a little for those that are being
+// killed.
 bool NoProcessLeft();
 
 // Polls until it holds; false after a minute.
 bool Eventually(const std::function<bool()>& holds);
 
-// A folder with a tiny model, prompts, a configuration of one learner, one actor and two scorers, and a run folder that is not there yet.
+// A folder with a tiny model, prompts, a configuration of one learner, one actor and two scorers,
+// and a run folder that is not there yet.
 class TinyRun {
  public:
   TinyRun();
@@ -62,9 +66,10 @@ class TinyRun {
 
   // Of the present or last run.
   std::vector<nlohmann::json> Metrics() const;
-  std::string File(const std::string& name) const;   // In the run folder; empty where absent.
-  bool Exists(const std::string& name) const;        // In the run folder.
-  pid_t PidOf(const std::string& process) const;     // Of its newest start; 0 where it was not started.
+  std::string File(const std::string& name) const;  // In the run folder; empty where absent.
+  bool Exists(const std::string& name) const;       // In the run folder.
+  pid_t PidOf(
+      const std::string& process) const;  // Of its newest start; 0 where it was not started.
   int TimesStarted(const std::string& process) const;
 
  private:

@@ -54,7 +54,8 @@ TEST(ConfigsTest, EveryClusterHoldsTheQuickstart) {
   const std::vector<std::string> files = TextProtosIn("configs/clusters");
   ASSERT_FALSE(files.empty());
   for (const std::string& file : files) {
-    const auto config = LoadRunConfig({"configs/quickstart.txtpb", file}, {}, /*look_at_models=*/false);
+    const auto config =
+        LoadRunConfig({"configs/quickstart.txtpb", file}, {}, /*look_at_models=*/false);
     ASSERT_TRUE(config.ok()) << config.status().message();
     const auto placed = PlaceOnNodes(*config, {"bin", {file}, {}, "runs/x"}, 2);
     EXPECT_TRUE(placed.ok()) << file << ": " << placed.status().message();
@@ -62,7 +63,8 @@ TEST(ConfigsTest, EveryClusterHoldsTheQuickstart) {
 }
 
 TEST(ConfigsTest, TheQuickstartIsTheMainJob) {
-  const auto config = LoadRunConfig({"configs/quickstart.txtpb"}, {"learner { max_steps: 2 }"}, /*look_at_models=*/false);
+  const auto config = LoadRunConfig({"configs/quickstart.txtpb"}, {"learner { max_steps: 2 }"},
+                                    /*look_at_models=*/false);
   ASSERT_TRUE(config.ok()) << config.status().message();
   EXPECT_EQ(config->policy().lora().rank(), 16);
   EXPECT_EQ(config->policy().lora().alpha(), 32);

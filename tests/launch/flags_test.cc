@@ -33,7 +33,9 @@ class FlagTableTest : public ::testing::Test {
 };
 
 TEST_F(FlagTableTest, TakesBothSpellingsAndKeepsTheRestInOrder) {
-  const auto rest = table_.Parse({"a", "--model=dir", "--config", "x", "-config=y", "--chat", "--temperature=0.5", "-", "--", "--model=z"}, &help_);
+  const auto rest = table_.Parse({"a", "--model=dir", "--config", "x", "-config=y", "--chat",
+                                  "--temperature=0.5", "-", "--", "--model=z"},
+                                 &help_);
   ASSERT_TRUE(rest.ok()) << rest.status();
   EXPECT_THAT(*rest, ElementsAre("a", "-", "--model=z"));
   EXPECT_EQ(model_, "dir");
@@ -46,11 +48,13 @@ TEST_F(FlagTableTest, TakesBothSpellingsAndKeepsTheRestInOrder) {
 
 TEST_F(FlagTableTest, AnUnknownFlagIsAnErrorWithTheNearestName) {
   EXPECT_EQ(Error({"--max_new_token=3"}),
-            "there is no flag --max_new_token; the nearest is --max_new_tokens (see wideberth generate --help)");
+            "there is no flag --max_new_token; the nearest is --max_new_tokens (see wideberth "
+            "generate --help)");
 }
 
 TEST_F(FlagTableTest, AValueOfTheWrongKindNamesFlagValueAndExpectation) {
-  EXPECT_EQ(Error({"--max_new_tokens=many"}), "--max_new_tokens is \"many\", expected a whole number");
+  EXPECT_EQ(Error({"--max_new_tokens=many"}),
+            "--max_new_tokens is \"many\", expected a whole number");
   EXPECT_EQ(Error({"--temperature", "hot"}), "--temperature is \"hot\", expected a number");
   EXPECT_EQ(Error({"--chat=perhaps"}), "--chat is \"perhaps\", expected true or false");
   EXPECT_EQ(Error({"--model"}), "--model needs a value: --model=TEXT");
@@ -59,7 +63,8 @@ TEST_F(FlagTableTest, AValueOfTheWrongKindNamesFlagValueAndExpectation) {
 TEST_F(FlagTableTest, HelpNamesEveryFlagAndChecksNothing) {
   ASSERT_TRUE(table_.Parse({"--nonsense", "--help"}, &help_).ok());
   EXPECT_TRUE(help_);
-  for (const char* flag : {"--model=TEXT", "--config=TEXT", "--chat ", "--max_new_tokens=N", "--temperature=X"}) {
+  for (const char* flag :
+       {"--model=TEXT", "--config=TEXT", "--chat ", "--max_new_tokens=N", "--temperature=X"}) {
     EXPECT_THAT(table_.Help(), HasSubstr(flag));
   }
   EXPECT_THAT(table_.Help(), HasSubstr("Usage: wideberth generate --model=DIR [FILE]\n"));

@@ -18,7 +18,8 @@ namespace {
 
 using ::testing::HasSubstr;
 
-// Shell scripts stand in for the roles. A member's script finds the learner's address in "$1", as `--learner=...` comes last.
+// Shell scripts stand in for the roles. A member's script finds the learner's address in "$1", as
+// `--learner=...` comes last.
 class LocalRunTest : public ::testing::Test {
  protected:
   void SetUp() override { ASSERT_TRUE(MakeDirectories(folder_.Join("logs")).ok()); }
@@ -61,7 +62,8 @@ class LocalRunTest : public ::testing::Test {
   }
   void UntilLogged(const std::string& name, const std::string& text) {
     for (int i = 0; i < 20000; ++i) {
-      if (ReadFile(LogFile(folder_.path(), name)).value_or("").find(text) != std::string::npos) return;
+      if (ReadFile(LogFile(folder_.path(), name)).value_or("").find(text) != std::string::npos)
+        return;
       ASSERT_FALSE(run_->Tick());
       ::poll(nullptr, 0, 1);
     }
@@ -82,22 +84,27 @@ TEST_F(LocalRunTest, EndsWhenTheLearnerEndsAndTellsMembersItsAddress) {
   const RunResult result = UntilEnd();
   EXPECT_EQ(result.end, RunEnd::kDone) << result.sentence;
   EXPECT_EQ(run_->learner_address(), "127.0.0.1:4711");
-  EXPECT_EQ(ReadFile(LogFile(folder_.path(), "actor-0")).value_or(""), "told --learner=127.0.0.1:4711\n");
+  EXPECT_EQ(ReadFile(LogFile(folder_.path(), "actor-0")).value_or(""),
+            "told --learner=127.0.0.1:4711\n");
 }
 
 TEST_F(LocalRunTest, AMemberThatStaysIsAskedAndThenKilled) {
   Add("learner", "learner-0", serve_ + "while [ ! -e $DIR/worked ]; do sleep 0.01; done");
-  Add("actor", "actor-0", "trap 'echo asked' TERM; touch $DIR/worked; while :; do sleep 0.01; done");
+  Add("actor", "actor-0",
+      "trap 'echo asked' TERM; touch $DIR/worked; while :; do sleep 0.01; done");
   Start();
   const RunResult result = UntilEnd();
   EXPECT_EQ(result.end, RunEnd::kKilled);
-  EXPECT_EQ(result.sentence, "actor-0 did not end within supervisor.drain_timeout = 45 s and was killed");
+  EXPECT_EQ(result.sentence,
+            "actor-0 did not end within supervisor.drain_timeout = 45 s and was killed");
   EXPECT_THAT(ReadFile(LogFile(folder_.path(), "actor-0")).value_or(""), HasSubstr("asked"));
 }
 
 TEST_F(LocalRunTest, ALearnerThatDiesEndsTheRunWithItsOwnSentence) {
-  Add("learner", "learner-0", serve_ + "while [ ! -e $DIR/worked ]; do sleep 0.01; done; "
-                              "echo '2026-01-31T12:00:00.123Z E learner-0] the disk is full' >&2; exit 1");
+  Add("learner", "learner-0",
+      serve_ +
+          "while [ ! -e $DIR/worked ]; do sleep 0.01; done; "
+          "echo '2026-01-31T12:00:00.123Z E learner-0] the disk is full' >&2; exit 1");
   Add("actor", "actor-0", "touch $DIR/worked; exec sleep 1000");
   Start();
   const RunResult result = UntilEnd();
@@ -116,17 +123,22 @@ TEST_F(LocalRunTest, ALearnerThatNeverServesEndsTheRun) {
 }
 
 TEST_F(LocalRunTest, AScorerThatDiesTooOftenEndsTheRunAndTheLearnerMaySave) {
-  Add("learner", "learner-0", "trap 'echo saved; exit 0' TERM; " + serve_ + "while :; do sleep 0.01; done");
+  Add("learner", "learner-0",
+      "trap 'echo saved; exit 0' TERM; " + serve_ + "while :; do sleep 0.01; done");
   Add("scorer", "scorer-safety-0", "kill -9 $$");
   Start();
   const RunResult result = UntilEnd();
   EXPECT_EQ(result.end, RunEnd::kScorerFailed);
-  EXPECT_THAT(result.sentence, HasSubstr("scorer-safety-0 ended (killed by signal 9 (Killed)) and was started 3 times already"));
+  EXPECT_THAT(
+      result.sentence,
+      HasSubstr(
+          "scorer-safety-0 ended (killed by signal 9 (Killed)) and was started 3 times already"));
   EXPECT_THAT(ReadFile(LogFile(folder_.path(), "learner-0")).value_or(""), HasSubstr("saved\n"));
 }
 
 TEST_F(LocalRunTest, OneSignalDrainsThroughTheLearner) {
-  Add("learner", "learner-0", "trap 'touch $DIR/over; exit 0' TERM; " + serve_ + "while :; do sleep 0.01; done");
+  Add("learner", "learner-0",
+      "trap 'touch $DIR/over; exit 0' TERM; " + serve_ + "while :; do sleep 0.01; done");
   Add("actor", "actor-0", "echo ready; while [ ! -e $DIR/over ]; do sleep 0.01; done");
   Start();
   UntilServing();
@@ -139,7 +151,8 @@ TEST_F(LocalRunTest, OneSignalDrainsThroughTheLearner) {
 }
 
 TEST_F(LocalRunTest, ASecondSignalKills) {
-  Add("learner", "learner-0", "trap '' TERM; echo ready; " + serve_ + "while :; do sleep 0.01; done");
+  Add("learner", "learner-0",
+      "trap '' TERM; echo ready; " + serve_ + "while :; do sleep 0.01; done");
   Start();
   UntilServing();
   run_->NoteSignal();
@@ -152,8 +165,9 @@ TEST_F(LocalRunTest, ASecondSignalKills) {
 
 TEST(LastErrorTest, IsTheTextOfTheNewestErrorLine) {
   testing::TempDir folder;
-  ASSERT_TRUE(WriteFileAtomically(folder.Join("log"), "2026-01-31T12:00:00.123Z E learner-0] first: [a] b\n"
-                                                      "2026-01-31T12:00:00.123Z I learner-0] later\n")
+  ASSERT_TRUE(WriteFileAtomically(folder.Join("log"),
+                                  "2026-01-31T12:00:00.123Z E learner-0] first: [a] b\n"
+                                  "2026-01-31T12:00:00.123Z I learner-0] later\n")
                   .ok());
   EXPECT_EQ(LastErrorOf(folder.Join("log")), "first: [a] b");
 }

@@ -11,10 +11,11 @@ namespace wideberth::launch {
 namespace {
 
 TEST(ProgressLineTest, ShowsWhatIsThereAndLeavesOutWhatIsNot) {
-  const auto full = ParseStepMetrics(R"({"step": 3, "reward_mean": 0.5, "t_mean": 0.25, "boundary_mass": 0.125, "kl": 0.003, "tokens_per_second": 812.4})");
+  const auto full = ParseStepMetrics(
+      R"({"step": 3, "reward_mean": 0.5, "t_mean": 0.25, "boundary_mass": 0.125, "kl": 0.003, "tokens_per_second": 812.4})");
   ASSERT_TRUE(full);
   EXPECT_EQ(ProgressLine(*full, 40, absl::Seconds(130.4)),
-            "step 3/40  reward 0.500  t 0.250  near 0.5 12.5 %  KL 0.0030  812 tok/s  ETA 2m10s");
+            "step 3/40  reward 0.500  t 0.250  near 0.5 12.5 %  KL 0.003  812 tok/s  ETA 2m10s");
   const auto unscored = ParseStepMetrics(R"({"step": 4, "t_mean": null})");
   ASSERT_TRUE(unscored);
   EXPECT_EQ(ProgressLine(*unscored, 40, absl::nullopt), "step 4/40");

@@ -29,7 +29,8 @@ class SupervisorTest : public ::testing::Test {
     return spec;
   }
 
-  // Polls until `done`; poll(2) without descriptors only yields the core, what is waited for is the child's own doing.
+  // Polls until `done`; poll(2) without descriptors only yields the core, what is waited for is the
+  // child's own doing.
   absl::Status PollUntil(Supervisor& supervisor, const std::function<bool()>& done) {
     for (int i = 0; i < 20000; ++i) {
       if (absl::Status status = supervisor.Poll(); !status.ok()) return status;
@@ -42,13 +43,17 @@ class SupervisorTest : public ::testing::Test {
   // Gone, or a zombie that its new parent has yet to reap.
   static bool GoesAway(pid_t pid) {
     for (int i = 0; i < 20000; ++i) {
-      if (ReadFile(absl::StrCat("/proc/", pid, "/stat")).value_or("gone) Z").find(") Z") != std::string::npos) return true;
+      if (ReadFile(absl::StrCat("/proc/", pid, "/stat")).value_or("gone) Z").find(") Z") !=
+          std::string::npos)
+        return true;
       ::poll(nullptr, 0, 1);
     }
     return false;
   }
 
-  std::string Log(const std::string& name) { return ReadFile(folder_.Join(name + ".log")).value_or(""); }
+  std::string Log(const std::string& name) {
+    return ReadFile(folder_.Join(name + ".log")).value_or("");
+  }
 
   testing::TempDir folder_;
   FakeClock clock_;
@@ -95,7 +100,8 @@ TEST_F(SupervisorTest, GivesUpOnAProcessThatDiesTooOften) {
   const absl::Status status = PollUntil(supervisor, [&] { return false; });
   EXPECT_EQ(status.code(), absl::StatusCode::kAborted) << status;
   EXPECT_EQ(status.message(),
-            "actor-0 ended (exit code 3) and was started 3 times already, which is all that supervisor.max_restarts = 2 allows");
+            "actor-0 ended (exit code 3) and was started 3 times already, which is all that "
+            "supervisor.max_restarts = 2 allows");
   EXPECT_EQ(supervisor.failed(), "actor-0");
 }
 
@@ -124,7 +130,9 @@ TEST_F(SupervisorTest, KillsWhatIgnoresTermWhenItGoes) {
   pid_t child = -1;
   {
     Supervisor supervisor({}, clock_);
-    ASSERT_TRUE(supervisor.Start(Shell("stubborn", "trap '' TERM; echo ready; while :; do sleep 1; done")).ok());
+    ASSERT_TRUE(
+        supervisor.Start(Shell("stubborn", "trap '' TERM; echo ready; while :; do sleep 1; done"))
+            .ok());
     child = *supervisor.pid("stubborn");
     ASSERT_TRUE(PollUntil(supervisor, [&] { return Log("stubborn") == "ready\n"; }).ok());
     supervisor.StopRestarting();
@@ -153,7 +161,8 @@ TEST_F(SupervisorTest, NothingOutlivesASupervisorThatIsKilled) {
   const pid_t supervising = ::fork();
   if (supervising == 0) {
     Supervisor supervisor({}, clock_);
-    pid_t child = supervisor.Start(Shell("child", "sleep 1000")).ok() ? *supervisor.pid("child") : -1;
+    pid_t child =
+        supervisor.Start(Shell("child", "sleep 1000")).ok() ? *supervisor.pid("child") : -1;
     (void)!::write(pipe_fds[1], &child, sizeof(child));
     while (true) ::pause();
   }
@@ -172,7 +181,8 @@ TEST_F(SupervisorTest, SaysWhichProgramCannotBeStarted) {
   ProcessSpec spec = Shell("actor-0", "");
   spec.argv = {"/nowhere/wideberth-actor"};
   const absl::Status status = supervisor.Start(spec);
-  EXPECT_EQ(status.message(), "actor-0: cannot start /nowhere/wideberth-actor: No such file or directory");
+  EXPECT_EQ(status.message(),
+            "actor-0: cannot start /nowhere/wideberth-actor: No such file or directory");
   EXPECT_EQ(supervisor.num_alive(), 0);
   EXPECT_EQ(supervisor.Start(spec).code(), absl::StatusCode::kAlreadyExists);
 }
