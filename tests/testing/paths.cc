@@ -9,17 +9,20 @@
 
 namespace wideberth::testing {
 namespace {
-// tests/testing/paths.cc -> the repository.
-std::string RepositoryDir() { return std::filesystem::path(__FILE__).parent_path().parent_path().parent_path().string(); }
+// Given by CMake: __FILE__ is relative to a build folder where the compiler cache rewrites paths.
+std::string RepositoryDir() { return WIDEBERTH_SOURCE_DIR; }
 }  // namespace
 
 std::string SharedDir() {
   if (const char* from_environment = std::getenv("WIDEBERTH_SHARED")) return from_environment;
-  const std::string beside = (std::filesystem::path(RepositoryDir()).parent_path() / "shared").string();
+  const std::string beside =
+      (std::filesystem::path(RepositoryDir()).parent_path() / "shared").string();
   return std::filesystem::exists(beside + "/data") ? beside : "";
 }
 
-std::string GoldenPath(absl::string_view name) { return absl::StrCat(RepositoryDir(), "/tests/golden/", name); }
+std::string GoldenPath(absl::string_view name) {
+  return absl::StrCat(RepositoryDir(), "/tests/golden/", name);
+}
 
 std::string BinaryPath(absl::string_view name) {
   const char* folder = std::getenv("WIDEBERTH_BIN");
