@@ -20,7 +20,8 @@ class BoundedQueue final {
  public:
   explicit BoundedQueue(size_t capacity) : capacity_(capacity) {}
 
-  // ResourceExhausted at once when the queue is full, Cancelled when closed; `item` is moved from only on success.
+  // ResourceExhausted at once when the queue is full, Cancelled when closed; `item` is moved from
+  // only on success.
   absl::Status TryPush(T& item) {
     MutexLock lock(mutex_);
     if (closed_) return absl::CancelledError("queue is closed");

@@ -76,13 +76,15 @@ absl::Status WriteFileAtomically(absl::string_view path, absl::string_view bytes
   if (fd < 0) return SystemError(partial, "cannot create", errno);
   absl::Status status = WriteAndSync(fd, partial, bytes);
   ::close(fd);
-  if (status.ok() && ::rename(partial.c_str(), name.c_str()) != 0) status = SystemError(path, "cannot rename into place", errno);
+  if (status.ok() && ::rename(partial.c_str(), name.c_str()) != 0)
+    status = SystemError(path, "cannot rename into place", errno);
   if (!status.ok()) {
     ::unlink(partial.c_str());
     return status;
   }
   const std::string folder = std::filesystem::path(name).parent_path().string();
-  const int folder_fd = ::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  const int folder_fd =
+      ::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (folder_fd >= 0) {
     ::fsync(folder_fd);
     ::close(folder_fd);
@@ -104,7 +106,9 @@ absl::StatusOr<FileLock> FileLock::Acquire(absl::string_view path) {
   if (::flock(fd, LOCK_EX | LOCK_NB) != 0) {
     const int error = errno;
     ::close(fd);
-    if (error == EWOULDBLOCK) return absl::FailedPreconditionError(absl::StrCat(path, ": held by another process that is still running"));
+    if (error == EWOULDBLOCK)
+      return absl::FailedPreconditionError(
+          absl::StrCat(path, ": held by another process that is still running"));
     return SystemError(path, "cannot lock", error);
   }
   return FileLock(fd);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Files as a boundary: whole-file reads, and writes that are either complete or absent. Used wherever something must survive a crash.
+// Files as a boundary: whole-file reads, and writes that are either complete or absent. Used
+// wherever something must survive a crash.
 #pragma once
 
 #include <string>
@@ -14,14 +15,16 @@ namespace wideberth {
 // NotFound, PermissionDenied or Unavailable with the path and the system's reason.
 absl::StatusOr<std::string> ReadFile(absl::string_view path);
 
-// Writes `path`.partial, syncs it, renames it over `path` and syncs the folder: after a crash or on a full disk `path` holds the old or
-// the new bytes, never a part; the partial file is removed on failure.
+// Writes `path`.partial, syncs it, renames it over `path` and syncs the folder: after a crash or on
+// a full disk `path` holds the old or the new bytes, never a part; the partial file is removed on
+// failure.
 absl::Status WriteFileAtomically(absl::string_view path, absl::string_view bytes);
 
 // mkdir -p.
 absl::Status MakeDirectories(absl::string_view path);
 
-// One advisory lock on `path` (created if absent), held until destruction. FailedPrecondition when another process holds it.
+// One advisory lock on `path` (created if absent), held until destruction. FailedPrecondition when
+// another process holds it.
 class FileLock {
  public:
   static absl::StatusOr<FileLock> Acquire(absl::string_view path);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// xxh3-128 fingerprints of weights, templates and texts, as 32 hex digits (canonical, big-endian byte order, like `xxhsum -H2`).
+// xxh3-128 fingerprints of weights, templates and texts, as 32 hex digits (canonical, big-endian
+// byte order, like `xxhsum -H2`).
 #pragma once
 
 #include <string>

@@ -24,7 +24,8 @@ struct LogSink {
 };
 
 LogSink& Sink() {
-  static LogSink* const sink = new LogSink;  // Never destroyed: lines may be logged while statics are torn down.
+  static LogSink* const sink =
+      new LogSink;  // Never destroyed: lines may be logged while statics are torn down.
   return *sink;
 }
 
@@ -46,7 +47,9 @@ absl::Status OpenLog(absl::string_view role, absl::string_view path) {
   if (path.empty()) return absl::OkStatus();
   const std::string file(path);
   const int fd = ::open(file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-  if (fd < 0) return absl::UnavailableError(absl::StrCat(file, ": cannot open the log file: ", std::strerror(errno)));
+  if (fd < 0)
+    return absl::UnavailableError(
+        absl::StrCat(file, ": cannot open the log file: ", std::strerror(errno)));
   if (sink.fd >= 0) ::close(sink.fd);
   sink.fd = fd;
   return absl::OkStatus();
@@ -60,7 +63,8 @@ void LogLine(LogSeverity severity, absl::string_view text) {
   MutexLock lock(sink.mutex);
   const std::string line =
       absl::StrCat(absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(), absl::UTCTimeZone()), " ",
-                   kLetters[static_cast<int>(severity)], " ", sink.role.empty() ? "wideberth" : sink.role, "] ", text, "\n");
+                   kLetters[static_cast<int>(severity)], " ",
+                   sink.role.empty() ? "wideberth" : sink.role, "] ", text, "\n");
   if (sink.to_stderr) WriteAll(STDERR_FILENO, line);
   if (sink.fd >= 0) WriteAll(sink.fd, line);
 }

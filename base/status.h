@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Error propagation used at every boundary (files, configuration, network, weights), and the check for broken invariants.
+// Error propagation used at every boundary (files, configuration, network, weights), and the check
+// for broken invariants.
 #pragma once
 
 #include <cstdio>
@@ -19,7 +20,8 @@ inline absl::Status Annotate(const absl::Status& status, absl::string_view conte
 }
 
 namespace internal {
-[[noreturn]] inline void CheckFailed(const char* file, int line, const char* condition, const char* message) {
+[[noreturn]] inline void CheckFailed(const char* file, int line, const char* condition,
+                                     const char* message) {
   std::fprintf(stderr, "%s:%d: invariant broken: %s: %s\n", file, line, condition, message);
   std::abort();
 }
@@ -29,8 +31,8 @@ namespace internal {
 #define WB_CONCAT_INNER(a, b) a##b
 #define WB_CONCAT(a, b) WB_CONCAT_INNER(a, b)
 
-#define WB_RETURN_IF_ERROR(expression)                    \
-  do {                                                    \
+#define WB_RETURN_IF_ERROR(expression)                                            \
+  do {                                                                            \
     if (absl::Status wb_status = (expression); !wb_status.ok()) return wb_status; \
   } while (false)
 
@@ -42,6 +44,8 @@ namespace internal {
 #define WB_ASSIGN_OR_RETURN(declaration, expression) \
   WB_ASSIGN_OR_RETURN_IMPL(WB_CONCAT(wb_result_, __LINE__), declaration, expression)
 
-// For what can only be false by a bug of ours: prints one line and aborts. Bad input gets a Status instead.
+// For what can only be false by a bug of ours: prints one line and aborts. Bad input gets a Status
+// instead.
 #define WB_CHECK(condition, message) \
-  ((condition) ? void() : ::wideberth::internal::CheckFailed(__FILE__, __LINE__, #condition, message))
+  ((condition) ? void()              \
+               : ::wideberth::internal::CheckFailed(__FILE__, __LINE__, #condition, message))

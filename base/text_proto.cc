@@ -37,7 +37,8 @@ size_t EditDistance(absl::string_view a, absl::string_view b) {
 void CollectMessages(const Descriptor* descriptor, std::set<const Descriptor*>* seen) {
   if (!seen->insert(descriptor).second) return;
   for (int i = 0; i < descriptor->field_count(); ++i) {
-    if (const Descriptor* child = descriptor->field(i)->message_type()) CollectMessages(child, seen);
+    if (const Descriptor* child = descriptor->field(i)->message_type())
+      CollectMessages(child, seen);
   }
 }
 
@@ -94,13 +95,15 @@ class FirstError final : public google::protobuf::io::ErrorCollector {
 
 }  // namespace
 
-absl::Status MergeTextProto(absl::string_view text, absl::string_view origin, google::protobuf::Message* message) {
+absl::Status MergeTextProto(absl::string_view text, absl::string_view origin,
+                            google::protobuf::Message* message) {
   FirstError errors(origin, message->GetDescriptor());
   google::protobuf::TextFormat::Parser parser;
   parser.RecordErrorsTo(&errors);
   std::unique_ptr<google::protobuf::Message> overlay(message->New());
   if (!parser.ParseFromString(std::string(text), overlay.get())) {
-    return absl::InvalidArgumentError(errors.text().empty() ? absl::StrCat(origin, ": not a text proto") : errors.text());
+    return absl::InvalidArgumentError(
+        errors.text().empty() ? absl::StrCat(origin, ": not a text proto") : errors.text());
   }
   message->MergeFrom(*overlay);
   return absl::OkStatus();

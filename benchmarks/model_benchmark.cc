@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Decoding, scoring and the learner's forward and backward pass of one model folder, counted in real tokens a second. benchmarks/compare.py runs it in turn
-// with transformers and PEFT on the same folder. The folder comes from the environment variable WIDEBERTH_MODEL.
+// Decoding, scoring and the learner's forward and backward pass of one model folder, counted in
+// real tokens a second. benchmarks/compare.py runs it in turn with transformers and PEFT on the
+// same folder. The folder comes from the environment variable WIDEBERTH_MODEL.
 #include <ATen/ATen.h>
 #include <benchmark/benchmark.h>
 #include <c10/core/InferenceMode.h>
@@ -39,7 +40,9 @@ const CausalLm& Model() {
 // The ids the peers use: (7 i + 3) mod (vocab - 10) + 5.
 std::vector<int32_t> Ids(int64_t count, int64_t salt) {
   std::vector<int32_t> ids;
-  for (int64_t i = 0; i < count; ++i) ids.push_back(static_cast<int32_t>((7 * (i + 31 * salt) + 3) % (Model().spec().vocab - 10) + 5));
+  for (int64_t i = 0; i < count; ++i)
+    ids.push_back(
+        static_cast<int32_t>((7 * (i + 31 * salt) + 3) % (Model().spec().vocab - 10) + 5));
   return ids;
 }
 
@@ -49,7 +52,9 @@ void Decode(benchmark::State& state) {
   options.sampling.set_max_new_tokens(static_cast<int>(state.range(3)));
   if (state.range(0) * state.range(1) == 1) options.sampling.set_temperature(0);
   std::vector<PromptGroup> groups;
-  for (int64_t g = 0; g < state.range(0); ++g) groups.push_back({static_cast<uint64_t>(g), Ids(state.range(2), g), static_cast<int>(state.range(1))});
+  for (int64_t g = 0; g < state.range(0); ++g)
+    groups.push_back(
+        {static_cast<uint64_t>(g), Ids(state.range(2), g), static_cast<int>(state.range(1))});
   int64_t tokens = 0;
   for (auto _ : state) {
     auto result = Generate(Model(), groups, options);
@@ -75,32 +80,44 @@ void Score(benchmark::State& state) {
   for (auto _ : state) {
     TokenTree tree;
     std::vector<int64_t> last;
-    for (int64_t i = 0; i < state.range(0); ++i) last.push_back(tree.LastRow(tree.Add(Ids(state.range(2), i))));
+    for (int64_t i = 0; i < state.range(0); ++i)
+      last.push_back(tree.LastRow(tree.Add(Ids(state.range(2), i))));
     const at::Tensor hidden = Model().Hidden(tree, options).index_select(0, Model().Indices(last));
     benchmark::DoNotOptimize(at::mm(hidden, Model().head().narrow(0, 0, 2).t()));
   }
   state.SetItemsProcessed(state.iterations() * state.range(0) * (state.range(1) + state.range(2)));
 }
 
-// args: groups, completions per group, prompt tokens, completion tokens. Forward and backward, LoRA rank 16 on all projections.
+// args: groups, completions per group, prompt tokens, completion tokens. Forward and backward, LoRA
+// rank 16 on all projections.
 void LearnerPass(benchmark::State& state) {
-  auto adapter = *Adapter::Initialize(Model().spec(), proto::LoraConfig(), 1, at::kFloat, Model().device());
+  auto adapter =
+      *Adapter::Initialize(Model().spec(), proto::LoraConfig(), 1, at::kFloat, Model().device());
   for (at::Tensor& parameter : adapter->Parameters()) parameter.requires_grad_(true);
   ForwardOptions options;
   options.adapter = adapter.get();
   for (auto _ : state) {
     for (int64_t g = 0; g < state.range(0); ++g) {
       std::vector<std::vector<int32_t>> completions;
-      for (int64_t c = 0; c < state.range(1); ++c) completions.push_back(Ids(state.range(3), 100 + c));
+      for (int64_t c = 0; c < state.range(1); ++c)
+        completions.push_back(Ids(state.range(3), 100 + c));
       const GroupTree group = MakeGroupTree(Ids(state.range(2), g), completions);
-      const at::Tensor logprob = LogProbsOfTokens(Model().Hidden(group.tree, options), Model().head(), group.rows, group.targets, 1.0).logprob;
+      const at::Tensor logprob = LogProbsOfTokens(Model().Hidden(group.tree, options),
+                                                  Model().head(), group.rows, group.targets, 1.0)
+                                     .logprob;
       (-logprob.mean()).backward();
     }
   }
-  state.SetItemsProcessed(state.iterations() * state.range(0) * state.range(1) * (state.range(2) + state.range(3)));
+  state.SetItemsProcessed(state.iterations() * state.range(0) * state.range(1) *
+                          (state.range(2) + state.range(3)));
 }
 
-BENCHMARK(Decode)->Args({1, 1, 64, 96})->Args({4, 8, 64, 48})->Args({8, 8, 64, 48})->Unit(benchmark::kMillisecond)->UseRealTime();
+BENCHMARK(Decode)
+    ->Args({1, 1, 64, 96})
+    ->Args({4, 8, 64, 48})
+    ->Args({8, 8, 64, 48})
+    ->Unit(benchmark::kMillisecond)
+    ->UseRealTime();
 BENCHMARK(Score)->Args({32, 64, 64})->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK(LearnerPass)->Args({1, 8, 64, 48})->Unit(benchmark::kMillisecond)->UseRealTime();
 

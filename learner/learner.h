@@ -49,8 +49,8 @@ class Learner {
   // step_timeout with a sentence that names what was waited for.
   absl::Status Run();
 
-  // In place of Run, where nobody can be served: the run's folder is free again. Nothing else may be
-  // called afterwards.
+  // In place of Run, where nobody can be served: the run's folder is free again. Nothing else may
+  // be called afterwards.
   void Abandon();
 
   // Ends Run after the optimiser step under way. Any thread, any number of times.

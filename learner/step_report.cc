@@ -207,7 +207,7 @@ std::vector<std::pair<std::string, std::string>> StepHistory::Facts() const {
     std::vector<absl::optional<double>> values;
     for (const Point& point : points_) values.push_back(point.*field);
     if (values.empty() || !values.back().has_value()) continue;
-    facts.emplace_back(name, absl::StrFormat("%.4f  %s", *values.back(), Sparkline(values, 40)));
+    facts.emplace_back(name, absl::StrFormat("%.4g  %s", *values.back(), Sparkline(values, 40)));
   }
   return facts;
 }

@@ -78,22 +78,21 @@ std::string LastUserMessage(const proto::Prompt& prompt) {
 std::vector<std::pair<std::string, std::string>> Settings(const proto::RunConfig& config) {
   const proto::RewardConfig& reward = config.reward();
   const proto::LearnerConfig& learner = config.learner();
-  return {
-      {"reward.form", proto::RewardConfig::Form_Name(reward.form())},
-      {"reward.utility_normalization",
-       proto::RewardConfig::Normalization_Name(reward.utility_normalization())},
-      {"reward.boundary_coefficient", absl::StrCat(reward.boundary_coefficient())},
-      {"reward.utility_weight", absl::StrCat(reward.utility_weight())},
-      {"reward.tau", absl::StrCat(reward.tau())},
-      {"reward.lambda", absl::StrCat(reward.lambda())},
-      {"learner.loss_type", proto::LearnerConfig::LossType_Name(learner.loss_type())},
-      {"learner.beta", absl::StrCat(learner.beta())},
-      {"learner.learning_rate", absl::StrCat(learner.learning_rate())},
-      {"learner.group_size", absl::StrCat(learner.group_size())},
-      {"learner.groups_per_step", absl::StrCat(learner.groups_per_step())},
-      {"learner.max_staleness", absl::StrCat(learner.max_staleness())},
-      {"generation.temperature", absl::StrCat(config.generation().temperature())},
-      {"generation.max_new_tokens", absl::StrCat(config.generation().max_new_tokens())}};
+  return {{"reward.form", proto::RewardConfig::Form_Name(reward.form())},
+          {"reward.utility_normalization",
+           proto::RewardConfig::Normalization_Name(reward.utility_normalization())},
+          {"reward.boundary_coefficient", absl::StrCat(reward.boundary_coefficient())},
+          {"reward.utility_weight", absl::StrCat(reward.utility_weight())},
+          {"reward.tau", absl::StrCat(reward.tau())},
+          {"reward.lambda", absl::StrCat(reward.lambda())},
+          {"learner.loss_type", proto::LearnerConfig::LossType_Name(learner.loss_type())},
+          {"learner.beta", absl::StrCat(learner.beta())},
+          {"learner.learning_rate", absl::StrCat(learner.learning_rate())},
+          {"learner.group_size", absl::StrCat(learner.group_size())},
+          {"learner.groups_per_step", absl::StrCat(learner.groups_per_step())},
+          {"learner.max_staleness", absl::StrCat(learner.max_staleness())},
+          {"generation.temperature", absl::StrCat(config.generation().temperature())},
+          {"generation.max_new_tokens", absl::StrCat(config.generation().max_new_tokens())}};
 }
 
 }  // namespace
@@ -209,7 +208,8 @@ absl::Status Learner::PublishStep(const std::vector<AcceptedGroup>& groups, Step
   report->step = static_cast<int64_t>(version);
   report->version = version;
   report->fingerprint = fingerprint_;
-  if (const auto latency = service_->SyncLatency(version - 1); latency.has_value())
+  // Version 0 lies on the shelf while members still start and the base is evaluated.
+  if (const auto latency = service_->SyncLatency(version - 1); version > 1 && latency.has_value())
     report->sync_seconds = absl::ToDoubleSeconds(*latency);
   report->leases = leases_->counters();
   report->missing = service_->missing_scores();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// LoRA weights of one policy version: y = W x + (alpha / r) B A x, kept apart from W. Made by the learner, sent over the weight wire, applied by
-// CausalLm in actor and learner alike; without an adapter the model is the reference policy. Files are PEFT's.
+// LoRA weights of one policy version: y = W x + (alpha / r) B A x, kept apart from W. Made by the
+// learner, sent over the weight wire, applied by CausalLm in actor and learner alike; without an
+// adapter the model is the reference policy. Files are PEFT's.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -26,34 +27,44 @@ class Adapter {
     at::Tensor b;  // [out, rank]
   };
 
-  // PEFT's initialisation: A uniform in +-1/sqrt(in) (Kaiming, a = sqrt 5) from `seed`, B zero. InvalidArgument for a bad rank or an
-  // unknown target. Tensors get the dtype and device given; none requires a gradient yet.
-  static absl::StatusOr<std::shared_ptr<Adapter>> Initialize(const ModelSpec& spec, const proto::LoraConfig& config, uint64_t seed,
-                                                             at::ScalarType dtype, at::Device device);
-  // adapter_config.json + adapter_model.safetensors. Errors name file, tensor, found and expected shape.
-  static absl::StatusOr<std::shared_ptr<Adapter>> Load(absl::string_view folder, const ModelSpec& spec, at::ScalarType dtype,
+  // PEFT's initialisation: A uniform in +-1/sqrt(in) (Kaiming, a = sqrt 5) from `seed`, B zero.
+  // InvalidArgument for a bad rank or an unknown target. Tensors get the dtype and device given;
+  // none requires a gradient yet.
+  static absl::StatusOr<std::shared_ptr<Adapter>> Initialize(const ModelSpec& spec,
+                                                             const proto::LoraConfig& config,
+                                                             uint64_t seed, at::ScalarType dtype,
+                                                             at::Device device);
+  // adapter_config.json + adapter_model.safetensors. Errors name file, tensor, found and expected
+  // shape.
+  static absl::StatusOr<std::shared_ptr<Adapter>> Load(absl::string_view folder,
+                                                       const ModelSpec& spec, at::ScalarType dtype,
                                                        at::Device device);
   // Writes both files into `folder` (made if absent), each complete or absent. Loadable by PEFT.
   absl::Status Save(absl::string_view folder, absl::string_view base_model_path) const;
 
-  // The weight wire's form: tensors in NamedTensors order in one buffer of `dtype`. Fills everything of the manifest but run_id, version and
-  // base_fingerprint.
+  // The weight wire's form: tensors in NamedTensors order in one buffer of `dtype`. Fills
+  // everything of the manifest but run_id, version and base_fingerprint.
   std::string Pack(at::ScalarType dtype, proto::AdapterManifest* manifest) const;
   // InvalidArgument where names, shapes, sizes or rank do not fit the model.
-  static absl::StatusOr<std::shared_ptr<Adapter>> Unpack(const proto::AdapterManifest& manifest, absl::string_view bytes,
-                                                         const ModelSpec& spec, at::ScalarType dtype, at::Device device);
+  static absl::StatusOr<std::shared_ptr<Adapter>> Unpack(const proto::AdapterManifest& manifest,
+                                                         absl::string_view bytes,
+                                                         const ModelSpec& spec,
+                                                         at::ScalarType dtype, at::Device device);
 
   // Null where the projection is not a target.
   const Pair* Find(int64_t layer, Projection projection) const;
   double scaling() const { return config_.alpha() / config_.rank(); }
   const proto::LoraConfig& config() const { return config_; }
-  // PEFT names without "base_model.model.", e.g. "model.layers.0.self_attn.q_proj.lora_A.weight"; layer-major, then projection, A before B.
+  // PEFT names without "base_model.model.", e.g. "model.layers.0.self_attn.q_proj.lora_A.weight";
+  // layer-major, then projection, A before B.
   std::vector<std::pair<std::string, at::Tensor>> NamedTensors() const;
   std::vector<at::Tensor> Parameters() const;
 
  private:
-  Adapter(proto::LoraConfig config, int64_t num_layers) : config_(std::move(config)), layers_(num_layers) {}
-  static absl::StatusOr<std::shared_ptr<Adapter>> Shaped(const ModelSpec& spec, const proto::LoraConfig& config);
+  Adapter(proto::LoraConfig config, int64_t num_layers)
+      : config_(std::move(config)), layers_(num_layers) {}
+  static absl::StatusOr<std::shared_ptr<Adapter>> Shaped(const ModelSpec& spec,
+                                                         const proto::LoraConfig& config);
 
   proto::LoraConfig config_;
   std::vector<std::array<Pair, kNumProjections>> layers_;

@@ -19,7 +19,8 @@ std::vector<int64_t> AncestorRows(const TokenTree& tree, int node) {
   std::vector<int64_t> rows;
   for (auto it = chain.rbegin(); it != chain.rend(); ++it) {
     const TokenTree::Node& ancestor = tree.nodes[*it];
-    for (size_t i = 0; i < ancestor.tokens.size(); ++i) rows.push_back(ancestor.first_row + static_cast<int64_t>(i));
+    for (size_t i = 0; i < ancestor.tokens.size(); ++i)
+      rows.push_back(ancestor.first_row + static_cast<int64_t>(i));
   }
   return rows;
 }
@@ -39,14 +40,16 @@ TreeAttention::TreeAttention(const TokenTree& tree, const KvPrefix* prefix, cons
   for (int i = 0; i < static_cast<int>(tree.nodes.size()); ++i) {
     const TokenTree::Node& node = tree.nodes[i];
     children[node.parent].push_back(i);
-    if (node.parent < 0) roots_.push_back({node.first_row, static_cast<int64_t>(node.tokens.size())});
+    if (node.parent < 0)
+      roots_.push_back({node.first_row, static_cast<int64_t>(node.tokens.size())});
   }
   std::vector<int64_t> gather(tree.num_tokens);
   int64_t offset = 0;
   for (const auto& [parent, members] : children) {
     Siblings set;
     set.count = static_cast<int64_t>(members.size());
-    for (int m : members) set.longest = std::max(set.longest, static_cast<int64_t>(tree.nodes[m].tokens.size()));
+    for (int m : members)
+      set.longest = std::max(set.longest, static_cast<int64_t>(tree.nodes[m].tokens.size()));
     std::vector<int64_t> padded;
     for (int m : members) {
       const TokenTree::Node& node = tree.nodes[m];
@@ -58,7 +61,8 @@ TreeAttention::TreeAttention(const TokenTree& tree, const KvPrefix* prefix, cons
     }
     offset += static_cast<int64_t>(padded.size());
     bool adjacent = true;
-    for (size_t i = 0; i < padded.size(); ++i) adjacent = adjacent && padded[i] == padded[0] + static_cast<int64_t>(i);
+    for (size_t i = 0; i < padded.size(); ++i)
+      adjacent = adjacent && padded[i] == padded[0] + static_cast<int64_t>(i);
     if (adjacent) {
       set.first_row = padded[0];
     } else {
@@ -77,17 +81,22 @@ TreeAttention::TreeAttention(const TokenTree& tree, const KvPrefix* prefix, cons
                    .repeat({model.spec().num_heads / model.spec().num_kv_heads, 1});
     sets_.push_back(std::move(set));
   }
-  bool in_place = offset == tree.num_tokens;  // Padding behind the last sibling moves no row, but is to be left out.
-  for (size_t i = 0; i < gather.size(); ++i) in_place = in_place && gather[i] == static_cast<int64_t>(i);
+  bool in_place =
+      offset ==
+      tree.num_tokens;  // Padding behind the last sibling moves no row, but is to be left out.
+  for (size_t i = 0; i < gather.size(); ++i)
+    in_place = in_place && gather[i] == static_cast<int64_t>(i);
   if (!in_place) gather_ = model.Indices(gather);
 }
 
 Tensor TreeAttention::Rows(const Siblings& set, const Tensor& packed) {
-  const Tensor rows = set.first_row >= 0 ? packed.narrow(0, set.first_row, set.count * set.longest) : packed.index_select(0, set.padded_rows);
+  const Tensor rows = set.first_row >= 0 ? packed.narrow(0, set.first_row, set.count * set.longest)
+                                         : packed.index_select(0, set.padded_rows);
   return rows.view({set.count, set.longest, packed.size(1), packed.size(2)});
 }
 
-Tensor TreeAttention::Attend(int64_t layer, const Tensor& q_NQD, const Tensor& k_NKD, const Tensor& v_NKD) const {
+Tensor TreeAttention::Attend(int64_t layer, const Tensor& q_NQD, const Tensor& k_NKD,
+                             const Tensor& v_NKD) const {
   const int64_t kv = k_NKD.size(1), repeat = q_NQD.size(1) / kv, d = q_NQD.size(2);
   std::vector<Tensor> outputs;
   for (const Siblings& set : sets_) {
@@ -100,12 +109,18 @@ Tensor TreeAttention::Attend(int64_t layer, const Tensor& q_NQD, const Tensor& k
       shared_k.push_back(k_NKD.index_select(0, set.ancestor_rows).transpose(0, 1));
       shared_v.push_back(v_NKD.index_select(0, set.ancestor_rows).transpose(0, 1));
     }
-    // The query heads of one key head are further queries of it, so that keys and values are not repeated.
-    const Tensor q = Rows(set, q_NQD).view({set.count, set.longest, kv, repeat, d}).permute({0, 2, 3, 1, 4}).reshape({set.count, kv, repeat * set.longest, d});
+    // The query heads of one key head are further queries of it, so that keys and values are not
+    // repeated.
+    const Tensor q = Rows(set, q_NQD)
+                         .view({set.count, set.longest, kv, repeat, d})
+                         .permute({0, 2, 3, 1, 4})
+                         .reshape({set.count, kv, repeat * set.longest, d});
     const Tensor k = WithPrefix(shared_k, Rows(set, k_NKD).transpose(1, 2));
     const Tensor v = WithPrefix(shared_v, Rows(set, v_NKD).transpose(1, 2));
     const Tensor out = at::scaled_dot_product_attention(q, k, v, set.mask);
-    outputs.push_back(out.view({set.count, kv, repeat, set.longest, d}).permute({0, 3, 1, 2, 4}).reshape({set.count * set.longest, kv * repeat * d}));
+    outputs.push_back(out.view({set.count, kv, repeat, set.longest, d})
+                          .permute({0, 3, 1, 2, 4})
+                          .reshape({set.count * set.longest, kv * repeat * d}));
   }
   const Tensor all = outputs.size() == 1 ? outputs[0] : at::cat(outputs, 0);
   return gather_.defined() ? all.index_select(0, gather_) : all;
@@ -120,10 +135,13 @@ void TreeAttention::PrepareRootKv(std::vector<KvPrefix>* out) const {
   }
 }
 
-void TreeAttention::KeepRootKv(int64_t layer, const Tensor& k_NKD, const Tensor& v_NKD, std::vector<KvPrefix>* out) const {
+void TreeAttention::KeepRootKv(int64_t layer, const Tensor& k_NKD, const Tensor& v_NKD,
+                               std::vector<KvPrefix>* out) const {
   for (size_t r = 0; r < roots_.size(); ++r) {
-    (*out)[r].keys_KPD[layer] = k_NKD.narrow(0, roots_[r].first, roots_[r].length).transpose(0, 1).contiguous();
-    (*out)[r].values_KPD[layer] = v_NKD.narrow(0, roots_[r].first, roots_[r].length).transpose(0, 1).contiguous();
+    (*out)[r].keys_KPD[layer] =
+        k_NKD.narrow(0, roots_[r].first, roots_[r].length).transpose(0, 1).contiguous();
+    (*out)[r].values_KPD[layer] =
+        v_NKD.narrow(0, roots_[r].first, roots_[r].length).transpose(0, 1).contiguous();
   }
 }
 

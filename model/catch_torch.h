@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The one place where torch exceptions become statuses. Called at the top of each thread's unit of work.
+// The one place where torch exceptions become statuses. Called at the top of each thread's unit of
+// work.
 #pragma once
 
 #include <exception>
@@ -20,13 +21,17 @@ template <typename T>
 struct IsStatusOr<absl::StatusOr<T>> : std::true_type {};
 }  // namespace internal
 
-// Runs `work`, which returns nothing, a Status, a StatusOr<T> or a T (then StatusOr<T> comes back); what it throws becomes Internal (ResourceExhausted for memory) with `what` and the first line of the exception's text.
+// Runs `work`, which returns nothing, a Status, a StatusOr<T> or a T (then StatusOr<T> comes back);
+// what it throws becomes Internal (ResourceExhausted for memory) with `what` and the first line of
+// the exception's text.
 template <typename Work>
 auto CatchTorch(absl::string_view what, Work&& work) {
   using Result = std::invoke_result_t<Work>;
-  constexpr bool is_status = std::is_same_v<Result, absl::Status> || internal::IsStatusOr<Result>::value;
+  constexpr bool is_status =
+      std::is_same_v<Result, absl::Status> || internal::IsStatusOr<Result>::value;
   using Value = std::conditional_t<std::is_void_v<Result>, int, Result>;
-  using Returned = std::conditional_t<std::is_void_v<Result>, absl::Status, std::conditional_t<is_status, Result, absl::StatusOr<Value>>>;
+  using Returned = std::conditional_t<std::is_void_v<Result>, absl::Status,
+                                      std::conditional_t<is_status, Result, absl::StatusOr<Value>>>;
   auto first_line = [](const char* text) {
     const absl::string_view all(text);
     return all.substr(0, all.find('\n'));

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Loading, and the layers. What the attention of a token tree or of a decode step looks like is in attention.cc and decode.cc.
+// Loading, and the layers. What the attention of a token tree or of a decode step looks like is in
+// attention.cc and decode.cc.
 #include "model/causal_lm.h"
 
 #include <ATen/ATen.h>
@@ -28,8 +29,8 @@ absl::StatusOr<at::ScalarType> StoredType(const StoredTensor& stored, absl::stri
   if (stored.dtype == "BF16") return at::kBFloat16;
   if (stored.dtype == "F16") return at::kHalf;
   if (stored.dtype == "F64") return at::kDouble;
-  return absl::InvalidArgumentError(
-      absl::StrCat(stored.file, ": tensor \"", name, "\" is ", stored.dtype, ", expected F32, BF16, F16 or F64"));
+  return absl::InvalidArgumentError(absl::StrCat(stored.file, ": tensor \"", name, "\" is ",
+                                                 stored.dtype, ", expected F32, BF16, F16 or F64"));
 }
 
 double Llama3Frequency(double frequency, const Llama3RopeScaling& scaling) {
@@ -37,8 +38,8 @@ double Llama3Frequency(double frequency, const Llama3RopeScaling& scaling) {
   const double wavelength = 2 * M_PI / frequency;
   if (wavelength < original / scaling.high_freq_factor) return frequency;
   if (wavelength > original / scaling.low_freq_factor) return frequency / scaling.factor;
-  const double smooth =
-      (original / wavelength - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor);
+  const double smooth = (original / wavelength - scaling.low_freq_factor) /
+                        (scaling.high_freq_factor - scaling.low_freq_factor);
   return (1 - smooth) * frequency / scaling.factor + smooth * frequency;
 }
 
@@ -55,7 +56,9 @@ struct CausalLm::TensorReader {
     WB_ASSIGN_OR_RETURN(const at::ScalarType type, StoredType(stored, name));
     used.insert(name);
     // The mapping is read-only; nothing in the model writes to a weight.
-    Tensor tensor = at::from_blob(const_cast<char*>(stored.data), stored.shape, [keep = files](void*) {}, at::TensorOptions(type));
+    Tensor tensor = at::from_blob(
+        const_cast<char*>(stored.data), stored.shape, [keep = files](void*) {},
+        at::TensorOptions(type));
     return tensor.to(device, dtype);
   }
   bool Has(const std::string& name) const { return files->tensors().count(name) > 0; }
@@ -63,15 +66,18 @@ struct CausalLm::TensorReader {
   absl::Status CheckAllUsed(const ModelSpec& spec) const {
     std::vector<std::string> unexpected;
     for (const auto& [name, unused] : files->tensors()) {
-      const bool known = used.count(name) || absl::EndsWith(name, "rotary_emb.inv_freq") ||
-                         (name == "lm_head.weight" && (spec.tied_embeddings || spec.sequence_classification));
+      const bool known =
+          used.count(name) || absl::EndsWith(name, "rotary_emb.inv_freq") ||
+          (name == "lm_head.weight" && (spec.tied_embeddings || spec.sequence_classification));
       if (!known) unexpected.push_back(name);
     }
     if (unexpected.empty()) return absl::OkStatus();
     const size_t shown = std::min<size_t>(unexpected.size(), 3);
-    return absl::InvalidArgumentError(absl::StrCat(
-        files->source(), ": ", unexpected.size(), " tensor(s) that a ", spec.architecture, " of this config.json does not have: ",
-        absl::StrJoin(unexpected.begin(), unexpected.begin() + shown, ", "), unexpected.size() > shown ? ", ..." : ""));
+    return absl::InvalidArgumentError(
+        absl::StrCat(files->source(), ": ", unexpected.size(), " tensor(s) that a ",
+                     spec.architecture, " of this config.json does not have: ",
+                     absl::StrJoin(unexpected.begin(), unexpected.begin() + shown, ", "),
+                     unexpected.size() > shown ? ", ..." : ""));
   }
 };
 
@@ -91,12 +97,15 @@ absl::Status CausalLm::LoadTensors(TensorReader& reader) {
     const std::string prefix = absl::StrCat("model.layers.", i, ".");
     Layer& layer = layers_[i];
     WB_ASSIGN_OR_RETURN(layer.input_norm, reader.Read(prefix + "input_layernorm.weight", {hidden}));
-    WB_ASSIGN_OR_RETURN(layer.post_attention_norm, reader.Read(prefix + "post_attention_layernorm.weight", {hidden}));
+    WB_ASSIGN_OR_RETURN(layer.post_attention_norm,
+                        reader.Read(prefix + "post_attention_layernorm.weight", {hidden}));
     for (int p = 0; p < kNumProjections; ++p) {
       const auto projection = static_cast<Projection>(p);
       const std::string name = absl::StrCat(prefix, ProjectionModule(projection));
       const int64_t out = ProjectionOutputs(spec_, projection);
-      WB_ASSIGN_OR_RETURN(layer.linears[p].weight, reader.Read(name + ".weight", {out, ProjectionInputs(spec_, projection)}));
+      WB_ASSIGN_OR_RETURN(
+          layer.linears[p].weight,
+          reader.Read(name + ".weight", {out, ProjectionInputs(spec_, projection)}));
       if (spec_.qkv_bias && p <= static_cast<int>(Projection::kV)) {
         WB_ASSIGN_OR_RETURN(layer.linears[p].bias, reader.Read(name + ".bias", {out}));
       }
@@ -109,19 +118,23 @@ void CausalLm::MakeInverseFrequencies() {
   const int64_t half = spec_.head_dim / 2;
   // float32 throughout, as transformers computes them.
   Tensor inverse = 1.0 / at::pow(at::scalar_tensor(spec_.rope_theta, at::kFloat),
-                                 at::arange(0, spec_.head_dim, 2, at::kLong).to(at::kFloat) / static_cast<double>(spec_.head_dim));
+                                 at::arange(0, spec_.head_dim, 2, at::kLong).to(at::kFloat) /
+                                     static_cast<double>(spec_.head_dim));
   if (spec_.rope_scaling) {
     float* values = inverse.data_ptr<float>();
-    for (int64_t i = 0; i < half; ++i) values[i] = static_cast<float>(Llama3Frequency(values[i], *spec_.rope_scaling));
+    for (int64_t i = 0; i < half; ++i)
+      values[i] = static_cast<float>(Llama3Frequency(values[i], *spec_.rope_scaling));
   }
   inverse_frequencies_ = inverse.to(device_);
 }
 
 absl::StatusOr<std::unique_ptr<CausalLm>> CausalLm::Load(const proto::ModelConfig& config) {
-  if (config.path().empty()) return absl::InvalidArgumentError("model.path is empty, expected a Hugging Face folder");
+  if (config.path().empty())
+    return absl::InvalidArgumentError("model.path is empty, expected a Hugging Face folder");
   WB_ASSIGN_OR_RETURN(ModelSpec spec, ReadModelSpec(config.path()));
   WB_ASSIGN_OR_RETURN(const at::Device device, ParseDevice(config.device()));
-  WB_ASSIGN_OR_RETURN(std::shared_ptr<const WeightFiles> files, WeightFiles::OpenFolder(config.path()));
+  WB_ASSIGN_OR_RETURN(std::shared_ptr<const WeightFiles> files,
+                      WeightFiles::OpenFolder(config.path()));
   std::unique_ptr<CausalLm> model(new CausalLm);
   model->spec_ = std::move(spec);
   model->dtype_ = ScalarTypeOf(config.dtype());
@@ -141,9 +154,11 @@ Tensor CausalLm::Indices(const std::vector<int64_t>& values) const {
   return at::tensor(values, at::TensorOptions(at::kLong)).to(device_);
 }
 
-Tensor CausalLm::Project(int64_t layer, Projection projection, const Tensor& x_NI, const Adapter* adapter) const {
+Tensor CausalLm::Project(int64_t layer, Projection projection, const Tensor& x_NI,
+                         const Adapter* adapter) const {
   const Linear& linear = layers_[layer].linears[static_cast<int>(projection)];
-  Tensor y = linear.bias.defined() ? at::linear(x_NI, linear.weight, linear.bias) : at::mm(x_NI, linear.weight.t());
+  Tensor y = linear.bias.defined() ? at::linear(x_NI, linear.weight, linear.bias)
+                                   : at::mm(x_NI, linear.weight.t());
   const Adapter::Pair* lora = adapter == nullptr ? nullptr : adapter->Find(layer, projection);
   if (lora == nullptr) return y;
   const Tensor low = at::mm(x_NI, lora->a.t());
@@ -151,7 +166,8 @@ Tensor CausalLm::Project(int64_t layer, Projection projection, const Tensor& x_N
   return at::addmm(y, low, lora->b.t(), 1.0, adapter->scaling());
 }
 
-Tensor CausalLm::RunLayers(const Tensor& ids_N, const Tensor& positions_N, const Adapter* adapter, const Attend& attend) const {
+Tensor CausalLm::RunLayers(const Tensor& ids_N, const Tensor& positions_N, const Adapter* adapter,
+                           const Attend& attend) const {
   const int64_t n = ids_N.size(0), d = spec_.head_dim;
   const Tensor angles_NE = at::outer(positions_N.to(at::kFloat), inverse_frequencies_);
   const Tensor cos_NE = angles_NE.cos(), sin_NE = angles_NE.sin();
@@ -159,12 +175,18 @@ Tensor CausalLm::RunLayers(const Tensor& ids_N, const Tensor& positions_N, const
   for (int64_t i = 0; i < spec_.num_layers; ++i) {
     const Layer& layer = layers_[i];
     const Tensor attention_in = RmsNorm(x_NH, layer.input_norm, spec_.norm_epsilon);
-    const Tensor q = Rotate(Project(i, Projection::kQ, attention_in, adapter).view({n, spec_.num_heads, d}), cos_NE, sin_NE);
-    const Tensor k = Rotate(Project(i, Projection::kK, attention_in, adapter).view({n, spec_.num_kv_heads, d}), cos_NE, sin_NE);
-    const Tensor v = Project(i, Projection::kV, attention_in, adapter).view({n, spec_.num_kv_heads, d});
+    const Tensor q =
+        Rotate(Project(i, Projection::kQ, attention_in, adapter).view({n, spec_.num_heads, d}),
+               cos_NE, sin_NE);
+    const Tensor k =
+        Rotate(Project(i, Projection::kK, attention_in, adapter).view({n, spec_.num_kv_heads, d}),
+               cos_NE, sin_NE);
+    const Tensor v =
+        Project(i, Projection::kV, attention_in, adapter).view({n, spec_.num_kv_heads, d});
     x_NH = x_NH + Project(i, Projection::kO, attend(i, q, k, v), adapter);
     const Tensor mlp_in = RmsNorm(x_NH, layer.post_attention_norm, spec_.norm_epsilon);
-    const Tensor gated = SwiGlu(Project(i, Projection::kGate, mlp_in, adapter), Project(i, Projection::kUp, mlp_in, adapter));
+    const Tensor gated = SwiGlu(Project(i, Projection::kGate, mlp_in, adapter),
+                                Project(i, Projection::kUp, mlp_in, adapter));
     x_NH = x_NH + Project(i, Projection::kDown, gated, adapter);
   }
   return RmsNorm(x_NH, final_norm_, spec_.norm_epsilon);
@@ -186,7 +208,8 @@ Tensor CausalLm::Hidden(const TokenTree& tree, const ForwardOptions& options) co
   if (options.root_kv != nullptr) attention.PrepareRootKv(options.root_kv);
   return RunLayers(Indices(ids), Indices(positions), options.adapter,
                    [&](int64_t layer, const Tensor& q, const Tensor& k, const Tensor& v) {
-                     if (options.root_kv != nullptr) attention.KeepRootKv(layer, k, v, options.root_kv);
+                     if (options.root_kv != nullptr)
+                       attention.KeepRootKv(layer, k, v, options.root_kv);
                      return attention.Attend(layer, q, k, v);
                    });
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The language model: a Hugging Face folder and its forward pass over token trees, the same code for sampling, scoring and learning.
-// Shapes: N packed tokens, H hidden, V vocabulary, Q query heads, K key/value heads, D head dimension, P prefix tokens.
+// The language model: a Hugging Face folder and its forward pass over token trees, the same code
+// for sampling, scoring and learning. Shapes: N packed tokens, H hidden, V vocabulary, Q query
+// heads, K key/value heads, D head dimension, P prefix tokens.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -19,7 +20,8 @@
 
 namespace wideberth::model {
 
-// Keys and values of consecutive positions 0..P-1, per layer [K, P, D], rotary applied. Immutable once made, shared freely.
+// Keys and values of consecutive positions 0..P-1, per layer [K, P, D], rotary applied. Immutable
+// once made, shared freely.
 struct KvPrefix {
   std::vector<at::Tensor> keys_KPD;
   std::vector<at::Tensor> values_KPD;
@@ -27,34 +29,40 @@ struct KvPrefix {
 };
 
 struct ForwardOptions {
-  const Adapter* adapter = nullptr;            // Null: the base model (reference policy).
-  const KvPrefix* prefix = nullptr;            // Stands before every root of the tree.
+  const Adapter* adapter = nullptr;  // Null: the base model (reference policy).
+  const KvPrefix* prefix = nullptr;  // Stands before every root of the tree.
   // When set: receives one KvPrefix per *root* node of the tree (without `prefix`), in order.
   std::vector<KvPrefix>* root_kv = nullptr;
 };
 
-// One thread per process owns the device and does all torch work; const methods keep no state. Weights are read-only and memory-mapped where
-// the stored dtype is the running one, so processes on one host share them.
+// One thread per process owns the device and does all torch work; const methods keep no state.
+// Weights are read-only and memory-mapped where the stored dtype is the running one, so processes
+// on one host share them.
 class CausalLm final {
  public:
   // Errors name file, tensor or field, found and expected.
   static absl::StatusOr<std::unique_ptr<CausalLm>> Load(const proto::ModelConfig& config);
 
-  // Hidden states after the final norm, [N, H]. Differentiable in the adapter's tensors when gradients are on. Throws c10::Error: call it
-  // inside CatchTorch.
+  // Hidden states after the final norm, [N, H]. Differentiable in the adapter's tensors when
+  // gradients are on. Throws c10::Error: call it inside CatchTorch.
   at::Tensor Hidden(const TokenTree& tree, const ForwardOptions& options) const;
 
-  // The layers themselves, attention left to the caller: Hidden and DecodeBatch are the two callers. ids and positions int64 [N];
-  // attend(layer, q [N, Q, D], k [N, K, D], v [N, K, D]), rotary applied, returns [N, Q * D].
-  using Attend = std::function<at::Tensor(int64_t, const at::Tensor&, const at::Tensor&, const at::Tensor&)>;
-  at::Tensor RunLayers(const at::Tensor& ids_N, const at::Tensor& positions_N, const Adapter* adapter, const Attend& attend) const;
+  // The layers themselves, attention left to the caller: Hidden and DecodeBatch are the two
+  // callers. ids and positions int64 [N]; attend(layer, q [N, Q, D], k [N, K, D], v [N, K, D]),
+  // rotary applied, returns [N, Q * D].
+  using Attend =
+      std::function<at::Tensor(int64_t, const at::Tensor&, const at::Tensor&, const at::Tensor&)>;
+  at::Tensor RunLayers(const at::Tensor& ids_N, const at::Tensor& positions_N,
+                       const Adapter* adapter, const Attend& attend) const;
 
   const ModelSpec& spec() const { return spec_; }
   at::ScalarType dtype() const { return dtype_; }
   at::Device device() const { return device_; }
-  // xxh3-128 over names, dtypes, shapes and bytes of all tensors of the folder: "same base" for the wires.
+  // xxh3-128 over names, dtypes, shapes and bytes of all tensors of the folder: "same base" for the
+  // wires.
   const std::string& fingerprint() const { return fingerprint_; }
-  // Output head [V, H] (the embedding where tied); for sequence classification the score head [1, H].
+  // Output head [V, H] (the embedding where tied); for sequence classification the score head [1,
+  // H].
   const at::Tensor& head() const { return head_; }
   // A vector of token ids or rows as an int64 tensor on the model's device.
   at::Tensor Indices(const std::vector<int64_t>& values) const;
@@ -72,7 +80,8 @@ class CausalLm final {
   CausalLm() = default;
   absl::Status LoadTensors(TensorReader& reader);
   void MakeInverseFrequencies();
-  at::Tensor Project(int64_t layer, Projection projection, const at::Tensor& x_NI, const Adapter* adapter) const;
+  at::Tensor Project(int64_t layer, Projection projection, const at::Tensor& x_NI,
+                     const Adapter* adapter) const;
 
   ModelSpec spec_;
   at::ScalarType dtype_ = at::kFloat;

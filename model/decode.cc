@@ -11,7 +11,8 @@ namespace wideberth::model {
 
 using ::at::Tensor;
 
-DecodeBatch::DecodeBatch(const CausalLm& model, const std::vector<KvPrefix>& prompts, std::vector<int64_t> prompt_of, int64_t max_steps)
+DecodeBatch::DecodeBatch(const CausalLm& model, const std::vector<KvPrefix>& prompts,
+                         std::vector<int64_t> prompt_of, int64_t max_steps)
     : model_(model), prompts_(prompts), prompt_of_(std::move(prompt_of)), max_steps_(max_steps) {
   FindRuns();
 }
@@ -29,7 +30,8 @@ void DecodeBatch::FindRuns() {
 
 void DecodeBatch::Reserve(int64_t steps) {
   if (steps <= capacity_) return;
-  const int64_t grown = std::min(max_steps_, std::max<int64_t>(steps, std::max<int64_t>(16, capacity_ * 2)));
+  const int64_t grown =
+      std::min(max_steps_, std::max<int64_t>(steps, std::max<int64_t>(16, capacity_ * 2)));
   const ModelSpec& spec = model_.spec();
   const auto options = at::TensorOptions(model_.dtype()).device(model_.device());
   keys_BKTD_.resize(spec.num_layers);
@@ -51,34 +53,51 @@ Tensor DecodeBatch::Step(const std::vector<int32_t>& tokens, const Adapter* adap
   std::vector<int64_t> ids(tokens.begin(), tokens.end()), positions;
   for (int64_t prompt : prompt_of_) positions.push_back(prompts_[prompt].length + step_);
   const ModelSpec& spec = model_.spec();
-  scores_ = at::full({size(), spec.num_kv_heads, spec.num_heads / spec.num_kv_heads, longest_prompt_ + step_ + 1},
-                     -std::numeric_limits<float>::infinity(), at::TensorOptions(model_.dtype()).device(model_.device()));
+  scores_ = at::full(
+      {size(), spec.num_kv_heads, spec.num_heads / spec.num_kv_heads, longest_prompt_ + step_ + 1},
+      -std::numeric_limits<float>::infinity(),
+      at::TensorOptions(model_.dtype()).device(model_.device()));
   Tensor hidden_BH = model_.RunLayers(model_.Indices(ids), model_.Indices(positions), adapter,
-                                      [this](int64_t layer, const Tensor& q, const Tensor& k, const Tensor& v) { return Attend(layer, q, k, v); });
+                                      [this](int64_t layer, const Tensor& q, const Tensor& k,
+                                             const Tensor& v) { return Attend(layer, q, k, v); });
   ++step_;
   return hidden_BH;
 }
 
-Tensor DecodeBatch::Attend(int64_t layer, const Tensor& q_BQD, const Tensor& k_BKD, const Tensor& v_BKD) {
-  const int64_t b = size(), kv = k_BKD.size(1), d = k_BKD.size(2), repeat = q_BQD.size(1) / kv, own = step_ + 1;
+Tensor DecodeBatch::Attend(int64_t layer, const Tensor& q_BQD, const Tensor& k_BKD,
+                           const Tensor& v_BKD) {
+  const int64_t b = size(), kv = k_BKD.size(1), d = k_BKD.size(2), repeat = q_BQD.size(1) / kv,
+                own = step_ + 1;
   keys_BKTD_[layer].select(2, step_).copy_(k_BKD);
   values_BKTD_[layer].select(2, step_).copy_(v_BKD);
-  const Tensor q_BKRD = (q_BQD * (1.0 / std::sqrt(static_cast<double>(d)))).view({b, kv, repeat, d});
-  const Tensor own_keys = keys_BKTD_[layer].narrow(2, 0, own), own_values = values_BKTD_[layer].narrow(2, 0, own);
+  const Tensor q_BKRD =
+      (q_BQD * (1.0 / std::sqrt(static_cast<double>(d)))).view({b, kv, repeat, d});
+  const Tensor own_keys = keys_BKTD_[layer].narrow(2, 0, own),
+               own_values = values_BKTD_[layer].narrow(2, 0, own);
   scores_.narrow(3, longest_prompt_, own).copy_(at::matmul(q_BKRD, own_keys.transpose(2, 3)));
-  // Every group multiplies its shared prompt once, for all its sequences and the heads that share a key head.
+  // Every group multiplies its shared prompt once, for all its sequences and the heads that share a
+  // key head.
   for (const Run& run : runs_) {
     const KvPrefix& prompt = prompts_[run.prompt];
-    const Tensor q_KMD = q_BKRD.narrow(0, run.first, run.count).transpose(0, 1).reshape({kv, run.count * repeat, d});
+    const Tensor q_KMD =
+        q_BKRD.narrow(0, run.first, run.count).transpose(0, 1).reshape({kv, run.count * repeat, d});
     const Tensor s_KMP = at::bmm(q_KMD, prompt.keys_KPD[layer].transpose(1, 2));
-    scores_.narrow(0, run.first, run.count).narrow(3, 0, prompt.length).copy_(s_KMP.view({kv, run.count, repeat, prompt.length}).transpose(0, 1));
+    scores_.narrow(0, run.first, run.count)
+        .narrow(3, 0, prompt.length)
+        .copy_(s_KMP.view({kv, run.count, repeat, prompt.length}).transpose(0, 1));
   }
   const Tensor p_BKRT = at::softmax(scores_, -1);
   Tensor out_BKRD = at::matmul(p_BKRT.narrow(3, longest_prompt_, own), own_values);
   for (const Run& run : runs_) {
     const KvPrefix& prompt = prompts_[run.prompt];
-    const Tensor p_KMP = p_BKRT.narrow(0, run.first, run.count).narrow(3, 0, prompt.length).transpose(0, 1).reshape({kv, run.count * repeat, prompt.length});
-    out_BKRD.narrow(0, run.first, run.count).add_(at::bmm(p_KMP, prompt.values_KPD[layer]).view({kv, run.count, repeat, d}).transpose(0, 1));
+    const Tensor p_KMP = p_BKRT.narrow(0, run.first, run.count)
+                             .narrow(3, 0, prompt.length)
+                             .transpose(0, 1)
+                             .reshape({kv, run.count * repeat, prompt.length});
+    out_BKRD.narrow(0, run.first, run.count)
+        .add_(at::bmm(p_KMP, prompt.values_KPD[layer])
+                  .view({kv, run.count, repeat, d})
+                  .transpose(0, 1));
   }
   return out_BKRD.reshape({b, kv * repeat * d});
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The decode batch: completions of several prompts that advance one token a step, each seeing its prompt's shared keys and values and its own.
+// The decode batch: completions of several prompts that advance one token a step, each seeing its
+// prompt's shared keys and values and its own.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -11,11 +12,13 @@
 
 namespace wideberth::model {
 
-// Not thread-safe. All sequences are at the same step of their completion; prompts may differ in length.
+// Not thread-safe. All sequences are at the same step of their completion; prompts may differ in
+// length.
 class DecodeBatch {
  public:
   // `prompts` outlives the batch. `prompt_of` names each sequence's prompt, in ascending order.
-  DecodeBatch(const CausalLm& model, const std::vector<KvPrefix>& prompts, std::vector<int64_t> prompt_of, int64_t max_steps);
+  DecodeBatch(const CausalLm& model, const std::vector<KvPrefix>& prompts,
+              std::vector<int64_t> prompt_of, int64_t max_steps);
 
   // Hidden states [B, H] of the next position of every sequence, whose tokens are `tokens` [B].
   at::Tensor Step(const std::vector<int32_t>& tokens, const Adapter* adapter);
@@ -31,18 +34,20 @@ class DecodeBatch {
   };
   void FindRuns();
   void Reserve(int64_t steps);
-  at::Tensor Attend(int64_t layer, const at::Tensor& q_BQD, const at::Tensor& k_BKD, const at::Tensor& v_BKD);
+  at::Tensor Attend(int64_t layer, const at::Tensor& q_BQD, const at::Tensor& k_BKD,
+                    const at::Tensor& v_BKD);
 
   const CausalLm& model_;
   const std::vector<KvPrefix>& prompts_;
   std::vector<int64_t> prompt_of_;
   const int64_t max_steps_;
-  int64_t step_ = 0;       // Tokens every sequence has in its own cache.
-  int64_t capacity_ = 0;   // Steps the own caches have room for.
+  int64_t step_ = 0;      // Tokens every sequence has in its own cache.
+  int64_t capacity_ = 0;  // Steps the own caches have room for.
   std::vector<Run> runs_;
   int64_t longest_prompt_ = 0;
   std::vector<at::Tensor> keys_BKTD_, values_BKTD_;  // Per layer.
-  at::Tensor scores_;  // Per step: [B, K, Q/K, P + T], -inf where a prompt is shorter than the longest.
+  at::Tensor
+      scores_;  // Per step: [B, K, Q/K, P + T], -inf where a prompt is shorter than the longest.
 };
 
 }  // namespace wideberth::model

@@ -15,8 +15,9 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 #define WB_VECTORISED __attribute__((target_clones("avx512f", "avx2", "default")))
-constexpr int64_t kLanes = 16;        // Independent partial sums, so that reductions stay in vector registers.
-constexpr int64_t kGrain = 32;        // Rows a thread takes at least.
+constexpr int64_t kLanes =
+    16;  // Independent partial sums, so that reductions stay in vector registers.
+constexpr int64_t kGrain = 32;  // Rows a thread takes at least.
 
 bool Fits(const Tensor& x) { return x.device().is_cpu() && x.scalar_type() == at::kFloat; }
 
@@ -32,18 +33,22 @@ WB_VECTORISED float SumOfProducts(const float* a, const float* b, int64_t n) {
   return sum;
 }
 
-WB_VECTORISED void NormRow(const float* x, const float* weight, float inverse, float* y, int64_t n) {
+WB_VECTORISED void NormRow(const float* x, const float* weight, float inverse, float* y,
+                           int64_t n) {
   for (int64_t i = 0; i < n; ++i) y[i] = x[i] * inverse * weight[i];
 }
 
 // dx = r w dy - x r^3 / H * sum(w dy x)
-WB_VECTORISED void NormRowBackward(const float* x, const float* weight, const float* dy, float inverse, float* dx, int64_t n) {
+WB_VECTORISED void NormRowBackward(const float* x, const float* weight, const float* dy,
+                                   float inverse, float* dx, int64_t n) {
   for (int64_t i = 0; i < n; ++i) dx[i] = weight[i] * dy[i];
-  const float projected = SumOfProducts(dx, x, n) * inverse * inverse * inverse / static_cast<float>(n);
+  const float projected =
+      SumOfProducts(dx, x, n) * inverse * inverse * inverse / static_cast<float>(n);
   for (int64_t i = 0; i < n; ++i) dx[i] = dx[i] * inverse - x[i] * projected;
 }
 
-WB_VECTORISED void RotateHead(const float* x, const float* cosine, const float* sine, float direction, float* y, int64_t half) {
+WB_VECTORISED void RotateHead(const float* x, const float* cosine, const float* sine,
+                              float direction, float* y, int64_t half) {
   for (int64_t i = 0; i < half; ++i) {
     y[i] = x[i] * cosine[i] - direction * x[half + i] * sine[i];
     y[half + i] = x[half + i] * cosine[i] + direction * x[i] * sine[i];
@@ -75,7 +80,8 @@ WB_VECTORISED void SwiGluRow(const float* gate, const float* up, float* y, int64
   for (int64_t i = 0; i < n; ++i) y[i] = gate[i] * Sigmoid(gate[i]) * up[i];
 }
 
-WB_VECTORISED void SwiGluRowBackward(const float* gate, const float* up, const float* dy, float* dgate, float* dup, int64_t n) {
+WB_VECTORISED void SwiGluRowBackward(const float* gate, const float* up, const float* dy,
+                                     float* dgate, float* dup, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     const float sigmoid = Sigmoid(gate[i]);
     dup[i] = dy[i] * gate[i] * sigmoid;
@@ -92,14 +98,17 @@ void ForRows(int64_t rows, const Row& row) {
 
 class RmsNormFunction : public torch::autograd::Function<RmsNormFunction> {
  public:
-  static Tensor forward(AutogradContext* context, const Tensor& input, const Tensor& weight, double epsilon) {
+  static Tensor forward(AutogradContext* context, const Tensor& input, const Tensor& weight,
+                        double epsilon) {
     const Tensor x = input.contiguous();
     const int64_t n = x.size(0), h = x.size(1);
     Tensor y = at::empty_like(x), inverse = at::empty({n}, x.options());
     const float *in = x.data_ptr<float>(), *w = weight.data_ptr<float>();
     float *out = y.data_ptr<float>(), *inv = inverse.data_ptr<float>();
     ForRows(n, [=](int64_t i) {
-      inv[i] = static_cast<float>(1.0 / std::sqrt(SumOfProducts(in + i * h, in + i * h, h) / static_cast<double>(h) + epsilon));
+      inv[i] = static_cast<float>(
+          1.0 /
+          std::sqrt(SumOfProducts(in + i * h, in + i * h, h) / static_cast<double>(h) + epsilon));
       NormRow(in + i * h, w, inv[i], out + i * h, h);
     });
     context->save_for_backward({x, weight, inverse});
@@ -110,9 +119,11 @@ class RmsNormFunction : public torch::autograd::Function<RmsNormFunction> {
     const Tensor dy = gradients[0].contiguous();
     const int64_t n = dy.size(0), h = dy.size(1);
     Tensor dx = at::empty_like(dy);
-    const float *x = saved[0].data_ptr<float>(), *w = saved[1].data_ptr<float>(), *inv = saved[2].data_ptr<float>(), *g = dy.data_ptr<float>();
+    const float *x = saved[0].data_ptr<float>(), *w = saved[1].data_ptr<float>(),
+                *inv = saved[2].data_ptr<float>(), *g = dy.data_ptr<float>();
     float* out = dx.data_ptr<float>();
-    ForRows(n, [=](int64_t i) { NormRowBackward(x + i * h, w, g + i * h, inv[i], out + i * h, h); });
+    ForRows(n,
+            [=](int64_t i) { NormRowBackward(x + i * h, w, g + i * h, inv[i], out + i * h, h); });
     return {dx, Tensor(), Tensor()};
   }
 };
@@ -124,14 +135,17 @@ Tensor Rotated(const Tensor& input, const Tensor& cosine, const Tensor& sine, fl
   const float *in = x.data_ptr<float>(), *c = cosine.data_ptr<float>(), *s = sine.data_ptr<float>();
   float* out = y.data_ptr<float>();
   ForRows(x.size(0), [=](int64_t i) {
-    for (int64_t a = 0; a < heads; ++a) RotateHead(in + (i * heads + a) * d, c + i * half, s + i * half, direction, out + (i * heads + a) * d, half);
+    for (int64_t a = 0; a < heads; ++a)
+      RotateHead(in + (i * heads + a) * d, c + i * half, s + i * half, direction,
+                 out + (i * heads + a) * d, half);
   });
   return y;
 }
 
 class RotateFunction : public torch::autograd::Function<RotateFunction> {
  public:
-  static Tensor forward(AutogradContext* context, const Tensor& x, const Tensor& cosine, const Tensor& sine) {
+  static Tensor forward(AutogradContext* context, const Tensor& x, const Tensor& cosine,
+                        const Tensor& sine) {
     context->save_for_backward({cosine, sine});
     return Rotated(x, cosine, sine, 1.0f);
   }
@@ -157,9 +171,12 @@ class SwiGluFunction : public torch::autograd::Function<SwiGluFunction> {
     const Tensor dy = gradients[0].contiguous();
     const int64_t n = dy.size(0), f = dy.size(1);
     Tensor dgate = at::empty_like(dy), dup = at::empty_like(dy);
-    const float *g = saved[0].data_ptr<float>(), *u = saved[1].data_ptr<float>(), *d = dy.data_ptr<float>();
+    const float *g = saved[0].data_ptr<float>(), *u = saved[1].data_ptr<float>(),
+                *d = dy.data_ptr<float>();
     float *dg = dgate.data_ptr<float>(), *du = dup.data_ptr<float>();
-    ForRows(n, [=](int64_t i) { SwiGluRowBackward(g + i * f, u + i * f, d + i * f, dg + i * f, du + i * f, f); });
+    ForRows(n, [=](int64_t i) {
+      SwiGluRowBackward(g + i * f, u + i * f, d + i * f, dg + i * f, du + i * f, f);
+    });
     return {dgate, dup};
   }
 };
@@ -169,7 +186,8 @@ class SwiGluFunction : public torch::autograd::Function<SwiGluFunction> {
 Tensor RmsNorm(const Tensor& x_NH, const Tensor& weight_H, double epsilon) {
   if (Fits(x_NH)) return RmsNormFunction::apply(x_NH, weight_H, epsilon);
   const auto type = x_NH.scalar_type();
-  if (type == at::kDouble) return x_NH * at::rsqrt(x_NH.square().mean(-1, true) + epsilon) * weight_H;
+  if (type == at::kDouble)
+    return x_NH * at::rsqrt(x_NH.square().mean(-1, true) + epsilon) * weight_H;
   const Tensor x = x_NH.to(at::kFloat);
   return weight_H * (x * at::rsqrt(x.square().mean(-1, true) + epsilon)).to(type);
 }
@@ -177,7 +195,8 @@ Tensor RmsNorm(const Tensor& x_NH, const Tensor& weight_H, double epsilon) {
 Tensor Rotate(const Tensor& x_NAD, const Tensor& cos_NE, const Tensor& sin_NE) {
   if (Fits(x_NAD)) return RotateFunction::apply(x_NAD, cos_NE, sin_NE);
   const int64_t half = x_NAD.size(2) / 2;
-  const Tensor c = cos_NE.unsqueeze(1).to(x_NAD.scalar_type()), s = sin_NE.unsqueeze(1).to(x_NAD.scalar_type());
+  const Tensor c = cos_NE.unsqueeze(1).to(x_NAD.scalar_type()),
+               s = sin_NE.unsqueeze(1).to(x_NAD.scalar_type());
   const Tensor first = x_NAD.narrow(2, 0, half), second = x_NAD.narrow(2, half, half);
   return at::cat({first * c - second * s, second * c + first * s}, 2);
 }

@@ -18,7 +18,8 @@ namespace wideberth::model {
 namespace {
 
 using ::at::Tensor;
-constexpr int64_t kPrefillTokens = 2048;  // Of one forward pass over prompts; bounds its activations.
+constexpr int64_t kPrefillTokens =
+    2048;  // Of one forward pass over prompts; bounds its activations.
 
 struct Active {
   size_t group;
@@ -27,7 +28,8 @@ struct Active {
 
 class Generation {
  public:
-  Generation(const CausalLm& model, const std::vector<PromptGroup>& groups, const GenerateOptions& options)
+  Generation(const CausalLm& model, const std::vector<PromptGroup>& groups,
+             const GenerateOptions& options)
       : model_(model), groups_(groups), options_(options), sampler_(options.sampling) {
     stops_.insert(options.stop_tokens.begin(), options.stop_tokens.end());
     stops_.insert(options.sampling.stop_token_id().begin(), options.sampling.stop_token_id().end());
@@ -37,13 +39,16 @@ class Generation {
   absl::StatusOr<std::vector<std::vector<Sampled>>> Run() {
     Prefill();
     std::vector<int64_t> prompt_of;
-    for (const Active& sequence : active_) prompt_of.push_back(static_cast<int64_t>(sequence.group));
+    for (const Active& sequence : active_)
+      prompt_of.push_back(static_cast<int64_t>(sequence.group));
     DecodeBatch batch(model_, prompts_, std::move(prompt_of), options_.sampling.max_new_tokens());
-    std::vector<Active> rows = active_;  // Whose row of the batch each is; finished ones stay until the batch is compacted.
+    std::vector<Active> rows = active_;  // Whose row of the batch each is; finished ones stay until
+                                         // the batch is compacted.
     while (true) {
       DropFinished(&batch, &rows);
       if (rows.empty()) return std::move(results_);
-      if (options_.between_steps && !options_.between_steps(num_sampled_)) return absl::CancelledError("generation was stopped between two decode steps");
+      if (options_.between_steps && !options_.between_steps(num_sampled_))
+        return absl::CancelledError("generation was stopped between two decode steps");
       std::vector<int32_t> last;
       for (const Active& row : rows) last.push_back(Of(row).tokens.back());
       const Tensor logits_BV = Logits(batch.Step(last, options_.adapter));
@@ -58,10 +63,13 @@ class Generation {
 
   bool Finished(const Active& sequence) {
     const Sampled& sampled = Of(sequence);
-    return sampled.finish == proto::STOP || static_cast<int>(sampled.tokens.size()) >= options_.sampling.max_new_tokens();
+    return sampled.finish == proto::STOP ||
+           static_cast<int>(sampled.tokens.size()) >= options_.sampling.max_new_tokens();
   }
 
-  Tensor Logits(const Tensor& hidden_MH) { return at::mm(hidden_MH, model_.head().t()).to(at::kCPU, at::kFloat).contiguous(); }
+  Tensor Logits(const Tensor& hidden_MH) {
+    return at::mm(hidden_MH, model_.head().t()).to(at::kCPU, at::kFloat).contiguous();
+  }
 
   void Prefill() {
     prompts_.reserve(groups_.size());
@@ -69,7 +77,10 @@ class Generation {
       TokenTree tree;
       std::vector<int64_t> last_rows;
       size_t next = first;
-      while (next < groups_.size() && (next == first || tree.num_tokens + static_cast<int64_t>(groups_[next].prompt.size()) <= kPrefillTokens)) {
+      while (
+          next < groups_.size() &&
+          (next == first ||
+           tree.num_tokens + static_cast<int64_t>(groups_[next].prompt.size()) <= kPrefillTokens)) {
         last_rows.push_back(tree.LastRow(tree.Add(groups_[next++].prompt)));
       }
       std::vector<KvPrefix> kv;
@@ -93,14 +104,16 @@ class Generation {
     const PromptGroup& group = groups_[sequence.group];
     Sampled& sampled = Of(sequence);
     const int64_t vocab = logits.size(1);
-    const absl::Span<const float> values(logits.data_ptr<float>() + row * vocab, static_cast<size_t>(vocab));
+    const absl::Span<const float> values(logits.data_ptr<float>() + row * vocab,
+                                         static_cast<size_t>(vocab));
     std::vector<int32_t> seen;
     if (options_.sampling.repetition_penalty() != 1.0) {
       seen = group.prompt;
       seen.insert(seen.end(), sampled.tokens.begin(), sampled.tokens.end());
     }
     const double uniform =
-        UniformAt(options_.seed, group.group, static_cast<uint32_t>(sequence.completion), static_cast<uint32_t>(sampled.tokens.size()));
+        UniformAt(options_.seed, group.group, static_cast<uint32_t>(sequence.completion),
+                  static_cast<uint32_t>(sampled.tokens.size()));
     const Sampler::Choice choice = sampler_.Sample(values, seen, uniform);
     sampled.tokens.push_back(choice.token);
     sampled.logprobs.push_back(static_cast<float>(choice.logprob));
@@ -108,7 +121,8 @@ class Generation {
     ++num_sampled_;
   }
 
-  // Compacting copies the caches, so finished rows are dragged along until they are a quarter of the batch.
+  // Compacting copies the caches, so finished rows are dragged along until they are a quarter of
+  // the batch.
   void DropFinished(DecodeBatch* batch, std::vector<Active>* rows) {
     std::vector<int64_t> keep;
     for (size_t i = 0; i < rows->size(); ++i) {
@@ -134,23 +148,32 @@ class Generation {
 
 }  // namespace
 
-absl::StatusOr<std::vector<std::vector<Sampled>>> Generate(const CausalLm& model, const std::vector<PromptGroup>& groups,
+absl::StatusOr<std::vector<std::vector<Sampled>>> Generate(const CausalLm& model,
+                                                           const std::vector<PromptGroup>& groups,
                                                            const GenerateOptions& options) {
   WB_RETURN_IF_ERROR(Sampler::Validate(options.sampling));
   if (model.spec().sequence_classification) {
-    return absl::InvalidArgumentError(absl::StrCat(model.spec().folder, ": a ", model.spec().architecture, " has no output head to sample from"));
+    return absl::InvalidArgumentError(absl::StrCat(model.spec().folder, ": a ",
+                                                   model.spec().architecture,
+                                                   " has no output head to sample from"));
   }
   for (const PromptGroup& group : groups) {
-    if (group.prompt.empty()) return absl::InvalidArgumentError(absl::StrCat("group ", group.group, ": the prompt has no token"));
-    const int64_t longest = static_cast<int64_t>(group.prompt.size()) + options.sampling.max_new_tokens();
+    if (group.prompt.empty())
+      return absl::InvalidArgumentError(
+          absl::StrCat("group ", group.group, ": the prompt has no token"));
+    const int64_t longest =
+        static_cast<int64_t>(group.prompt.size()) + options.sampling.max_new_tokens();
     if (longest > model.spec().max_positions) {
-      return absl::InvalidArgumentError(absl::StrCat("group ", group.group, ": a prompt of ", group.prompt.size(), " tokens and max_new_tokens ",
-                                                     options.sampling.max_new_tokens(), " exceed the context of ", model.spec().max_positions));
+      return absl::InvalidArgumentError(
+          absl::StrCat("group ", group.group, ": a prompt of ", group.prompt.size(),
+                       " tokens and max_new_tokens ", options.sampling.max_new_tokens(),
+                       " exceed the context of ", model.spec().max_positions));
     }
     for (int32_t token : group.prompt) {
       if (token < 0 || token >= model.spec().vocab) {
-        return absl::InvalidArgumentError(absl::StrCat("group ", group.group, ": token id ", token, " is outside the model's vocabulary of ",
-                                                       model.spec().vocab, " (is the tokenizer another model's?)"));
+        return absl::InvalidArgumentError(absl::StrCat(
+            "group ", group.group, ": token id ", token, " is outside the model's vocabulary of ",
+            model.spec().vocab, " (is the tokenizer another model's?)"));
       }
     }
   }

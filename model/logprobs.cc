@@ -16,20 +16,24 @@ using ::at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-constexpr int64_t kChunkBytes = 48 << 20;  // Of logits alive at once; two more of the size while a gradient is taken.
+constexpr int64_t kChunkBytes =
+    48 << 20;  // Of logits alive at once; two more of the size while a gradient is taken.
 
-// With s = h W^T / T and p = softmax(s), d log p[y] / dh = (W[y] - p W) / T. The forward pass has p at hand, so it keeps that [M, H] product and
-// the backward pass is one multiplication: as many matrix products as storing all logits would take, none of their memory.
+// With s = h W^T / T and p = softmax(s), d log p[y] / dh = (W[y] - p W) / T. The forward pass has p
+// at hand, so it keeps that [M, H] product and the backward pass is one multiplication: as many
+// matrix products as storing all logits would take, none of their memory.
 class ChunkedLogProbs : public torch::autograd::Function<ChunkedLogProbs> {
  public:
-  static variable_list forward(AutogradContext* context, const Tensor& hidden_MH, const Tensor& head_VH, const Tensor& targets_M,
-                               double temperature, bool needs_gradient) {
+  static variable_list forward(AutogradContext* context, const Tensor& hidden_MH,
+                               const Tensor& head_VH, const Tensor& targets_M, double temperature,
+                               bool needs_gradient) {
     const int64_t m = hidden_MH.size(0), v = head_VH.size(0);
     const auto wide = hidden_MH.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
     const auto options = hidden_MH.options().dtype(wide);
     Tensor logprob = at::empty({m}, options), entropy = at::empty({m}, options), slope_MH;
     if (needs_gradient) slope_MH = at::empty_like(hidden_MH);
-    const int64_t rows = std::max<int64_t>(1, kChunkBytes / (v * static_cast<int64_t>(c10::elementSize(wide))));
+    const int64_t rows =
+        std::max<int64_t>(1, kChunkBytes / (v * static_cast<int64_t>(c10::elementSize(wide))));
     for (int64_t first = 0; first < m; first += rows) {
       const int64_t n = std::min(rows, m - first);
       Tensor scaled_CV = at::mm(hidden_MH.narrow(0, first, n), head_VH.t()).to(wide);
@@ -38,10 +42,13 @@ class ChunkedLogProbs : public torch::autograd::Function<ChunkedLogProbs> {
       const Tensor lse_C1 = at::logsumexp(scaled_CV, {1}, true);
       logprob.narrow(0, first, n).copy_((scaled_CV.gather(1, targets_C1) - lse_C1).squeeze(1));
       const Tensor probability_CV = (scaled_CV - lse_C1).exp_();
-      entropy.narrow(0, first, n).copy_(lse_C1.squeeze(1) - at::linalg_vecdot(probability_CV, scaled_CV));
+      entropy.narrow(0, first, n)
+          .copy_(lse_C1.squeeze(1) - at::linalg_vecdot(probability_CV, scaled_CV));
       if (!needs_gradient) continue;
-      Tensor slope_CH = head_VH.index_select(0, targets_C1.squeeze(1)).sub_(at::mm(probability_CV.to(head_VH.scalar_type()), head_VH));
-      slope_MH.narrow(0, first, n).copy_(temperature == 1.0 ? slope_CH : slope_CH.div_(temperature));
+      Tensor slope_CH = head_VH.index_select(0, targets_C1.squeeze(1))
+                            .sub_(at::mm(probability_CV.to(head_VH.scalar_type()), head_VH));
+      slope_MH.narrow(0, first, n)
+          .copy_(temperature == 1.0 ? slope_CH : slope_CH.div_(temperature));
     }
     if (needs_gradient) context->save_for_backward({slope_MH});
     context->mark_non_differentiable({entropy});
@@ -57,7 +64,8 @@ class ChunkedLogProbs : public torch::autograd::Function<ChunkedLogProbs> {
 
 }  // namespace
 
-TokenLogProbs LogProbsOfTokens(const Tensor& hidden_NH, const Tensor& head_VH, const std::vector<int64_t>& rows,
+TokenLogProbs LogProbsOfTokens(const Tensor& hidden_NH, const Tensor& head_VH,
+                               const std::vector<int64_t>& rows,
                                const std::vector<int64_t>& targets, double temperature) {
   WB_CHECK(rows.size() == targets.size() && !rows.empty(), "one target per row, at least one");
   const auto device = hidden_NH.device();
@@ -65,18 +73,21 @@ TokenLogProbs LogProbsOfTokens(const Tensor& hidden_NH, const Tensor& head_VH, c
   const Tensor targets_M = at::tensor(targets, at::TensorOptions(at::kLong)).to(device);
   const Tensor hidden_MH = hidden_NH.index_select(0, rows_M);
   const bool needs_gradient = c10::GradMode::is_enabled() && hidden_MH.requires_grad();
-  const variable_list outputs = ChunkedLogProbs::apply(hidden_MH, head_VH, targets_M, temperature, needs_gradient);
+  const variable_list outputs =
+      ChunkedLogProbs::apply(hidden_MH, head_VH, targets_M, temperature, needs_gradient);
   return {outputs[0], outputs[1]};
 }
 
-GroupTree MakeGroupTree(const std::vector<int32_t>& prompt, const std::vector<std::vector<int32_t>>& completions) {
+GroupTree MakeGroupTree(const std::vector<int32_t>& prompt,
+                        const std::vector<std::vector<int32_t>>& completions) {
   GroupTree group;
   const int root = group.tree.Add(prompt);
   for (const std::vector<int32_t>& completion : completions) {
     // The last token predicts nothing, so it needs no row.
     int64_t first = -1;
     if (completion.size() > 1) {
-      const int node = group.tree.Add(std::vector<int32_t>(completion.begin(), completion.end() - 1), root);
+      const int node =
+          group.tree.Add(std::vector<int32_t>(completion.begin(), completion.end() - 1), root);
       first = group.tree.nodes[node].first_row;
     }
     for (size_t i = 0; i < completion.size(); ++i) {

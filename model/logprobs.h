@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Log-probs of given tokens from hidden states, in chunks of rows: logits of all tokens times the vocabulary never exist. Used by the learner,
-// its reference pass and `wideberth logprobs`.
+// Log-probs of given tokens from hidden states, in chunks of rows: logits of all tokens times the
+// vocabulary never exist. Used by the learner, its reference pass and `wideberth logprobs`.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -13,20 +13,25 @@
 namespace wideberth::model {
 
 struct TokenLogProbs {
-  at::Tensor logprob;  // [M] float32 (float64 for a float64 model); differentiable in `hidden` when gradients are on.
+  at::Tensor logprob;  // [M] float32 (float64 for a float64 model); differentiable in `hidden` when
+                       // gradients are on.
   at::Tensor entropy;  // [M] nats, no gradient.
 };
 
-// Row m: log softmax(hidden[rows[m]] head^T / temperature)[targets[m]]. hidden [N, H], head [V, H] (frozen: no gradient).
-TokenLogProbs LogProbsOfTokens(const at::Tensor& hidden_NH, const at::Tensor& head_VH, const std::vector<int64_t>& rows,
+// Row m: log softmax(hidden[rows[m]] head^T / temperature)[targets[m]]. hidden [N, H], head [V, H]
+// (frozen: no gradient).
+TokenLogProbs LogProbsOfTokens(const at::Tensor& hidden_NH, const at::Tensor& head_VH,
+                               const std::vector<int64_t>& rows,
                                const std::vector<int64_t>& targets, double temperature);
 
-// The tree of one group and, for every completion token in order, the row whose logits predict it. Completions not empty.
+// The tree of one group and, for every completion token in order, the row whose logits predict it.
+// Completions not empty.
 struct GroupTree {
   TokenTree tree;
   std::vector<int64_t> rows;     // [M]
   std::vector<int64_t> targets;  // [M]
 };
-GroupTree MakeGroupTree(const std::vector<int32_t>& prompt, const std::vector<std::vector<int32_t>>& completions);
+GroupTree MakeGroupTree(const std::vector<int32_t>& prompt,
+                        const std::vector<std::vector<int32_t>>& completions);
 
 }  // namespace wideberth::model

@@ -23,23 +23,28 @@ class Fields {
     if (!status_.ok()) return;
     const auto it = json_.find(field);
     if (it == json_.end() || it->is_null()) {
-      if (required) status_ = absl::InvalidArgumentError(absl::StrCat(file_, ": field \"", field, "\" is missing, expected ", expected));
+      if (required)
+        status_ = absl::InvalidArgumentError(
+            absl::StrCat(file_, ": field \"", field, "\" is missing, expected ", expected));
       return;
     }
     try {
       *value = it->get<T>();
     } catch (const Json::exception&) {
-      status_ = absl::InvalidArgumentError(absl::StrCat(file_, ": field \"", field, "\" is ", it->dump(), ", expected ", expected));
+      status_ = absl::InvalidArgumentError(
+          absl::StrCat(file_, ": field \"", field, "\" is ", it->dump(), ", expected ", expected));
     }
   }
   void Count(const char* field, int64_t* value, bool required = true) {
     Read(field, value, required, "a positive integer");
     if (status_.ok() && *value <= 0 && (required || json_.contains(field))) {
-      status_ = absl::InvalidArgumentError(absl::StrCat(file_, ": field \"", field, "\" is ", *value, ", expected a positive integer"));
+      status_ = absl::InvalidArgumentError(absl::StrCat(file_, ": field \"", field, "\" is ",
+                                                        *value, ", expected a positive integer"));
     }
   }
   void Require(bool condition, absl::string_view sentence) {
-    if (status_.ok() && !condition) status_ = absl::InvalidArgumentError(absl::StrCat(file_, ": ", sentence));
+    if (status_.ok() && !condition)
+      status_ = absl::InvalidArgumentError(absl::StrCat(file_, ": ", sentence));
   }
   const absl::Status& status() const { return status_; }
 
@@ -52,7 +57,9 @@ class Fields {
 absl::StatusOr<Json> ReadJsonObject(const std::string& path) {
   WB_ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
   Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (!json.is_object()) return absl::InvalidArgumentError(absl::StrCat(path, ": is not a JSON object (", text.size(), " bytes)"));
+  if (!json.is_object())
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": is not a JSON object (", text.size(), " bytes)"));
   return json;
 }
 
@@ -77,22 +84,26 @@ absl::Status ReadRotary(const Json& json, const std::string& file, ModelSpec* sp
   for (const char* field : {"rope_parameters", "rope_scaling"}) {
     const auto it = json.find(field);
     if (it == json.end() || it->is_null()) continue;
-    if (!it->is_object()) return absl::InvalidArgumentError(absl::StrCat(file, ": field \"", field, "\" is not an object"));
+    if (!it->is_object())
+      return absl::InvalidArgumentError(
+          absl::StrCat(file, ": field \"", field, "\" is not an object"));
     Fields fields(*it, absl::StrCat(file, ": ", field));
     fields.Read("rope_theta", &spec->rope_theta, false, "a number");
     std::string type = "default";
     fields.Read("type", &type, false, "a text");
     fields.Read("rope_type", &type, false, "a text");
-    fields.Require(type == "default" || type == "llama3",
-                   absl::StrCat("rope_type is \"", type, "\", supported are \"default\" and \"llama3\""));
+    fields.Require(
+        type == "default" || type == "llama3",
+        absl::StrCat("rope_type is \"", type, "\", supported are \"default\" and \"llama3\""));
     if (type == "llama3") {
       Llama3RopeScaling scaling;
       fields.Read("factor", &scaling.factor, true, "a number");
       fields.Read("low_freq_factor", &scaling.low_freq_factor, true, "a number");
       fields.Read("high_freq_factor", &scaling.high_freq_factor, true, "a number");
       fields.Count("original_max_position_embeddings", &scaling.original_max_positions);
-      fields.Require(scaling.factor >= 1 && scaling.high_freq_factor > scaling.low_freq_factor,
-                     "llama3 rotary scaling needs factor >= 1 and high_freq_factor > low_freq_factor");
+      fields.Require(
+          scaling.factor >= 1 && scaling.high_freq_factor > scaling.low_freq_factor,
+          "llama3 rotary scaling needs factor >= 1 and high_freq_factor > low_freq_factor");
       spec->rope_scaling = scaling;
     }
     WB_RETURN_IF_ERROR(fields.status());
@@ -104,24 +115,30 @@ absl::Status ReadRotary(const Json& json, const std::string& file, ModelSpec* sp
 absl::Status ReadArchitecture(const Json& json, const std::string& file, ModelSpec* spec) {
   const auto it = json.find("architectures");
   if (it == json.end() || !it->is_array() || it->size() != 1 || !(*it)[0].is_string()) {
-    return absl::InvalidArgumentError(absl::StrCat(file, ": field \"architectures\" is missing, expected one name"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(file, ": field \"architectures\" is missing, expected one name"));
   }
   spec->architecture = (*it)[0].get<std::string>();
-  const bool llama = absl::StartsWith(spec->architecture, "LlamaFor"), qwen2 = absl::StartsWith(spec->architecture, "Qwen2For");
+  const bool llama = absl::StartsWith(spec->architecture, "LlamaFor"),
+             qwen2 = absl::StartsWith(spec->architecture, "Qwen2For");
   const bool causal = absl::EndsWith(spec->architecture, "ForCausalLM");
   spec->sequence_classification = absl::EndsWith(spec->architecture, "ForSequenceClassification");
   spec->qkv_bias = qwen2;
   if ((!llama && !qwen2) || (!causal && !spec->sequence_classification)) {
-    return absl::InvalidArgumentError(absl::StrCat(file, ": architecture \"", spec->architecture, "\" is not supported; supported are ",
-                                                   "LlamaForCausalLM, Qwen2ForCausalLM and their ForSequenceClassification forms"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        file, ": architecture \"", spec->architecture, "\" is not supported; supported are ",
+        "LlamaForCausalLM, Qwen2ForCausalLM and their ForSequenceClassification forms"));
   }
   return absl::OkStatus();
 }
 
-// A classifier's label count stands in num_labels or, more often, in the length of id2label; transformers' default is two.
+// A classifier's label count stands in num_labels or, more often, in the length of id2label;
+// transformers' default is two.
 int64_t NumLabels(const Json& json) {
-  if (const auto it = json.find("num_labels"); it != json.end() && it->is_number_integer()) return it->get<int64_t>();
-  if (const auto it = json.find("id2label"); it != json.end() && it->is_object()) return static_cast<int64_t>(it->size());
+  if (const auto it = json.find("num_labels"); it != json.end() && it->is_number_integer())
+    return it->get<int64_t>();
+  if (const auto it = json.find("id2label"); it != json.end() && it->is_object())
+    return static_cast<int64_t>(it->size());
   return 2;
 }
 
@@ -148,22 +165,27 @@ absl::StatusOr<ModelSpec> ReadModelSpec(absl::string_view folder) {
   fields.Read("tie_word_embeddings", &spec.tied_embeddings, false, "true or false");
   std::string activation = "silu";
   fields.Read("hidden_act", &activation, false, "a text");
-  fields.Require(activation == "silu", absl::StrCat("hidden_act is \"", activation, "\", supported is \"silu\""));
+  fields.Require(activation == "silu",
+                 absl::StrCat("hidden_act is \"", activation, "\", supported is \"silu\""));
   bool attention_bias = false, mlp_bias = false, sliding = false;
   fields.Read("attention_bias", &attention_bias, false, "true or false");
   fields.Read("mlp_bias", &mlp_bias, false, "true or false");
   fields.Read("use_sliding_window", &sliding, false, "true or false");
-  fields.Require(!(attention_bias && !spec.qkv_bias) && !mlp_bias, "attention_bias or mlp_bias is true, which is not supported");
+  fields.Require(!(attention_bias && !spec.qkv_bias) && !mlp_bias,
+                 "attention_bias or mlp_bias is true, which is not supported");
   fields.Require(!sliding, "use_sliding_window is true, which is not supported");
   fields.Require(spec.num_kv_heads > 0 && spec.num_heads % spec.num_kv_heads == 0,
-                 absl::StrCat("num_attention_heads ", spec.num_heads, " is no multiple of num_key_value_heads ", spec.num_kv_heads));
-  fields.Require(spec.head_dim % 2 == 0, absl::StrCat("head_dim is ", spec.head_dim, ", expected an even number"));
+                 absl::StrCat("num_attention_heads ", spec.num_heads,
+                              " is no multiple of num_key_value_heads ", spec.num_kv_heads));
+  fields.Require(spec.head_dim % 2 == 0,
+                 absl::StrCat("head_dim is ", spec.head_dim, ", expected an even number"));
   fields.Require(!spec.sequence_classification || NumLabels(json) == 1,
                  absl::StrCat("a reward model needs one label, found ", NumLabels(json)));
   WB_RETURN_IF_ERROR(fields.status());
   WB_RETURN_IF_ERROR(ReadRotary(json, file, &spec));
   spec.eos_token_ids = TokenIds(json, "eos_token_id");
-  if (const std::vector<int32_t> bos = TokenIds(json, "bos_token_id"); !bos.empty()) spec.bos_token_id = bos[0];
+  if (const std::vector<int32_t> bos = TokenIds(json, "bos_token_id"); !bos.empty())
+    spec.bos_token_id = bos[0];
 
   const std::string generation = absl::StrCat(folder, "/generation_config.json");
   const absl::StatusOr<Json> generation_json = ReadJsonObject(generation);
@@ -177,13 +199,15 @@ absl::StatusOr<ModelSpec> ReadModelSpec(absl::string_view folder) {
 }
 
 absl::string_view ProjectionName(Projection projection) {
-  constexpr const char* kNames[] = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"};
+  constexpr const char* kNames[] = {"q_proj",    "k_proj",  "v_proj",   "o_proj",
+                                    "gate_proj", "up_proj", "down_proj"};
   return kNames[static_cast<int>(projection)];
 }
 
 absl::string_view ProjectionModule(Projection projection) {
-  constexpr const char* kModules[] = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-                                      "mlp.gate_proj",    "mlp.up_proj",      "mlp.down_proj"};
+  constexpr const char* kModules[] = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
+                                      "self_attn.o_proj", "mlp.gate_proj",    "mlp.up_proj",
+                                      "mlp.down_proj"};
   return kModules[static_cast<int>(projection)];
 }
 

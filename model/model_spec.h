@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What config.json of a Hugging Face folder says about an architecture, checked and in one shape for all of them. Used by the loader, LoRA
-// and the forward pass. A further architecture is one more branch in ParseModelSpec and the fields it needs here.
+// What config.json of a Hugging Face folder says about an architecture, checked and in one shape
+// for all of them. Used by the loader, LoRA and the forward pass. A further architecture is one
+// more branch in ParseModelSpec and the fields it needs here.
 #pragma once
 
 #include <cstdint>
@@ -37,8 +38,8 @@ struct ModelSpec {
   double norm_epsilon = 1e-6;
   bool qkv_bias = false;
   bool tied_embeddings = false;
-  bool sequence_classification = false;   // One label, `score.weight` in place of the output head.
-  std::vector<int32_t> eos_token_ids;     // generation_config.json where present, else config.json.
+  bool sequence_classification = false;  // One label, `score.weight` in place of the output head.
+  std::vector<int32_t> eos_token_ids;    // generation_config.json where present, else config.json.
   absl::optional<int32_t> bos_token_id;
 };
 
@@ -48,8 +49,8 @@ absl::StatusOr<ModelSpec> ReadModelSpec(absl::string_view folder);
 // The seven linear projections of a decoder layer, in the order of the forward pass.
 enum class Projection { kQ, kK, kV, kO, kGate, kUp, kDown };
 inline constexpr int kNumProjections = 7;
-absl::string_view ProjectionName(Projection projection);        // "q_proj"
-absl::string_view ProjectionModule(Projection projection);      // "self_attn.q_proj"
+absl::string_view ProjectionName(Projection projection);    // "q_proj"
+absl::string_view ProjectionModule(Projection projection);  // "self_attn.q_proj"
 int64_t ProjectionInputs(const ModelSpec& spec, Projection projection);
 int64_t ProjectionOutputs(const ModelSpec& spec, Projection projection);
 

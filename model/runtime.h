@@ -9,12 +9,14 @@
 
 namespace wideberth::model {
 
-// Sets intra-op threads (0: one) and turns inter-op threads off. Call before the first torch operation. With one thread no OpenMP team exists,
-// so nothing spins on a core that another role needs.
+// Sets intra-op threads (0: one) and turns inter-op threads off. Call before the first torch
+// operation. With one thread no OpenMP team exists, so nothing spins on a core that another role
+// needs.
 void ConfigureRuntime(int num_threads);
 
 at::ScalarType ScalarTypeOf(proto::DType dtype);
-// "cpu" or "cuda:N". InvalidArgument otherwise; FailedPrecondition for a GPU that this build or machine does not have.
+// "cpu" or "cuda:N". InvalidArgument otherwise; FailedPrecondition for a GPU that this build or
+// machine does not have.
 absl::StatusOr<at::Device> ParseDevice(const std::string& name);
 
 }  // namespace wideberth::model

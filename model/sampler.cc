@@ -26,7 +26,8 @@ float Largest(const float* values, size_t n) {
   return largest;
 }
 
-// exp(x) for x <= 0 by 2^n times a polynomial, relative error below 2e-7; branch-free, so that loops over it vectorise.
+// exp(x) for x <= 0 by 2^n times a polynomial, relative error below 2e-7; branch-free, so that
+// loops over it vectorise.
 inline float ExpOfNegative(float x) {
   const float clamped = x < -87.0f ? -87.0f : x;
   const float scaled = clamped * 1.44269504088896341f;
@@ -47,8 +48,8 @@ inline float ExpOfNegative(float x) {
   return x < -87.0f ? 0.0f : p * power.value;
 }
 
-__attribute__((target_clones("avx512f", "avx2", "default"))) double ExpAll(const float* values, float largest, float inverse_temperature,
-                                                                           float* out, size_t n) {
+__attribute__((target_clones("avx512f", "avx2", "default"))) double ExpAll(
+    const float* values, float largest, float inverse_temperature, float* out, size_t n) {
   double sum = 0;
   for (size_t first = 0; first < n; first += 1024) {
     const size_t last = std::min(n, first + 1024);
@@ -96,14 +97,19 @@ int32_t FirstPast(const std::vector<float>& weights, double threshold) {
 
 absl::Status Sampler::Validate(const proto::GenerationConfig& config) {
   auto bad = [](absl::string_view field, auto value, absl::string_view expected) {
-    return absl::InvalidArgumentError(absl::StrCat("generation.", field, " is ", value, ", must be ", expected));
+    return absl::InvalidArgumentError(
+        absl::StrCat("generation.", field, " is ", value, ", must be ", expected));
   };
-  if (config.max_new_tokens() < 1) return bad("max_new_tokens", config.max_new_tokens(), "at least 1");
+  if (config.max_new_tokens() < 1)
+    return bad("max_new_tokens", config.max_new_tokens(), "at least 1");
   if (!(config.temperature() >= 0)) return bad("temperature", config.temperature(), "at least 0");
   if (config.top_k() < 0) return bad("top_k", config.top_k(), "at least 0 (0 is off)");
-  if (!(config.top_p() > 0 && config.top_p() <= 1)) return bad("top_p", config.top_p(), "in (0, 1]");
-  if (!(config.min_p() >= 0 && config.min_p() <= 1)) return bad("min_p", config.min_p(), "in [0, 1]");
-  if (!(config.repetition_penalty() > 0)) return bad("repetition_penalty", config.repetition_penalty(), "above 0");
+  if (!(config.top_p() > 0 && config.top_p() <= 1))
+    return bad("top_p", config.top_p(), "in (0, 1]");
+  if (!(config.min_p() >= 0 && config.min_p() <= 1))
+    return bad("min_p", config.min_p(), "in [0, 1]");
+  if (!(config.repetition_penalty() > 0))
+    return bad("repetition_penalty", config.repetition_penalty(), "above 0");
   return absl::OkStatus();
 }
 
@@ -112,21 +118,24 @@ void Sampler::Penalize(absl::Span<const int32_t> seen) {
   std::vector<int32_t> once(seen.begin(), seen.end());
   std::sort(once.begin(), once.end());
   once.erase(std::unique(once.begin(), once.end()), once.end());
-  for (int32_t token : once) scores_[token] = scores_[token] < 0 ? scores_[token] * penalty : scores_[token] / penalty;
+  for (int32_t token : once)
+    scores_[token] = scores_[token] < 0 ? scores_[token] * penalty : scores_[token] / penalty;
 }
 
 void Sampler::KeepTopK() {
   const size_t k = static_cast<size_t>(config_.top_k());
   if (k == 0 || k >= weights_.size()) return;
   sorted_ = scores_;
-  std::nth_element(sorted_.begin(), sorted_.begin() + (k - 1), sorted_.end(), std::greater<float>());
+  std::nth_element(sorted_.begin(), sorted_.begin() + (k - 1), sorted_.end(),
+                   std::greater<float>());
   const float threshold = sorted_[k - 1];
   for (size_t i = 0; i < scores_.size(); ++i) {
     if (scores_[i] < threshold) weights_[i] = 0;
   }
 }
 
-// Drops the least likely tokens whose summed probability stays within 1 - top_p; the most likely one always remains.
+// Drops the least likely tokens whose summed probability stays within 1 - top_p; the most likely
+// one always remains.
 void Sampler::KeepTopP() {
   if (config_.top_p() >= 1) return;
   std::vector<int32_t> order;
@@ -136,7 +145,8 @@ void Sampler::KeepTopP() {
     order.push_back(static_cast<int32_t>(i));
     total += weights_[i];
   }
-  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return weights_[a] < weights_[b]; });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int32_t a, int32_t b) { return weights_[a] < weights_[b]; });
   double sum = 0;
   for (size_t i = 0; i + 1 < order.size(); ++i) {
     sum += weights_[order[i]];
@@ -150,7 +160,9 @@ double Sampler::Weigh(absl::Span<const float> logits, absl::Span<const int32_t> 
   weights_.resize(scores_.size());
   if (config_.repetition_penalty() != 1.0) Penalize(seen);
   const float largest = Largest(scores_.data(), scores_.size());
-  const double sum = ExpAll(scores_.data(), largest, static_cast<float>(1.0 / config_.temperature()), weights_.data(), weights_.size());
+  const double sum =
+      ExpAll(scores_.data(), largest, static_cast<float>(1.0 / config_.temperature()),
+             weights_.data(), weights_.size());
   log_total_ = largest * (1.0 / config_.temperature()) + std::log(sum);
   const bool truncated = config_.top_k() > 0 || config_.top_p() < 1 || config_.min_p() > 0;
   if (!truncated) return sum;
@@ -165,29 +177,34 @@ double Sampler::Weigh(absl::Span<const float> logits, absl::Span<const int32_t> 
   return kept;
 }
 
-Sampler::Choice Sampler::Sample(absl::Span<const float> logits, absl::Span<const int32_t> seen, double uniform) {
+Sampler::Choice Sampler::Sample(absl::Span<const float> logits, absl::Span<const int32_t> seen,
+                                double uniform) {
   Choice choice;
   const bool greedy = config_.temperature() == 0;
   if (greedy) {
     scores_.assign(logits.begin(), logits.end());
     if (config_.repetition_penalty() != 1.0) Penalize(seen);
-    choice.token = static_cast<int32_t>(std::max_element(scores_.begin(), scores_.end()) - scores_.begin());
+    choice.token =
+        static_cast<int32_t>(std::max_element(scores_.begin(), scores_.end()) - scores_.begin());
   } else {
     const double sum = Weigh(logits, seen);
     choice.token = FirstPast(weights_, uniform * sum);
   }
   const double inverse_temperature = greedy ? 1.0 : 1.0 / config_.temperature();
-  if (greedy || config_.repetition_penalty() != 1.0) {  // Otherwise Weigh has met these very numbers.
+  if (greedy ||
+      config_.repetition_penalty() != 1.0) {  // Otherwise Weigh has met these very numbers.
     const float largest = Largest(logits.data(), logits.size());
     weights_.resize(logits.size());
-    const double total = ExpAll(logits.data(), largest, static_cast<float>(inverse_temperature), weights_.data(), logits.size());
+    const double total = ExpAll(logits.data(), largest, static_cast<float>(inverse_temperature),
+                                weights_.data(), logits.size());
     log_total_ = largest * inverse_temperature + std::log(total);
   }
   choice.logprob = logits[choice.token] * inverse_temperature - log_total_;
   return choice;
 }
 
-std::vector<double> Sampler::Distribution(absl::Span<const float> logits, absl::Span<const int32_t> seen) {
+std::vector<double> Sampler::Distribution(absl::Span<const float> logits,
+                                          absl::Span<const int32_t> seen) {
   const double sum = Weigh(logits, seen);
   std::vector<double> distribution(weights_.begin(), weights_.end());
   for (double& p : distribution) p /= sum;

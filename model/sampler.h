@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One token from one row of logits: the processors of transformers' generate, in its order, then the inverse CDF at a uniform number.
+// One token from one row of logits: the processors of transformers' generate, in its order, then
+// the inverse CDF at a uniform number.
 #pragma once
 
 #include <cstdint>
@@ -21,9 +22,11 @@ class Sampler {
 
   struct Choice {
     int32_t token = 0;
-    double logprob = 0;  // Of the tempered distribution over the whole vocabulary, without penalty and truncation.
+    double logprob = 0;  // Of the tempered distribution over the whole vocabulary, without penalty
+                         // and truncation.
   };
-  // `logits` [V] raw; `seen`: tokens of prompt and completion so far (only read with a repetition penalty); `uniform` in [0, 1).
+  // `logits` [V] raw; `seen`: tokens of prompt and completion so far (only read with a repetition
+  // penalty); `uniform` in [0, 1).
   Choice Sample(absl::Span<const float> logits, absl::Span<const int32_t> seen, double uniform);
   // The distribution that Sample draws from, [V]; for tests.
   std::vector<double> Distribution(absl::Span<const float> logits, absl::Span<const int32_t> seen);
@@ -36,10 +39,10 @@ class Sampler {
   void KeepTopP();
 
   const proto::GenerationConfig config_;
-  std::vector<float> scores_;   // Working copy of the logits.
+  std::vector<float> scores_;  // Working copy of the logits.
   std::vector<float> weights_;
   std::vector<float> sorted_;
-  double log_total_ = 0;        // log sum exp(l / temperature) of the last Weigh, before truncation.
+  double log_total_ = 0;  // log sum exp(l / temperature) of the last Weigh, before truncation.
 };
 
 }  // namespace wideberth::model

@@ -141,14 +141,21 @@ void AppendAnswer(const char* label, const std::vector<Answer>& answers, std::st
     absl::StrAppend(out, "         ", line, "\n");
 }
 
+// Four decimals, or as many digits where four would show nothing (a KL of 2e-5).
+std::string Decimals(double value, bool sign) {
+  const bool tiny = value != 0 && std::abs(value) < 1e-3;
+  if (sign) return tiny ? absl::StrFormat("%+.1e", value) : absl::StrFormat("%+.4f", value);
+  return tiny ? absl::StrFormat("%.1e", value) : absl::StrFormat("%.4f", value);
+}
+
 std::string Cell(const absl::optional<double>& value) {
-  return value.has_value() ? absl::StrFormat("%.4f", *value) : "-";
+  return value.has_value() ? Decimals(*value, false) : "-";
 }
 
 std::string DifferenceCell(const absl::optional<Difference>& difference) {
   if (!difference.has_value()) return "-";
-  return absl::StrFormat("%+.4f [%+.4f, %+.4f]", difference->mean, difference->low,
-                         difference->high);
+  return absl::StrCat(Decimals(difference->mean, true), " [", Decimals(difference->low, true), ", ",
+                      Decimals(difference->high, true), "]");
 }
 
 }  // namespace
@@ -244,8 +251,8 @@ std::string SummaryTable(const Summary& summary) {
     size_t num_answers = 0;
     for (const PromptPair& pair : summary.evaluation) num_answers += pair.before.size();
     absl::StrAppendFormat(&out,
-                          "\n%d held-out prompts, %d answers each side, same seeds; difference "
-                          "with a 95 %% interval (paired bootstrap over prompts)\n\n",
+                          "\n%d held-out prompts, %d answers each side, same seeds;\n"
+                          "differences with 95 %% intervals (paired bootstrap over prompts)\n\n",
                           summary.evaluation.size(), num_answers);
     absl::StrAppendFormat(&out, "  %-32s %10s %10s   %s\n", "", "before", "after", "difference");
     for (const Row& row : CompareBeforeAfter(summary)) {

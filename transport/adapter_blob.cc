@@ -12,33 +12,42 @@ namespace {
 
 uint64_t ElementBytes(proto::DType dtype) {
   switch (dtype) {
-    case proto::FLOAT32: return 4;
-    case proto::BFLOAT16: return 2;
-    case proto::FLOAT64: return 8;
+    case proto::FLOAT32:
+      return 4;
+    case proto::BFLOAT16:
+      return 2;
+    case proto::FLOAT64:
+      return 8;
   }
   return 0;
 }
 
-std::string NameOf(const proto::AdapterManifest& manifest) { return absl::StrCat("adapter version ", manifest.version()); }
+std::string NameOf(const proto::AdapterManifest& manifest) {
+  return absl::StrCat("adapter version ", manifest.version());
+}
 
 }  // namespace
 
 absl::Status VerifyAdapterManifest(const proto::AdapterManifest& manifest) {
   const std::string name = NameOf(manifest);
-  if (!manifest.has_version()) return absl::InvalidArgumentError("an adapter manifest has no version");
-  if (manifest.tensor().empty()) return absl::InvalidArgumentError(absl::StrCat(name, ": the manifest lists no tensor"));
+  if (!manifest.has_version())
+    return absl::InvalidArgumentError("an adapter manifest has no version");
+  if (manifest.tensor().empty())
+    return absl::InvalidArgumentError(absl::StrCat(name, ": the manifest lists no tensor"));
   const uint64_t element_bytes = ElementBytes(manifest.dtype());
   uint64_t end = 0;
   for (const proto::TensorSpec& tensor : manifest.tensor()) {
     if (tensor.offset_bytes() != end) {
-      return absl::InvalidArgumentError(absl::StrCat(name, ": tensor ", tensor.name(), " starts at byte ", tensor.offset_bytes(),
+      return absl::InvalidArgumentError(absl::StrCat(name, ": tensor ", tensor.name(),
+                                                     " starts at byte ", tensor.offset_bytes(),
                                                      ", must follow the one before at byte ", end));
     }
     uint64_t size = element_bytes;
     for (const int64_t dimension : tensor.shape()) {
       if (dimension <= 0 || __builtin_mul_overflow(size, static_cast<uint64_t>(dimension), &size)) {
-        return absl::InvalidArgumentError(
-            absl::StrCat(name, ": tensor ", tensor.name(), " has a dimension of ", dimension, ", must be positive and of sane size"));
+        return absl::InvalidArgumentError(absl::StrCat(name, ": tensor ", tensor.name(),
+                                                       " has a dimension of ", dimension,
+                                                       ", must be positive and of sane size"));
       }
     }
     if (__builtin_add_overflow(end, size, &end)) {
@@ -46,12 +55,12 @@ absl::Status VerifyAdapterManifest(const proto::AdapterManifest& manifest) {
     }
   }
   if (end != manifest.num_bytes()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(name, ": num_bytes is ", manifest.num_bytes(), ", the tensors listed have ", end));
+    return absl::InvalidArgumentError(absl::StrCat(name, ": num_bytes is ", manifest.num_bytes(),
+                                                   ", the tensors listed have ", end));
   }
   if (manifest.fingerprint().size() != 32) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(name, ": fingerprint is \"", manifest.fingerprint(), "\", must be 32 hexadecimal digits"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        name, ": fingerprint is \"", manifest.fingerprint(), "\", must be 32 hexadecimal digits"));
   }
   return absl::OkStatus();
 }
@@ -59,13 +68,14 @@ absl::Status VerifyAdapterManifest(const proto::AdapterManifest& manifest) {
 absl::Status VerifyAdapterBlob(const AdapterBlob& blob) {
   WB_RETURN_IF_ERROR(VerifyAdapterManifest(blob.manifest));
   if (blob.bytes.size() != blob.manifest.num_bytes()) {
-    return absl::DataLossError(absl::StrCat(NameOf(blob.manifest), " has ", blob.bytes.size(), " bytes, its manifest says ",
+    return absl::DataLossError(absl::StrCat(NameOf(blob.manifest), " has ", blob.bytes.size(),
+                                            " bytes, its manifest says ",
                                             blob.manifest.num_bytes()));
   }
   const std::string found = Fingerprint(blob.bytes);
   if (found != blob.manifest.fingerprint()) {
-    return absl::DataLossError(absl::StrCat(NameOf(blob.manifest), " has fingerprint ", found, ", its manifest says ",
-                                            blob.manifest.fingerprint()));
+    return absl::DataLossError(absl::StrCat(NameOf(blob.manifest), " has fingerprint ", found,
+                                            ", its manifest says ", blob.manifest.fingerprint()));
   }
   return absl::OkStatus();
 }

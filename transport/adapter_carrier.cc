@@ -18,21 +18,24 @@ absl::Status GrpcAdapterCarrier::Publish(std::shared_ptr<const AdapterBlob> blob
   WB_RETURN_IF_ERROR(VerifyAdapterBlob(*blob));
   MutexLock lock(mutex_);
   if (newest_ != nullptr && blob->manifest.version() <= newest_->manifest.version()) {
-    return absl::InvalidArgumentError(absl::StrCat("adapter version ", blob->manifest.version(), " published after version ",
-                                                   newest_->manifest.version(), ", must be higher"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("adapter version ", blob->manifest.version(), " published after version ",
+                     newest_->manifest.version(), ", must be higher"));
   }
   newest_ = std::move(blob);
   return absl::OkStatus();
 }
 
-std::shared_ptr<const AdapterBlob> GrpcAdapterCarrier::Newest(const proto::FetchAdapterRequest& request) const {
+std::shared_ptr<const AdapterBlob> GrpcAdapterCarrier::Newest(
+    const proto::FetchAdapterRequest& request) const {
   MutexLock lock(mutex_);
   if (newest_ == nullptr) return nullptr;
   if (request.have_any() && newest_->manifest.version() <= request.have_version()) return nullptr;
   return newest_;
 }
 
-absl::StatusOr<std::shared_ptr<const AdapterBlob>> GrpcAdapterSource::Receive(std::optional<uint64_t> have) {
+absl::StatusOr<std::shared_ptr<const AdapterBlob>> GrpcAdapterSource::Receive(
+    std::optional<uint64_t> have) {
   proto::FetchAdapterRequest request;
   request.set_member_id(member_id_());
   request.set_have_any(have.has_value());
@@ -40,9 +43,13 @@ absl::StatusOr<std::shared_ptr<const AdapterBlob>> GrpcAdapterSource::Receive(st
   return client_->FetchAdapter(request);
 }
 
-AdapterReceiver::AdapterReceiver(AdapterSource* source, LearnerClient* client, std::function<std::string()> member_id,
+AdapterReceiver::AdapterReceiver(AdapterSource* source, LearnerClient* client,
+                                 std::function<std::string()> member_id,
                                  absl::Duration poll_interval)
-    : source_(source), client_(client), member_id_(std::move(member_id)), poll_interval_(poll_interval) {
+    : source_(source),
+      client_(client),
+      member_id_(std::move(member_id)),
+      poll_interval_(poll_interval) {
   thread_ = std::thread([this] { Run(); });
 }
 
@@ -64,16 +71,20 @@ std::shared_ptr<const AdapterBlob> AdapterReceiver::TakeNewer(std::optional<uint
   return staged_;
 }
 
-absl::StatusOr<std::shared_ptr<const AdapterBlob>> AdapterReceiver::WaitFor(uint64_t version, absl::Time deadline) {
+absl::StatusOr<std::shared_ptr<const AdapterBlob>> AdapterReceiver::WaitFor(uint64_t version,
+                                                                            absl::Time deadline) {
   MutexLock lock(mutex_);
   ++num_waiting_;
   wake_.SignalAll();
-  while (!stopped_ && (staged_ == nullptr || staged_->manifest.version() < version) && absl::Now() < deadline) {
+  while (!stopped_ && (staged_ == nullptr || staged_->manifest.version() < version) &&
+         absl::Now() < deadline) {
     staged_changed_.WaitFor(mutex_, deadline - absl::Now());
   }
   --num_waiting_;
   if (staged_ != nullptr && staged_->manifest.version() >= version) return staged_;
-  if (stopped_) return absl::CancelledError(absl::StrCat("waiting for adapter version ", version, ": the receiver was stopped"));
+  if (stopped_)
+    return absl::CancelledError(
+        absl::StrCat("waiting for adapter version ", version, ": the receiver was stopped"));
   return absl::DeadlineExceededError(absl::StrCat(
       "adapter version ", version, " did not arrive in time; newest here is ",
       staged_ == nullptr ? "none" : absl::StrCat(staged_->manifest.version()),
@@ -100,7 +111,8 @@ absl::Status AdapterReceiver::FetchOnce() {
   WB_RETURN_IF_ERROR(VerifyAdapterBlob(*blob));
   MutexLock lock(mutex_);
   if (have && blob->manifest.version() <= *have) {
-    return absl::InternalError(absl::StrCat("received adapter version ", blob->manifest.version(), ", asked for one above ", *have));
+    return absl::InternalError(absl::StrCat("received adapter version ", blob->manifest.version(),
+                                            ", asked for one above ", *have));
   }
   staged_ = std::move(blob);
   staged_changed_.SignalAll();
@@ -111,11 +123,13 @@ void AdapterReceiver::Run() {
   while (true) {
     const absl::Status status = FetchOnce();
     MutexLock lock(mutex_);
-    if (!status.ok() && !stopped_ && status != last_error_) WB_LOG(WARNING) << "adapter not received: " << status.message();
+    if (!status.ok() && !stopped_ && status != last_error_)
+      WB_LOG(WARNING) << "adapter not received: " << status.message();
     last_error_ = status;
     const absl::Time start = absl::Now();
     while (!stopped_) {
-      const absl::Duration pause = num_waiting_ > 0 ? std::min(kWaitingPoll, poll_interval_) : poll_interval_;
+      const absl::Duration pause =
+          num_waiting_ > 0 ? std::min(kWaitingPoll, poll_interval_) : poll_interval_;
       if (absl::Now() - start >= pause) break;
       wake_.WaitFor(mutex_, start + pause - absl::Now());
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The weight wire: how policy versions get from the learner to everybody who samples. A carrier brings bytes (gRPC stream here, NCCL in
-// nccl_carrier.h); AdapterReceiver verifies them and holds the newest one until its owner swaps it in between two decode steps.
+// The weight wire: how policy versions get from the learner to everybody who samples. A carrier
+// brings bytes (gRPC stream here, NCCL in nccl_carrier.h); AdapterReceiver verifies them and holds
+// the newest one until its owner swaps it in between two decode steps.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +24,8 @@ namespace wideberth::transport {
 class AdapterCarrier {
  public:
   virtual ~AdapterCarrier() = default;
-  // Makes `blob` the newest version. Versions only grow: InvalidArgument otherwise, or when the blob does not verify.
+  // Makes `blob` the newest version. Versions only grow: InvalidArgument otherwise, or when the
+  // blob does not verify.
   virtual absl::Status Publish(std::shared_ptr<const AdapterBlob> blob) = 0;
 };
 
@@ -31,11 +33,14 @@ class AdapterCarrier {
 class AdapterSource {
  public:
   virtual ~AdapterSource() = default;
-  // A verified version above `have` (any where it is unset), or null: nothing newer. Blocks as long as the carrier's own deadline.
-  virtual absl::StatusOr<std::shared_ptr<const AdapterBlob>> Receive(std::optional<uint64_t> have) = 0;
+  // A verified version above `have` (any where it is unset), or null: nothing newer. Blocks as long
+  // as the carrier's own deadline.
+  virtual absl::StatusOr<std::shared_ptr<const AdapterBlob>> Receive(
+      std::optional<uint64_t> have) = 0;
 };
 
-// The gRPC carrier's shelf: holds the newest version for FetchAdapter. LearnerHandler::NewestAdapter returns `Newest(request)`.
+// The gRPC carrier's shelf: holds the newest version for FetchAdapter.
+// LearnerHandler::NewestAdapter returns `Newest(request)`.
 class GrpcAdapterCarrier final : public AdapterCarrier {
  public:
   absl::Status Publish(std::shared_ptr<const AdapterBlob> blob) override;
@@ -59,12 +64,14 @@ class GrpcAdapterSource final : public AdapterSource {
   const std::function<std::string()> member_id_;
 };
 
-// Keeps the newest version staged while the owner works with an older one: two versions in memory, never a half. One thread of its own.
-// Thread-safe. The source and client must outlive it; cancel the client before destroying it, so that the thread is not in a call.
+// Keeps the newest version staged while the owner works with an older one: two versions in memory,
+// never a half. One thread of its own. Thread-safe. The source and client must outlive it; cancel
+// the client before destroying it, so that the thread is not in a call.
 class AdapterReceiver final {
  public:
   // Looks for a newer version every `poll_interval`, and at once when somebody waits for one.
-  AdapterReceiver(AdapterSource* source, LearnerClient* client, std::function<std::string()> member_id,
+  AdapterReceiver(AdapterSource* source, LearnerClient* client,
+                  std::function<std::string()> member_id,
                   absl::Duration poll_interval = absl::Seconds(1));
   ~AdapterReceiver();
   AdapterReceiver(const AdapterReceiver&) = delete;
@@ -73,10 +80,12 @@ class AdapterReceiver final {
   // The staged version if it is above `than` (any where unset), else null. Does not block.
   std::shared_ptr<const AdapterBlob> TakeNewer(std::optional<uint64_t> than);
 
-  // Blocks until version `version` or a later one is staged; DeadlineExceeded with the last failure otherwise, Cancelled after Stop.
+  // Blocks until version `version` or a later one is staged; DeadlineExceeded with the last failure
+  // otherwise, Cancelled after Stop.
   absl::StatusOr<std::shared_ptr<const AdapterBlob>> WaitFor(uint64_t version, absl::Time deadline);
 
-  // Tells the learner which version is sampled from now; called after the swap. Blocks for one unary call.
+  // Tells the learner which version is sampled from now; called after the swap. Blocks for one
+  // unary call.
   absl::Status Acknowledge(uint64_t version, const std::string& fingerprint);
 
   // Ends the thread and wakes every waiter. Idempotent.
@@ -91,7 +100,7 @@ class AdapterReceiver final {
   const std::function<std::string()> member_id_;
   const absl::Duration poll_interval_;
   Mutex mutex_;
-  CondVar wake_;    // The thread: stop, or somebody waits.
+  CondVar wake_;  // The thread: stop, or somebody waits.
   CondVar staged_changed_;
   std::shared_ptr<const AdapterBlob> staged_ ABSL_GUARDED_BY(mutex_);
   absl::Status last_error_ ABSL_GUARDED_BY(mutex_);

@@ -24,7 +24,8 @@ nlohmann::json OrNull(const std::optional<T>& value) {
   return value ? nlohmann::json(*value) : nlohmann::json(nullptr);
 }
 
-nlohmann::json ToJson(const HealthPage::Options& options, const RoleStatus& status, absl::Duration uptime) {
+nlohmann::json ToJson(const HealthPage::Options& options, const RoleStatus& status,
+                      absl::Duration uptime) {
   nlohmann::json members = nlohmann::json::array();
   for (const MemberRow& member : status.members) {
     members.push_back({{"name", member.name},
@@ -55,23 +56,32 @@ nlohmann::json ToJson(const HealthPage::Options& options, const RoleStatus& stat
           {"members", members}};
 }
 
-// What every role's status says anyway, as gauges, so that a monitor sees something before a role registers its own.
-std::string StatusMetrics(const HealthPage::Options& options, const RoleStatus& status, absl::Duration uptime) {
+// What every role's status says anyway, as gauges, so that a monitor sees something before a role
+// registers its own.
+std::string StatusMetrics(const HealthPage::Options& options, const RoleStatus& status,
+                          absl::Duration uptime) {
   Metrics metrics;
   const Metrics::Labels self = {{"role", options.role}, {"name", options.name}};
-  metrics.NewGauge("wideberth_status_healthy", "1 while the process considers itself healthy.", self)
+  metrics
+      .NewGauge("wideberth_status_healthy", "1 while the process considers itself healthy.", self)
       ->Set(status.unhealthy_reason.empty() ? 1 : 0);
-  metrics.NewGauge("wideberth_status_uptime_seconds", "Time since the process serves this page.", self)
+  metrics
+      .NewGauge("wideberth_status_uptime_seconds", "Time since the process serves this page.", self)
       ->Set(absl::ToDoubleSeconds(uptime));
   if (status.policy_version) {
-    metrics.NewGauge("wideberth_status_policy_version", "Policy version in use.", self)->Set(double(*status.policy_version));
+    metrics.NewGauge("wideberth_status_policy_version", "Policy version in use.", self)
+        ->Set(double(*status.policy_version));
   }
   for (const MemberRow& member : status.members) {
     const Metrics::Labels labels = {{"role", member.role}, {"name", member.name}};
-    metrics.NewGauge("wideberth_status_member_heartbeat_age_seconds", "Time since the member's last heartbeat.", labels)
+    metrics
+        .NewGauge("wideberth_status_member_heartbeat_age_seconds",
+                  "Time since the member's last heartbeat.", labels)
         ->Set(member.heartbeat_age);
     if (!member.policy_version) continue;
-    metrics.NewGauge("wideberth_status_member_policy_version", "Policy version the member uses.", labels)
+    metrics
+        .NewGauge("wideberth_status_member_policy_version", "Policy version the member uses.",
+                  labels)
         ->Set(double(*member.policy_version));
   }
   return metrics.Text();
@@ -99,18 +109,20 @@ class HttpHealthPage final : public HealthPage {
     server_.set_read_timeout(5);
     server_.set_write_timeout(5);
     AddPages();
-    const int port = options_.port == 0                                    ? server_.bind_to_any_port(options_.host)
+    const int port = options_.port == 0 ? server_.bind_to_any_port(options_.host)
                      : server_.bind_to_port(options_.host, options_.port) ? options_.port
-                                                                           : -1;
+                                                                          : -1;
     if (port <= 0) {
       const std::string reason = WhyNotListening(options_.host, options_.port);
-      return absl::UnavailableError(absl::StrCat("cannot listen on ", options_.host, ":", options_.port, ": ",
-                                                 reason.empty() ? "the HTTP server did not start" : reason));
+      return absl::UnavailableError(
+          absl::StrCat("cannot listen on ", options_.host, ":", options_.port, ": ",
+                       reason.empty() ? "the HTTP server did not start" : reason));
     }
     address_ = PublicAddress(options_.host, port);
     thread_ = std::thread([this] { server_.listen_after_bind(); });
     // `stop` before the loop has begun would be lost, and the thread never joined.
-    for (int i = 0; i < 5000 && !server_.is_running(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    for (int i = 0; i < 5000 && !server_.is_running(); ++i)
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
     return absl::OkStatus();
   }
   std::string address() const override { return address_; }
@@ -119,28 +131,34 @@ class HttpHealthPage final : public HealthPage {
   void AddPages() {
     server_.Get("/", [](const httplib::Request&, httplib::Response& response) {
       response.set_header("Content-Security-Policy",
-                          "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:");
+                          "default-src 'none'; style-src 'unsafe-inline'; script-src "
+                          "'unsafe-inline'; connect-src 'self'; img-src data:");
       response.set_content(kHealthHtml, "text/html; charset=utf-8");
     });
     server_.Get("/healthz", [this](const httplib::Request&, httplib::Response& response) {
       const RoleStatus status = options_.status();
       response.status = status.unhealthy_reason.empty() ? 200 : 503;
-      response.set_content(status.unhealthy_reason.empty() ? "ok\n" : absl::StrCat(status.unhealthy_reason, "\n"), "text/plain");
+      response.set_content(
+          status.unhealthy_reason.empty() ? "ok\n" : absl::StrCat(status.unhealthy_reason, "\n"),
+          "text/plain");
     });
     server_.Get("/status.json", [this](const httplib::Request&, httplib::Response& response) {
       // An error's text may hold a cut character; it must not take the page down.
       const nlohmann::json json = ToJson(options_, options_.status(), absl::Now() - start_);
-      response.set_content(json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n", "application/json");
+      response.set_content(
+          json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n",
+          "application/json");
     });
     server_.Get("/metrics", [this](const httplib::Request&, httplib::Response& response) {
       std::string text = StatusMetrics(options_, options_.status(), absl::Now() - start_);
       if (options_.metrics != nullptr) text += options_.metrics->Text();
       response.set_content(text, "text/plain; version=0.0.4; charset=utf-8");
     });
-    server_.set_exception_handler([](const httplib::Request&, httplib::Response& response, std::exception_ptr) {
-      response.status = 500;
-      response.set_content("the status could not be read\n", "text/plain");
-    });
+    server_.set_exception_handler(
+        [](const httplib::Request&, httplib::Response& response, std::exception_ptr) {
+          response.status = 500;
+          response.set_content("the status could not be read\n", "text/plain");
+        });
   }
 
   const Options options_;

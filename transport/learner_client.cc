@@ -25,22 +25,25 @@ class BlobAssembly {
  public:
   absl::Status Add(const proto::AdapterChunk& chunk) {
     if (blob_ == nullptr) {
-      if (!chunk.has_manifest()) return absl::DataLossError("adapter stream: the first chunk has no manifest");
+      if (!chunk.has_manifest())
+        return absl::DataLossError("adapter stream: the first chunk has no manifest");
       WB_RETURN_IF_ERROR(VerifyAdapterManifest(chunk.manifest()));
       blob_ = std::make_shared<AdapterBlob>();
       blob_->manifest = chunk.manifest();
       try {
         blob_->bytes.reserve(chunk.manifest().num_bytes());
       } catch (const std::exception&) {
-        return absl::ResourceExhaustedError(absl::StrCat(Name(), " has ", chunk.manifest().num_bytes(), " bytes: no memory"));
+        return absl::ResourceExhaustedError(
+            absl::StrCat(Name(), " has ", chunk.manifest().num_bytes(), " bytes: no memory"));
       }
     } else if (chunk.has_manifest()) {
       return absl::DataLossError(absl::StrCat(Name(), ": a second manifest in its stream"));
     }
     const uint64_t have = blob_->bytes.size();
     if (chunk.offset_bytes() != have || chunk.data().size() > blob_->manifest.num_bytes() - have) {
-      return absl::DataLossError(absl::StrCat(Name(), ": a chunk of ", chunk.data().size(), " bytes at ", chunk.offset_bytes(),
-                                              ", expected at ", have, " of ", blob_->manifest.num_bytes()));
+      return absl::DataLossError(absl::StrCat(Name(), ": a chunk of ", chunk.data().size(),
+                                              " bytes at ", chunk.offset_bytes(), ", expected at ",
+                                              have, " of ", blob_->manifest.num_bytes()));
     }
     blob_->bytes.append(chunk.data());
     return absl::OkStatus();
@@ -61,41 +64,56 @@ class BlobAssembly {
 class GrpcLearnerClient final : public LearnerClient {
  public:
   GrpcLearnerClient(absl::string_view address, const Options& options)
-      : address_(address), options_(options), channel_(MakeChannel(address_)), stub_(proto::Learner::NewStub(channel_)) {}
+      : address_(address),
+        options_(options),
+        channel_(MakeChannel(address_)),
+        stub_(proto::Learner::NewStub(channel_)) {}
 
-  bool WaitForConnected(absl::Time deadline) { return channel_->WaitForConnected(absl::ToChronoTime(deadline)); }
+  bool WaitForConnected(absl::Time deadline) {
+    return channel_->WaitForConnected(absl::ToChronoTime(deadline));
+  }
 
   absl::StatusOr<proto::RegisterResponse> Register(const proto::RegisterRequest& request) override {
     return Unary<proto::RegisterResponse>("Register", request, &proto::Learner::Stub::Register);
   }
-  absl::StatusOr<proto::HeartbeatResponse> Heartbeat(const proto::HeartbeatRequest& request) override {
+  absl::StatusOr<proto::HeartbeatResponse> Heartbeat(
+      const proto::HeartbeatRequest& request) override {
     return Unary<proto::HeartbeatResponse>("Heartbeat", request, &proto::Learner::Stub::Heartbeat);
   }
-  absl::StatusOr<proto::LeasePromptsResponse> LeasePrompts(const proto::LeasePromptsRequest& request) override {
-    return Unary<proto::LeasePromptsResponse>("LeasePrompts", request, &proto::Learner::Stub::LeasePrompts);
+  absl::StatusOr<proto::LeasePromptsResponse> LeasePrompts(
+      const proto::LeasePromptsRequest& request) override {
+    return Unary<proto::LeasePromptsResponse>("LeasePrompts", request,
+                                              &proto::Learner::Stub::LeasePrompts);
   }
-  absl::StatusOr<proto::SubmitGroupResponse> SubmitGroup(const proto::SubmitGroupRequest& request) override {
-    return Unary<proto::SubmitGroupResponse>("SubmitGroup", request, &proto::Learner::Stub::SubmitGroup);
+  absl::StatusOr<proto::SubmitGroupResponse> SubmitGroup(
+      const proto::SubmitGroupRequest& request) override {
+    return Unary<proto::SubmitGroupResponse>("SubmitGroup", request,
+                                             &proto::Learner::Stub::SubmitGroup);
   }
-  absl::StatusOr<proto::AcknowledgeAdapterResponse> AcknowledgeAdapter(const proto::AcknowledgeAdapterRequest& request) override {
-    return Unary<proto::AcknowledgeAdapterResponse>("AcknowledgeAdapter", request, &proto::Learner::Stub::AcknowledgeAdapter);
+  absl::StatusOr<proto::AcknowledgeAdapterResponse> AcknowledgeAdapter(
+      const proto::AcknowledgeAdapterRequest& request) override {
+    return Unary<proto::AcknowledgeAdapterResponse>("AcknowledgeAdapter", request,
+                                                    &proto::Learner::Stub::AcknowledgeAdapter);
   }
 
-  absl::StatusOr<std::shared_ptr<const AdapterBlob>> FetchAdapter(const proto::FetchAdapterRequest& request) override {
+  absl::StatusOr<std::shared_ptr<const AdapterBlob>> FetchAdapter(
+      const proto::FetchAdapterRequest& request) override {
     std::shared_ptr<const AdapterBlob> blob;
-    WB_RETURN_IF_ERROR(Retry("FetchAdapter", options_.fetch_timeout, [&](grpc::ClientContext* context) -> absl::Status {
-      BlobAssembly assembly;
-      const std::unique_ptr<grpc::ClientReader<proto::AdapterChunk>> reader = stub_->FetchAdapter(context, request);
-      proto::AdapterChunk chunk;
-      absl::Status unfit;
-      while (unfit.ok() && reader->Read(&chunk)) unfit = assembly.Add(chunk);
-      if (!unfit.ok()) context->TryCancel();
-      const grpc::Status ended = reader->Finish();
-      WB_RETURN_IF_ERROR(unfit);
-      WB_RETURN_IF_ERROR(FromGrpc(ended));
-      WB_ASSIGN_OR_RETURN(blob, assembly.Finish());
-      return absl::OkStatus();
-    }));
+    WB_RETURN_IF_ERROR(Retry(
+        "FetchAdapter", options_.fetch_timeout, [&](grpc::ClientContext* context) -> absl::Status {
+          BlobAssembly assembly;
+          const std::unique_ptr<grpc::ClientReader<proto::AdapterChunk>> reader =
+              stub_->FetchAdapter(context, request);
+          proto::AdapterChunk chunk;
+          absl::Status unfit;
+          while (unfit.ok() && reader->Read(&chunk)) unfit = assembly.Add(chunk);
+          if (!unfit.ok()) context->TryCancel();
+          const grpc::Status ended = reader->Finish();
+          WB_RETURN_IF_ERROR(unfit);
+          WB_RETURN_IF_ERROR(FromGrpc(ended));
+          WB_ASSIGN_OR_RETURN(blob, assembly.Finish());
+          return absl::OkStatus();
+        }));
     return blob;
   }
 
@@ -109,7 +127,9 @@ class GrpcLearnerClient final : public LearnerClient {
  private:
   template <typename Response, typename Request>
   absl::StatusOr<Response> Unary(absl::string_view call, const Request& request,
-                                 grpc::Status (proto::Learner::Stub::*method)(grpc::ClientContext*, const Request&, Response*)) {
+                                 grpc::Status (proto::Learner::Stub::*method)(grpc::ClientContext*,
+                                                                              const Request&,
+                                                                              Response*)) {
     Response response;
     WB_RETURN_IF_ERROR(Retry(call, options_.call_timeout, [&](grpc::ClientContext* context) {
       response.Clear();
@@ -133,8 +153,9 @@ class GrpcLearnerClient final : public LearnerClient {
       if (status.ok()) return status;
       if (cancelled) return Cancelled(call);
       if (absl::IsDeadlineExceeded(status) && unreachable.ok()) {
-        return absl::DeadlineExceededError(
-            absl::StrCat("learner at ", address_, " did not answer ", call, " within ", absl::FormatDuration(timeout)));
+        return absl::DeadlineExceededError(absl::StrCat("learner at ", address_, " did not answer ",
+                                                        call, " within ",
+                                                        absl::FormatDuration(timeout)));
       }
       if (absl::IsUnavailable(status)) {
         unreachable = status;
@@ -143,8 +164,9 @@ class GrpcLearnerClient final : public LearnerClient {
       }
       const absl::Duration delay = backoff.Next();
       if (absl::IsDeadlineExceeded(status) || absl::Now() + delay >= deadline) {
-        return absl::UnavailableError(absl::StrCat("learner at ", address_, " could not be reached for ", call, " within ",
-                                                   absl::FormatDuration(timeout), ": ", unreachable.message()));
+        return absl::UnavailableError(
+            absl::StrCat("learner at ", address_, " could not be reached for ", call, " within ",
+                         absl::FormatDuration(timeout), ": ", unreachable.message()));
       }
       if (!Pause(delay)) return Cancelled(call);
     }
@@ -164,11 +186,13 @@ class GrpcLearnerClient final : public LearnerClient {
   bool Pause(absl::Duration delay) {
     const absl::Time until = absl::Now() + delay;
     MutexLock lock(mutex_);
-    while (!cancelled_ && absl::Now() < until) cancelled_changed_.WaitFor(mutex_, until - absl::Now());
+    while (!cancelled_ && absl::Now() < until)
+      cancelled_changed_.WaitFor(mutex_, until - absl::Now());
     return !cancelled_;
   }
   absl::Status Cancelled(absl::string_view call) const {
-    return absl::CancelledError(absl::StrCat(call, " to the learner at ", address_, " was cancelled here"));
+    return absl::CancelledError(
+        absl::StrCat(call, " to the learner at ", address_, " was cancelled here"));
   }
 
   const std::string address_;
@@ -181,18 +205,22 @@ class GrpcLearnerClient final : public LearnerClient {
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
-// The library does not tell why it cannot connect; an unknown host name is the reason a person can mend.
+// The library does not tell why it cannot connect; an unknown host name is the reason a person can
+// mend.
 std::string HostTrouble(const std::string& host) {
   addrinfo* found = nullptr;
   const int error = getaddrinfo(host.c_str(), nullptr, nullptr, &found);
-  if (error != 0) return absl::StrCat("host name ", host, " is not known (", absl::AsciiStrToLower(gai_strerror(error)), ")");
+  if (error != 0)
+    return absl::StrCat("host name ", host, " is not known (",
+                        absl::AsciiStrToLower(gai_strerror(error)), ")");
   freeaddrinfo(found);
   return "nothing accepts connections there";
 }
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<LearnerClient>> LearnerClient::Connect(absl::string_view address, absl::Duration timeout,
+absl::StatusOr<std::unique_ptr<LearnerClient>> LearnerClient::Connect(absl::string_view address,
+                                                                      absl::Duration timeout,
                                                                       const Options& options) {
   std::string host;
   int port = 0;
@@ -200,12 +228,14 @@ absl::StatusOr<std::unique_ptr<LearnerClient>> LearnerClient::Connect(absl::stri
   auto client = std::make_unique<GrpcLearnerClient>(address, options);
   if (!client->WaitForConnected(absl::Now() + timeout)) {
     return absl::UnavailableError(
-        absl::StrCat("learner at ", address, " could not be reached within ", absl::FormatDuration(timeout), ": ", HostTrouble(host)));
+        absl::StrCat("learner at ", address, " could not be reached within ",
+                     absl::FormatDuration(timeout), ": ", HostTrouble(host)));
   }
   return client;
 }
 
-absl::StatusOr<std::unique_ptr<LearnerClient>> LearnerClient::Connect(absl::string_view address, absl::Duration timeout) {
+absl::StatusOr<std::unique_ptr<LearnerClient>> LearnerClient::Connect(absl::string_view address,
+                                                                      absl::Duration timeout) {
   return Connect(address, timeout, Options());
 }
 

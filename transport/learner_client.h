@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How an actor or scorer speaks to the learner. Abstract, so that roles are tested against an in-memory one (tests/testing/fake_wire.h).
+// How an actor or scorer speaks to the learner. Abstract, so that roles are tested against an
+// in-memory one (tests/testing/fake_wire.h).
 #pragma once
 
 #include <memory>
@@ -13,10 +14,11 @@
 
 namespace wideberth::transport {
 
-// Thread-safe. Calls block, each at most its total deadline; a learner that cannot be reached meanwhile (it restarts, say) is tried again with
-// jittered exponential back-off. Everything is idempotent by id, so a retry never counts twice. DeadlineExceeded and Unavailable name
-// the learner, its address and the call: "learner at 127.0.0.1:4770 did not answer LeasePrompts within 30 s". Errors of the learner's own
-// keep their code and message.
+// Thread-safe. Calls block, each at most its total deadline; a learner that cannot be reached
+// meanwhile (it restarts, say) is tried again with jittered exponential back-off. Everything is
+// idempotent by id, so a retry never counts twice. DeadlineExceeded and Unavailable name the
+// learner, its address and the call: "learner at 127.0.0.1:4770 did not answer LeasePrompts within
+// 30 s". Errors of the learner's own keep their code and message.
 class LearnerClient {
  public:
   struct Options {
@@ -26,23 +28,33 @@ class LearnerClient {
     absl::Duration max_backoff = absl::Seconds(2);
   };
 
-  // Waits until the learner at `address` ("host:port") accepts connections, at most `timeout`; Unavailable otherwise.
-  static absl::StatusOr<std::unique_ptr<LearnerClient>> Connect(absl::string_view address, absl::Duration timeout,
+  // Waits until the learner at `address` ("host:port") accepts connections, at most `timeout`;
+  // Unavailable otherwise.
+  static absl::StatusOr<std::unique_ptr<LearnerClient>> Connect(absl::string_view address,
+                                                                absl::Duration timeout,
                                                                 const Options& options);
-  static absl::StatusOr<std::unique_ptr<LearnerClient>> Connect(absl::string_view address, absl::Duration timeout);
+  static absl::StatusOr<std::unique_ptr<LearnerClient>> Connect(absl::string_view address,
+                                                                absl::Duration timeout);
   virtual ~LearnerClient() = default;
 
-  virtual absl::StatusOr<proto::RegisterResponse> Register(const proto::RegisterRequest& request) = 0;
-  virtual absl::StatusOr<proto::HeartbeatResponse> Heartbeat(const proto::HeartbeatRequest& request) = 0;
-  virtual absl::StatusOr<proto::LeasePromptsResponse> LeasePrompts(const proto::LeasePromptsRequest& request) = 0;
-  virtual absl::StatusOr<proto::SubmitGroupResponse> SubmitGroup(const proto::SubmitGroupRequest& request) = 0;
-  virtual absl::StatusOr<proto::AcknowledgeAdapterResponse> AcknowledgeAdapter(const proto::AcknowledgeAdapterRequest& request) = 0;
+  virtual absl::StatusOr<proto::RegisterResponse> Register(
+      const proto::RegisterRequest& request) = 0;
+  virtual absl::StatusOr<proto::HeartbeatResponse> Heartbeat(
+      const proto::HeartbeatRequest& request) = 0;
+  virtual absl::StatusOr<proto::LeasePromptsResponse> LeasePrompts(
+      const proto::LeasePromptsRequest& request) = 0;
+  virtual absl::StatusOr<proto::SubmitGroupResponse> SubmitGroup(
+      const proto::SubmitGroupRequest& request) = 0;
+  virtual absl::StatusOr<proto::AcknowledgeAdapterResponse> AcknowledgeAdapter(
+      const proto::AcknowledgeAdapterRequest& request) = 0;
 
-  // The newest version, assembled and verified (VerifyAdapterBlob); null: nothing newer. DataLoss when what came is incomplete or not what
-  // the manifest says; nothing of it is handed out then.
-  virtual absl::StatusOr<std::shared_ptr<const AdapterBlob>> FetchAdapter(const proto::FetchAdapterRequest& request) = 0;
+  // The newest version, assembled and verified (VerifyAdapterBlob); null: nothing newer. DataLoss
+  // when what came is incomplete or not what the manifest says; nothing of it is handed out then.
+  virtual absl::StatusOr<std::shared_ptr<const AdapterBlob>> FetchAdapter(
+      const proto::FetchAdapterRequest& request) = 0;
 
-  // Ends every call that is running or comes later with Cancelled, at once. Used to drain. Idempotent.
+  // Ends every call that is running or comes later with Cancelled, at once. Used to drain.
+  // Idempotent.
   virtual void Cancel() = 0;
 };
 

@@ -13,8 +13,8 @@ namespace {
 
 constexpr uint64_t kChunkBytes = uint64_t{1} << 20;
 
-// Streams one version: manifest with the first chunk, then the bytes in order. Holds the version until the stream ends, however many newer
-// ones are published meanwhile. Deletes itself.
+// Streams one version: manifest with the first chunk, then the bytes in order. Holds the version
+// until the stream ends, however many newer ones are published meanwhile. Deletes itself.
 class AdapterStream final : public grpc::ServerWriteReactor<proto::AdapterChunk> {
  public:
   explicit AdapterStream(const absl::StatusOr<std::shared_ptr<const AdapterBlob>>& found) {
@@ -59,35 +59,40 @@ class LearnerCalls final : public proto::Learner::CallbackService {
  public:
   explicit LearnerCalls(LearnerHandler* handler) : handler_(handler) {}
 
-  grpc::ServerUnaryReactor* Register(grpc::CallbackServerContext* context, const proto::RegisterRequest* request,
+  grpc::ServerUnaryReactor* Register(grpc::CallbackServerContext* context,
+                                     const proto::RegisterRequest* request,
                                      proto::RegisterResponse* response) override {
     return Answer(context, response, [&] { return handler_->Register(*request); });
   }
-  grpc::ServerUnaryReactor* Heartbeat(grpc::CallbackServerContext* context, const proto::HeartbeatRequest* request,
+  grpc::ServerUnaryReactor* Heartbeat(grpc::CallbackServerContext* context,
+                                      const proto::HeartbeatRequest* request,
                                       proto::HeartbeatResponse* response) override {
     return Answer(context, response, [&] { return handler_->Heartbeat(*request); });
   }
-  grpc::ServerUnaryReactor* LeasePrompts(grpc::CallbackServerContext* context, const proto::LeasePromptsRequest* request,
+  grpc::ServerUnaryReactor* LeasePrompts(grpc::CallbackServerContext* context,
+                                         const proto::LeasePromptsRequest* request,
                                          proto::LeasePromptsResponse* response) override {
     return Answer(context, response, [&] { return handler_->LeasePrompts(*request); });
   }
-  grpc::ServerUnaryReactor* SubmitGroup(grpc::CallbackServerContext* context, const proto::SubmitGroupRequest* request,
+  grpc::ServerUnaryReactor* SubmitGroup(grpc::CallbackServerContext* context,
+                                        const proto::SubmitGroupRequest* request,
                                         proto::SubmitGroupResponse* response) override {
     return Answer(context, response, [&] { return handler_->SubmitGroup(*request); });
   }
-  grpc::ServerUnaryReactor* AcknowledgeAdapter(grpc::CallbackServerContext* context,
-                                               const proto::AcknowledgeAdapterRequest* request,
-                                               proto::AcknowledgeAdapterResponse* response) override {
+  grpc::ServerUnaryReactor* AcknowledgeAdapter(
+      grpc::CallbackServerContext* context, const proto::AcknowledgeAdapterRequest* request,
+      proto::AcknowledgeAdapterResponse* response) override {
     return Answer(context, response, [&] { return handler_->AcknowledgeAdapter(*request); });
   }
-  grpc::ServerWriteReactor<proto::AdapterChunk>* FetchAdapter(grpc::CallbackServerContext*,
-                                                              const proto::FetchAdapterRequest* request) override {
+  grpc::ServerWriteReactor<proto::AdapterChunk>* FetchAdapter(
+      grpc::CallbackServerContext*, const proto::FetchAdapterRequest* request) override {
     return new AdapterStream(NoThrow([&] { return handler_->NewestAdapter(*request); }));
   }
 
  private:
   template <typename Response, typename Function>
-  grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context, Response* response, Function call) {
+  grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context, Response* response,
+                                   Function call) {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
     absl::StatusOr<Response> answer = NoThrow(call);
     if (answer.ok()) *response = *std::move(answer);
@@ -121,7 +126,8 @@ class GrpcLearnerServer final : public LearnerServer {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<LearnerServer>> LearnerServer::Start(absl::string_view address, LearnerHandler* handler) {
+absl::StatusOr<std::unique_ptr<LearnerServer>> LearnerServer::Start(absl::string_view address,
+                                                                    LearnerHandler* handler) {
   auto server = std::make_unique<GrpcLearnerServer>(handler);
   WB_RETURN_IF_ERROR(server->Listen(address));
   return server;

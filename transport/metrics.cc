@@ -37,8 +37,10 @@ struct Metrics::Impl {
   using Key = std::pair<std::string, Labels>;
   prometheus::Registry registry;
   Mutex mutex;
-  std::map<std::string, prometheus::Family<prometheus::Gauge>*> gauge_families ABSL_GUARDED_BY(mutex);
-  std::map<std::string, prometheus::Family<prometheus::Counter>*> counter_families ABSL_GUARDED_BY(mutex);
+  std::map<std::string, prometheus::Family<prometheus::Gauge>*> gauge_families
+      ABSL_GUARDED_BY(mutex);
+  std::map<std::string, prometheus::Family<prometheus::Counter>*> counter_families
+      ABSL_GUARDED_BY(mutex);
   std::map<Key, std::unique_ptr<RegisteredGauge>> gauges ABSL_GUARDED_BY(mutex);
   std::map<Key, std::unique_ptr<RegisteredCounter>> counters ABSL_GUARDED_BY(mutex);
 };
@@ -52,7 +54,10 @@ Gauge* Metrics::NewGauge(absl::string_view name, absl::string_view help, const L
   if (gauge == nullptr) {
     prometheus::Family<prometheus::Gauge>*& family = impl_->gauge_families[std::string(name)];
     if (family == nullptr) {
-      family = &prometheus::BuildGauge().Name(std::string(name)).Help(std::string(help)).Register(impl_->registry);
+      family = &prometheus::BuildGauge()
+                    .Name(std::string(name))
+                    .Help(std::string(help))
+                    .Register(impl_->registry);
     }
     gauge = std::make_unique<RegisteredGauge>(family->Add(labels));
   }
@@ -65,13 +70,18 @@ Counter* Metrics::NewCounter(absl::string_view name, absl::string_view help, con
   if (counter == nullptr) {
     prometheus::Family<prometheus::Counter>*& family = impl_->counter_families[std::string(name)];
     if (family == nullptr) {
-      family = &prometheus::BuildCounter().Name(std::string(name)).Help(std::string(help)).Register(impl_->registry);
+      family = &prometheus::BuildCounter()
+                    .Name(std::string(name))
+                    .Help(std::string(help))
+                    .Register(impl_->registry);
     }
     counter = std::make_unique<RegisteredCounter>(family->Add(labels));
   }
   return counter.get();
 }
 
-std::string Metrics::Text() const { return prometheus::TextSerializer().Serialize(impl_->registry.Collect()); }
+std::string Metrics::Text() const {
+  return prometheus::TextSerializer().Serialize(impl_->registry.Collect());
+}
 
 }  // namespace wideberth::transport

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A process's gauges and counters, as text for `/metrics`. Filled by every role, served by HealthPage.
+// A process's gauges and counters, as text for `/metrics`. Filled by every role, served by
+// HealthPage.
 #pragma once
 
 #include <map>
@@ -24,8 +25,9 @@ class Counter {
   virtual void Increment(double by = 1.0) = 0;  // `by` >= 0.
 };
 
-// Thread-safe. Asking for the same name and labels again gives the same object; the first `help` of a name stays. Names follow the
-// Prometheus habits, since `promtool check metrics` is a test: "wideberth_groups_total" for counters, units as suffix ("_seconds", "_bytes").
+// Thread-safe. Asking for the same name and labels again gives the same object; the first `help` of
+// a name stays. Names follow the Prometheus habits, since `promtool check metrics` is a test:
+// "wideberth_groups_total" for counters, units as suffix ("_seconds", "_bytes").
 class Metrics {
  public:
   using Labels = std::map<std::string, std::string>;

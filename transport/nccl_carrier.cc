@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One version = three broadcasts: the manifest's size (8 bytes), the manifest, the packed bytes it describes.
+// One version = three broadcasts: the manifest's size (8 bytes), the manifest, the packed bytes it
+// describes.
 #include "transport/nccl_carrier.h"
 
 #include <cuda_runtime.h>
@@ -47,21 +48,26 @@ struct NcclGroup::Device {
     if (buffer != nullptr) cudaFree(buffer);
   }
 
-  std::string Name() const { return absl::StrCat("weight group ", generation, " (rank ", rank, " of ", size, ")"); }
+  std::string Name() const {
+    return absl::StrCat("weight group ", generation, " (rank ", rank, " of ", size, ")");
+  }
 
   absl::Status Open(const proto::WeightGroup& group, absl::Time deadline) {
     ncclUniqueId id;
     if (group.unique_id().size() != sizeof(id)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(Name(), ": unique id has ", group.unique_id().size(), " bytes, expected ", sizeof(id)));
+      return absl::InvalidArgumentError(absl::StrCat(
+          Name(), ": unique id has ", group.unique_id().size(), " bytes, expected ", sizeof(id)));
     }
     std::memcpy(&id, group.unique_id().data(), sizeof(id));
-    WB_RETURN_IF_ERROR(CudaStatus(cudaSetDevice(device), absl::StrCat(Name(), ": cudaSetDevice(", device, ")")));
-    WB_RETURN_IF_ERROR(CudaStatus(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), Name()));
+    WB_RETURN_IF_ERROR(
+        CudaStatus(cudaSetDevice(device), absl::StrCat(Name(), ": cudaSetDevice(", device, ")")));
+    WB_RETURN_IF_ERROR(
+        CudaStatus(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), Name()));
     WB_RETURN_IF_ERROR(CudaStatus(cudaEventCreateWithFlags(&done, cudaEventDisableTiming), Name()));
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;
-    return Settle(ncclCommInitRankConfig(&communicator, size, id, rank, &config), "joining", deadline);
+    return Settle(ncclCommInitRankConfig(&communicator, size, id, rank, &config), "joining",
+                  deadline);
   }
 
   // Waits for a non-blocking call to be through.
@@ -70,18 +76,23 @@ struct NcclGroup::Device {
       const ncclResult_t asked = ncclCommGetAsyncError(communicator, &result);
       if (asked != ncclSuccess) result = asked;
       if (result != ncclInProgress) break;
-      if (absl::Now() >= deadline) return absl::DeadlineExceededError(absl::StrCat(Name(), ": ", what, " did not end in time"));
+      if (absl::Now() >= deadline)
+        return absl::DeadlineExceededError(
+            absl::StrCat(Name(), ": ", what, " did not end in time"));
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
     if (result == ncclSuccess) return absl::OkStatus();
-    return absl::UnavailableError(absl::StrCat(Name(), ": ", what, ": ", ncclGetErrorString(result)));
+    return absl::UnavailableError(
+        absl::StrCat(Name(), ": ", what, ": ", ncclGetErrorString(result)));
   }
 
   absl::Status Reserve(uint64_t num_bytes) {
     if (num_bytes <= buffer_bytes) return absl::OkStatus();
     if (buffer != nullptr) cudaFree(std::exchange(buffer, nullptr));
     buffer_bytes = 0;
-    WB_RETURN_IF_ERROR(CudaStatus(cudaMalloc(&buffer, num_bytes), absl::StrCat(Name(), ": ", num_bytes, " bytes of device memory")));
+    WB_RETURN_IF_ERROR(
+        CudaStatus(cudaMalloc(&buffer, num_bytes),
+                   absl::StrCat(Name(), ": ", num_bytes, " bytes of device memory")));
     buffer_bytes = num_bytes;
     return absl::OkStatus();
   }
@@ -90,14 +101,17 @@ struct NcclGroup::Device {
   absl::Status Broadcast(char* data, uint64_t num_bytes, absl::Time deadline) {
     WB_RETURN_IF_ERROR(Reserve(num_bytes));
     if (rank == 0) {
-      WB_RETURN_IF_ERROR(CudaStatus(cudaMemcpyAsync(buffer, data, num_bytes, cudaMemcpyHostToDevice, stream), Name()));
+      WB_RETURN_IF_ERROR(CudaStatus(
+          cudaMemcpyAsync(buffer, data, num_bytes, cudaMemcpyHostToDevice, stream), Name()));
     }
     WB_RETURN_IF_ERROR(
-        Settle(ncclBroadcast(buffer, buffer, num_bytes, ncclUint8, 0, communicator, stream), "broadcast", deadline));
+        Settle(ncclBroadcast(buffer, buffer, num_bytes, ncclUint8, 0, communicator, stream),
+               "broadcast", deadline));
     WB_RETURN_IF_ERROR(CudaStatus(cudaEventRecord(done, stream), Name()));
     WB_RETURN_IF_ERROR(WaitForStream(deadline));
     if (rank == 0) return absl::OkStatus();
-    // Only now: a copy from the device into ordinary memory would block without a deadline until the broadcast is over.
+    // Only now: a copy from the device into ordinary memory would block without a deadline until
+    // the broadcast is over.
     return CudaStatus(cudaMemcpy(data, buffer, num_bytes, cudaMemcpyDeviceToHost), Name());
   }
 
@@ -109,10 +123,12 @@ struct NcclGroup::Device {
       ncclResult_t error = ncclSuccess;
       ncclCommGetAsyncError(communicator, &error);
       if (error != ncclSuccess && error != ncclInProgress) {
-        return absl::UnavailableError(absl::StrCat(Name(), ": broadcast: ", ncclGetErrorString(error)));
+        return absl::UnavailableError(
+            absl::StrCat(Name(), ": broadcast: ", ncclGetErrorString(error)));
       }
       if (absl::Now() >= deadline) {
-        return absl::DeadlineExceededError(absl::StrCat(Name(), ": not every member took part in the broadcast in time"));
+        return absl::DeadlineExceededError(
+            absl::StrCat(Name(), ": not every member took part in the broadcast in time"));
       }
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
@@ -125,12 +141,14 @@ NcclGroup::~NcclGroup() = default;
 absl::StatusOr<std::string> NcclGroup::NewUniqueId() {
   ncclUniqueId id;
   if (const ncclResult_t result = ncclGetUniqueId(&id); result != ncclSuccess) {
-    return absl::InternalError(absl::StrCat("a weight group's unique id: ", ncclGetErrorString(result)));
+    return absl::InternalError(
+        absl::StrCat("a weight group's unique id: ", ncclGetErrorString(result)));
   }
   return std::string(reinterpret_cast<const char*>(&id), sizeof(id));
 }
 
-absl::StatusOr<std::unique_ptr<NcclGroup>> NcclGroup::Join(const proto::WeightGroup& group, int device, absl::Duration timeout) {
+absl::StatusOr<std::unique_ptr<NcclGroup>> NcclGroup::Join(const proto::WeightGroup& group,
+                                                           int device, absl::Duration timeout) {
   auto opened = std::make_unique<Device>();
   opened->device = device;
   opened->rank = group.rank();
@@ -146,10 +164,13 @@ absl::Status NcclGroup::Send(const AdapterBlob& blob, absl::Duration timeout) {
   std::string manifest = blob.manifest.SerializeAsString();
   uint64_t manifest_bytes = manifest.size();
   absl::Status status = CudaStatus(cudaSetDevice(device_->device), device_->Name());
-  if (status.ok()) status = device_->Broadcast(reinterpret_cast<char*>(&manifest_bytes), sizeof(manifest_bytes), deadline);
+  if (status.ok())
+    status = device_->Broadcast(reinterpret_cast<char*>(&manifest_bytes), sizeof(manifest_bytes),
+                                deadline);
   if (status.ok()) status = device_->Broadcast(manifest.data(), manifest_bytes, deadline);
   // Rank 0 only reads.
-  if (status.ok()) status = device_->Broadcast(const_cast<char*>(blob.bytes.data()), blob.bytes.size(), deadline);
+  if (status.ok())
+    status = device_->Broadcast(const_cast<char*>(blob.bytes.data()), blob.bytes.size(), deadline);
   if (!status.ok()) device_.reset();
   return status;
 }
@@ -161,13 +182,16 @@ absl::StatusOr<std::shared_ptr<const AdapterBlob>> NcclGroup::Receive(absl::Dura
   const absl::Status status = [&]() -> absl::Status {
     WB_RETURN_IF_ERROR(CudaStatus(cudaSetDevice(device_->device), device_->Name()));
     uint64_t manifest_bytes = 0;
-    WB_RETURN_IF_ERROR(device_->Broadcast(reinterpret_cast<char*>(&manifest_bytes), sizeof(manifest_bytes), deadline));
+    WB_RETURN_IF_ERROR(device_->Broadcast(reinterpret_cast<char*>(&manifest_bytes),
+                                          sizeof(manifest_bytes), deadline));
     if (manifest_bytes == 0 || manifest_bytes > kMaxManifestBytes) {
-      return absl::DataLossError(absl::StrCat(device_->Name(), ": a manifest of ", manifest_bytes, " bytes"));
+      return absl::DataLossError(
+          absl::StrCat(device_->Name(), ": a manifest of ", manifest_bytes, " bytes"));
     }
     std::string manifest(manifest_bytes, '\0');
     WB_RETURN_IF_ERROR(device_->Broadcast(manifest.data(), manifest_bytes, deadline));
-    if (!blob->manifest.ParseFromString(manifest)) return absl::DataLossError(absl::StrCat(device_->Name(), ": no manifest"));
+    if (!blob->manifest.ParseFromString(manifest))
+      return absl::DataLossError(absl::StrCat(device_->Name(), ": no manifest"));
     WB_RETURN_IF_ERROR(VerifyAdapterManifest(blob->manifest));
     blob->bytes.resize(blob->manifest.num_bytes());
     WB_RETURN_IF_ERROR(device_->Broadcast(blob->bytes.data(), blob->bytes.size(), deadline));
@@ -214,13 +238,15 @@ void NcclAdapterCarrier::Run() {
     }
     const absl::Status status = group_->Send(*blob, timeout_);
     if (status.ok()) continue;
-    WB_LOG(WARNING) << "adapter version " << blob->manifest.version() << " goes by gRPC: " << status.message();
+    WB_LOG(WARNING) << "adapter version " << blob->manifest.version()
+                    << " goes by gRPC: " << status.message();
     broken_ = true;
     return;
   }
 }
 
-absl::StatusOr<std::shared_ptr<const AdapterBlob>> NcclAdapterSource::Receive(std::optional<uint64_t> have) {
+absl::StatusOr<std::shared_ptr<const AdapterBlob>> NcclAdapterSource::Receive(
+    std::optional<uint64_t> have) {
   if (group_ == nullptr) return fallback_->Receive(have);
   absl::StatusOr<std::shared_ptr<const AdapterBlob>> blob = group_->Receive(timeout_);
   if (!blob.ok()) {

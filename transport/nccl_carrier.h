@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The weight wire between GPUs: one NCCL broadcast per policy version from the learner (rank 0) to every member of the group. Built in the
-// `gpu` preset only. gRPC stays the way for everybody else and for every version a broadcast did not deliver.
+// The weight wire between GPUs: one NCCL broadcast per policy version from the learner (rank 0) to
+// every member of the group. Built in the `gpu` preset only. gRPC stays the way for everybody else
+// and for every version a broadcast did not deliver.
 #pragma once
 
 #include <atomic>
@@ -21,14 +22,16 @@
 
 namespace wideberth::transport {
 
-// One communicator generation on one device. Every wait has a deadline; the first failure aborts the communicator, after which every call
-// is FailedPrecondition and a new generation is needed. One thread at a time.
+// One communicator generation on one device. Every wait has a deadline; the first failure aborts
+// the communicator, after which every call is FailedPrecondition and a new generation is needed.
+// One thread at a time.
 class NcclGroup final {
  public:
   // The bytes rank 0 hands out as WeightGroup.unique_id.
   static absl::StatusOr<std::string> NewUniqueId();
   // Blocks until all `size` members have joined, at most `timeout`.
-  static absl::StatusOr<std::unique_ptr<NcclGroup>> Join(const proto::WeightGroup& group, int device, absl::Duration timeout);
+  static absl::StatusOr<std::unique_ptr<NcclGroup>> Join(const proto::WeightGroup& group,
+                                                         int device, absl::Duration timeout);
   ~NcclGroup();
   NcclGroup(const NcclGroup&) = delete;
   NcclGroup& operator=(const NcclGroup&) = delete;
@@ -44,8 +47,9 @@ class NcclGroup final {
   std::unique_ptr<Device> device_;
 };
 
-// The learner's end: Publish returns at once, a thread of its own broadcasts the newest version. A version that a newer one overtakes, or that
-// a broken group cannot deliver, is left to gRPC. Thread-safe.
+// The learner's end: Publish returns at once, a thread of its own broadcasts the newest version. A
+// version that a newer one overtakes, or that a broken group cannot deliver, is left to gRPC.
+// Thread-safe.
 class NcclAdapterCarrier final : public AdapterCarrier {
  public:
   NcclAdapterCarrier(std::unique_ptr<NcclGroup> group, absl::Duration timeout);
@@ -67,11 +71,13 @@ class NcclAdapterCarrier final : public AdapterCarrier {
   std::thread thread_;
 };
 
-// A member's end: takes part in the next broadcast; where that fails, and from then on, asks `fallback`. Give its AdapterReceiver an infinite
-// poll interval, so that it takes part only when somebody waits for a version the learner has announced. Called by one thread.
+// A member's end: takes part in the next broadcast; where that fails, and from then on, asks
+// `fallback`. Give its AdapterReceiver an infinite poll interval, so that it takes part only when
+// somebody waits for a version the learner has announced. Called by one thread.
 class NcclAdapterSource final : public AdapterSource {
  public:
-  NcclAdapterSource(std::unique_ptr<NcclGroup> group, AdapterSource* fallback, absl::Duration timeout)
+  NcclAdapterSource(std::unique_ptr<NcclGroup> group, AdapterSource* fallback,
+                    absl::Duration timeout)
       : group_(std::move(group)), fallback_(fallback), timeout_(timeout) {}
   absl::StatusOr<std::shared_ptr<const AdapterBlob>> Receive(std::optional<uint64_t> have) override;
 

@@ -72,7 +72,8 @@ absl::StatusOr<ListeningServer> Listen(absl::string_view address, grpc::Service*
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
-  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kKeepaliveMs / 4);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
+                             kKeepaliveMs / 4);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0);
   ListeningServer listening;
   // Asked before as well, since the library only logs its reason, at length.
@@ -80,9 +81,11 @@ absl::StatusOr<ListeningServer> Listen(absl::string_view address, grpc::Service*
   if (reason.empty()) {
     listening.server = builder.BuildAndStart();
     if (listening.server == nullptr || bound_port == 0) reason = WhyNotListening(host, port);
-    if ((listening.server == nullptr || bound_port == 0) && reason.empty()) reason = "the RPC server did not start";
+    if ((listening.server == nullptr || bound_port == 0) && reason.empty())
+      reason = "the RPC server did not start";
   }
-  if (!reason.empty()) return absl::UnavailableError(absl::StrCat("cannot listen on ", address, ": ", reason));
+  if (!reason.empty())
+    return absl::UnavailableError(absl::StrCat("cannot listen on ", address, ": ", reason));
   listening.address = PublicAddress(host, bound_port);
   return listening;
 }
@@ -103,10 +106,12 @@ absl::Status SplitAddress(absl::string_view address, std::string* host, int* por
   const size_t colon = address.rfind(':');
   absl::string_view name = colon == absl::string_view::npos ? "" : address.substr(0, colon);
   const bool bracketed = absl::ConsumePrefix(&name, "[") && absl::ConsumeSuffix(&name, "]");
-  if (colon == absl::string_view::npos || (!bracketed && absl::StrContains(name, ':')) || name.empty() ||
-      !absl::SimpleAtoi(address.substr(colon + 1), port) || *port < 0 || *port > 65535) {
+  if (colon == absl::string_view::npos || (!bracketed && absl::StrContains(name, ':')) ||
+      name.empty() || !absl::SimpleAtoi(address.substr(colon + 1), port) || *port < 0 ||
+      *port > 65535) {
     return absl::InvalidArgumentError(
-        absl::StrCat("address is \"", address, "\", must be host:port with a port of 0 to 65535, e.g. 127.0.0.1:47701"));
+        absl::StrCat("address is \"", address,
+                     "\", must be host:port with a port of 0 to 65535, e.g. 127.0.0.1:47701"));
   }
   *host = std::string(name);
   return absl::OkStatus();
@@ -117,7 +122,8 @@ std::string WhyNotListening(const std::string& host, int port) {
   hints.ai_socktype = SOCK_STREAM;
   hints.ai_flags = AI_PASSIVE;
   addrinfo* found = nullptr;
-  if (const int error = getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found); error != 0) {
+  if (const int error = getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found);
+      error != 0) {
     return absl::AsciiStrToLower(gai_strerror(error));
   }
   const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> addresses(found, freeaddrinfo);
@@ -140,7 +146,8 @@ absl::Status FromGrpc(const grpc::Status& status) {
 
 grpc::Status ToGrpc(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
-  return grpc::Status(static_cast<grpc::StatusCode>(status.code()), std::string(status.message().substr(0, kMaxMessageBytes)));
+  return grpc::Status(static_cast<grpc::StatusCode>(status.code()),
+                      std::string(status.message().substr(0, kMaxMessageBytes)));
 }
 
 }  // namespace wideberth::transport

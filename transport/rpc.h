@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the RPC servers and clients of this folder share: channel and server settings, status conversion, back-off. Private to transport, since
-// it names types of the RPC library.
+// What the RPC servers and clients of this folder share: channel and server settings, status
+// conversion, back-off. Private to transport, since it names types of the RPC library.
 #pragma once
 
 #include <grpcpp/grpcpp.h>
@@ -25,10 +25,12 @@ struct ListeningServer {
   std::unique_ptr<grpc::Server> server;
   std::string address;  // What to tell others.
 };
-// Serves `service` on `address`; a port in use is an error, never shared. Unavailable with the system's reason.
+// Serves `service` on `address`; a port in use is an error, never shared. Unavailable with the
+// system's reason.
 absl::StatusOr<ListeningServer> Listen(absl::string_view address, grpc::Service* service);
 
-// "host:port" of a listener as others reach it: for the any-address, environment variable WIDEBERTH_HOST or this machine's name.
+// "host:port" of a listener as others reach it: for the any-address, environment variable
+// WIDEBERTH_HOST or this machine's name.
 std::string PublicAddress(absl::string_view listen_host, int port);
 // InvalidArgument unless `address` is "host:port" or "[v6]:port" with a port of 0 .. 65535.
 absl::Status SplitAddress(absl::string_view address, std::string* host, int* port);
@@ -51,7 +53,8 @@ auto NoThrow(Function function) -> decltype(function()) {
 // Exponential with full range jitter in [1/2, 1]. Not thread-safe.
 class Backoff {
  public:
-  Backoff(absl::Duration first, absl::Duration max) : next_(first), max_(max), random_(std::random_device{}()) {}
+  Backoff(absl::Duration first, absl::Duration max)
+      : next_(first), max_(max), random_(std::random_device{}()) {}
   absl::Duration Next() {
     const absl::Duration delay = next_ * std::uniform_real_distribution<double>(0.5, 1.0)(random_);
     next_ = std::min(next_ * 2, max_);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// One Score call = pieces of the batch, each either in flight at one replica or waiting for its next attempt. The calling thread only waits and
-// starts attempts; answers arrive on the library's threads.
+// One Score call = pieces of the batch, each either in flight at one replica or waiting for its
+// next attempt. The calling thread only waits and starts attempts; answers arrive on the library's
+// threads.
 #include "transport/scorer_client.h"
 
 #include <algorithm>
@@ -28,8 +29,8 @@ struct Replica {
   int64_t num_outstanding = 0;  // Items.
 };
 
-// One attempt at one replica. It holds the channel, so it may not be destroyed by the library's threads: a channel that ends on one of them
-// makes that thread wait for itself.
+// One attempt at one replica. It holds the channel, so it may not be destroyed by the library's
+// threads: a channel that ends on one of them makes that thread wait for itself.
 struct Attempt {
   grpc::ClientContext context;
   proto::ScoreRequest request;
@@ -43,29 +44,33 @@ struct Piece {
       : items(std::move(items)), backoff(options.first_backoff, options.max_backoff) {}
   std::vector<size_t> items;
   Backoff backoff;
-  std::shared_ptr<Attempt> attempt;   // In flight; null: waiting for `next_try`.
+  std::shared_ptr<Attempt> attempt;  // In flight; null: waiting for `next_try`.
   absl::Time next_try = absl::InfinitePast();
   absl::Time unreachable_since = absl::InfiniteFuture();
   int num_failures = 0;
-  std::string failed_address;         // Avoided at the next attempt if there is another.
+  std::string failed_address;  // Avoided at the next attempt if there is another.
   std::string last_trouble;
-  bool overloaded = false;            // The last trouble was a full queue.
+  bool overloaded = false;  // The last trouble was a full queue.
 };
 
 // Whether the request never reached the replica: such an attempt cannot be the fault of its items.
 bool NeverConnected(const absl::Status& status) {
-  return absl::IsUnavailable(status) && absl::StrContains(absl::AsciiStrToLower(status.message()), "failed to connect");
+  return absl::IsUnavailable(status) &&
+         absl::StrContains(absl::AsciiStrToLower(status.message()), "failed to connect");
 }
 
-// Another attempt can help: the connection broke, the replica stopped or fell over. The rest are verdicts about the request.
+// Another attempt can help: the connection broke, the replica stopped or fell over. The rest are
+// verdicts about the request.
 bool MayPass(const absl::Status& status) {
   switch (status.code()) {
     case absl::StatusCode::kUnavailable:
     case absl::StatusCode::kAborted:
     case absl::StatusCode::kCancelled:
     case absl::StatusCode::kInternal:
-    case absl::StatusCode::kUnknown: return true;
-    default: return false;
+    case absl::StatusCode::kUnknown:
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -81,12 +86,19 @@ class GrpcScorerClient final : public ScorerClient {
     while (Reap(), !abandoned_.empty()) shared_->changed.Wait(shared_->mutex);
   }
 
-  std::vector<proto::Score> Score(const std::vector<proto::ScoreItem>& items, absl::Duration timeout) override {
-    Batch batch{items, std::vector<proto::Score>(items.size()), std::vector<bool>(items.size()), absl::Now() + timeout, timeout, {}};
+  std::vector<proto::Score> Score(const std::vector<proto::ScoreItem>& items,
+                                  absl::Duration timeout) override {
+    Batch batch{items,
+                std::vector<proto::Score>(items.size()),
+                std::vector<bool>(items.size()),
+                absl::Now() + timeout,
+                timeout,
+                {}};
     const size_t piece_items = std::max(options_.max_items_per_call, 1);
     for (size_t first = 0; first < items.size(); first += piece_items) {
       std::vector<size_t> indices;
-      for (size_t i = first; i < std::min(items.size(), first + piece_items); ++i) indices.push_back(i);
+      for (size_t i = first; i < std::min(items.size(), first + piece_items); ++i)
+        indices.push_back(i);
       batch.pieces.push_back(std::make_shared<Piece>(std::move(indices), options_));
     }
     MutexLock lock(shared_->mutex);
@@ -101,10 +113,12 @@ class GrpcScorerClient final : public ScorerClient {
       for (const std::shared_ptr<Piece>& piece : batch.pieces) {
         if (piece->attempt != nullptr) continue;
         if (piece->next_try <= absl::Now()) StartAttempt(*piece, batch);
-        if (piece->attempt == nullptr && piece->next_try > absl::Now()) wake = std::min(wake, piece->next_try);
+        if (piece->attempt == nullptr && piece->next_try > absl::Now())
+          wake = std::min(wake, piece->next_try);
       }
       // Answers that came while attempts were started are in `answered` already.
-      if (!batch.pieces.empty() && !HasAnswer(batch)) shared_->changed.WaitFor(shared_->mutex, wake - absl::Now());
+      if (!batch.pieces.empty() && !HasAnswer(batch))
+        shared_->changed.WaitFor(shared_->mutex, wake - absl::Now());
     }
     return std::move(batch.scores);
   }
@@ -114,7 +128,8 @@ class GrpcScorerClient final : public ScorerClient {
     std::map<std::string, std::shared_ptr<Replica>> replicas;
     for (const std::string& address : addresses) {
       const auto known = replicas_.find(address);
-      replicas[address] = known != replicas_.end() ? known->second : std::make_shared<Replica>(address);
+      replicas[address] =
+          known != replicas_.end() ? known->second : std::make_shared<Replica>(address);
     }
     replicas_ = std::move(replicas);
     shared_->changed.SignalAll();
@@ -145,7 +160,8 @@ class GrpcScorerClient final : public ScorerClient {
     std::vector<std::shared_ptr<Piece>> pieces;  // Those with an item unanswered.
   };
 
-  std::shared_ptr<Replica> LeastBusy(const std::string& avoid) ABSL_EXCLUSIVE_LOCKS_REQUIRED(shared_->mutex) {
+  std::shared_ptr<Replica> LeastBusy(const std::string& avoid)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(shared_->mutex) {
     std::shared_ptr<Replica> best;
     for (const auto& [address, replica] : replicas_) {
       if (address == avoid && replicas_.size() > 1) continue;
@@ -154,7 +170,8 @@ class GrpcScorerClient final : public ScorerClient {
     return best;
   }
 
-  void StartAttempt(Piece& piece, const Batch& batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(shared_->mutex) {
+  void StartAttempt(Piece& piece, const Batch& batch)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(shared_->mutex) {
     const std::shared_ptr<Replica> replica = LeastBusy(piece.failed_address);
     if (replica == nullptr) {
       piece.last_trouble = "no replica is registered";
@@ -166,12 +183,13 @@ class GrpcScorerClient final : public ScorerClient {
     attempt->replica = replica;
     replica->num_outstanding += attempt->request.item_size();
     piece.attempt = attempt;
-    replica->stub->async()->Score(&attempt->context, &attempt->request, &attempt->response,
-                                  [shared = shared_, key = attempt.get()](const grpc::Status& status) {
-                                    MutexLock lock(shared->mutex);
-                                    shared->answered[key] = FromGrpc(status);
-                                    shared->changed.SignalAll();
-                                  });
+    replica->stub->async()->Score(
+        &attempt->context, &attempt->request, &attempt->response,
+        [shared = shared_, key = attempt.get()](const grpc::Status& status) {
+          MutexLock lock(shared->mutex);
+          shared->answered[key] = FromGrpc(status);
+          shared->changed.SignalAll();
+        });
   }
 
   // Forgets abandoned attempts whose call is over.
@@ -203,8 +221,8 @@ class GrpcScorerClient final : public ScorerClient {
       absl::Status status = std::move(answer->second);
       shared_->answered.erase(answer);
       if (status.ok() && attempt->response.score_size() != static_cast<int>(piece->items.size())) {
-        status = absl::InternalError(absl::StrCat("answered ", attempt->response.score_size(), " scores to ", piece->items.size(),
-                                                  " items"));
+        status = absl::InternalError(absl::StrCat("answered ", attempt->response.score_size(),
+                                                  " scores to ", piece->items.size(), " items"));
       }
       if (status.ok()) {
         TakeScores(*piece, *attempt, batch);
@@ -212,7 +230,8 @@ class GrpcScorerClient final : public ScorerClient {
         Judge(*piece, *attempt, status, batch);
       }
     }
-    batch.pieces.erase(std::remove_if(batch.pieces.begin(), batch.pieces.end(), [](const auto& p) { return p->items.empty(); }),
+    batch.pieces.erase(std::remove_if(batch.pieces.begin(), batch.pieces.end(),
+                                      [](const auto& p) { return p->items.empty(); }),
                        batch.pieces.end());
   }
 
@@ -223,7 +242,8 @@ class GrpcScorerClient final : public ScorerClient {
       proto::Score& score = *attempt.response.mutable_score(static_cast<int>(k));
       if (score.status() == proto::OVERLOADED) {
         again.push_back(piece.items[k]);
-        piece.last_trouble = absl::StrCat("replica at ", attempt.replica->address, ": ", score.message());
+        piece.last_trouble =
+            absl::StrCat("replica at ", attempt.replica->address, ": ", score.message());
       } else {
         if (!score.has_scorer_name()) score.set_scorer_name(name_);
         batch.scores[piece.items[k]].Swap(&score);
@@ -242,10 +262,13 @@ class GrpcScorerClient final : public ScorerClient {
     piece.failed_address = attempt.replica->address;
     piece.next_try = absl::Now() + piece.backoff.Next();
     if (absl::IsDeadlineExceeded(status)) {
-      if (!piece.overloaded) piece.last_trouble = absl::StrCat("replica at ", attempt.replica->address, " did not answer");
+      if (!piece.overloaded)
+        piece.last_trouble =
+            absl::StrCat("replica at ", attempt.replica->address, " did not answer");
       return;  // The batch's own deadline has come too.
     }
-    piece.last_trouble = absl::StrCat("replica at ", attempt.replica->address, ": ", status.message());
+    piece.last_trouble =
+        absl::StrCat("replica at ", attempt.replica->address, ": ", status.message());
     piece.overloaded = absl::IsResourceExhausted(status);
     if (piece.overloaded) return;
     if (NeverConnected(status)) {
@@ -254,7 +277,8 @@ class GrpcScorerClient final : public ScorerClient {
     } else if (MayPass(status) && ++piece.num_failures < options_.max_attempts) {
       return;
     }
-    Settle(piece, proto::MODEL_ERROR, absl::StrCat("scorer ", name_, ": ", piece.last_trouble), batch);
+    Settle(piece, proto::MODEL_ERROR, absl::StrCat("scorer ", name_, ": ", piece.last_trouble),
+           batch);
   }
 
   void Settle(Piece& piece, proto::ScoreStatus status, const std::string& message, Batch& batch) {
@@ -274,18 +298,24 @@ class GrpcScorerClient final : public ScorerClient {
       if (piece->attempt != nullptr) {
         // After a full queue the last attempt only had no time left to be told the same.
         if (!piece->overloaded) {
-          piece->last_trouble = absl::StrCat("replica at ", piece->attempt->replica->address, " did not answer");
+          piece->last_trouble =
+              absl::StrCat("replica at ", piece->attempt->replica->address, " did not answer");
         }
         piece->attempt->context.TryCancel();
         abandoned_[piece->attempt.get()] = piece->attempt;
       }
       const std::string within = absl::StrCat(" within ", absl::FormatDuration(batch.timeout));
       if (cancelled) {
-        Settle(*piece, proto::MODEL_ERROR, absl::StrCat("scorer ", name_, ": cancelled here"), batch);
+        Settle(*piece, proto::MODEL_ERROR, absl::StrCat("scorer ", name_, ": cancelled here"),
+               batch);
       } else if (piece->overloaded) {
-        Settle(*piece, proto::OVERLOADED, absl::StrCat("scorer ", name_, ": no room", within, "; ", piece->last_trouble), batch);
+        Settle(*piece, proto::OVERLOADED,
+               absl::StrCat("scorer ", name_, ": no room", within, "; ", piece->last_trouble),
+               batch);
       } else {
-        Settle(*piece, proto::TIMED_OUT, absl::StrCat("scorer ", name_, ": no score", within, "; ", piece->last_trouble), batch);
+        Settle(*piece, proto::TIMED_OUT,
+               absl::StrCat("scorer ", name_, ": no score", within, "; ", piece->last_trouble),
+               batch);
       }
     }
   }
@@ -299,9 +329,12 @@ class GrpcScorerClient final : public ScorerClient {
 
 }  // namespace
 
-std::unique_ptr<ScorerClient> ScorerClient::Create(absl::string_view scorer_name, const Options& options) {
+std::unique_ptr<ScorerClient> ScorerClient::Create(absl::string_view scorer_name,
+                                                   const Options& options) {
   return std::make_unique<GrpcScorerClient>(scorer_name, options);
 }
-std::unique_ptr<ScorerClient> ScorerClient::Create(absl::string_view scorer_name) { return Create(scorer_name, Options()); }
+std::unique_ptr<ScorerClient> ScorerClient::Create(absl::string_view scorer_name) {
+  return Create(scorer_name, Options());
+}
 
 }  // namespace wideberth::transport

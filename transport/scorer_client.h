@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How an actor has completions scored by one named scorer, whatever happens to its replicas. Abstract, so that roles are tested without a
-// network (tests/testing/fake_wire.h).
+// How an actor has completions scored by one named scorer, whatever happens to its replicas.
+// Abstract, so that roles are tested without a network (tests/testing/fake_wire.h).
 #pragma once
 
 #include <memory>
@@ -20,26 +20,34 @@ class ScorerClient {
     int max_items_per_call = 16;  // Larger batches are split, so that replicas share them.
     absl::Duration first_backoff = absl::Milliseconds(50);
     absl::Duration max_backoff = absl::Seconds(2);
-    // Attempts of a piece that may fail at a replica (it dies, it answers an error) before the failure is final. Small, since the items
-    // themselves may be what it dies of. Overload, and a replica that is not there, do not count.
+    // Attempts of a piece that may fail at a replica (it dies, it answers an error) before the
+    // failure is final. Small, since the items themselves may be what it dies of. Overload, and a
+    // replica that is not there, do not count.
     int max_attempts = 3;
-    absl::Duration unreachable_timeout = absl::Seconds(30);  // No connection for so long is final: time to restart a replica.
+    absl::Duration unreachable_timeout =
+        absl::Seconds(30);  // No connection for so long is final: time to restart a replica.
   };
 
   // A client of the scorer called `scorer_name`, without replicas yet.
-  static std::unique_ptr<ScorerClient> Create(absl::string_view scorer_name, const Options& options);
+  static std::unique_ptr<ScorerClient> Create(absl::string_view scorer_name,
+                                              const Options& options);
   static std::unique_ptr<ScorerClient> Create(absl::string_view scorer_name);
   virtual ~ScorerClient() = default;
 
-  // One typed result per item, in order, always, within `timeout` and a moment. Pieces go to the replica with the fewest items outstanding;
-  // one that dies mid-call is replaced by another. What is still unanswered becomes OVERLOADED (every replica's queue stayed full), TIMED_OUT
-  // (no answer in time, or no replica known in time) or MODEL_ERROR (replicas unreachable or failing), with a sentence; never a value.
-  virtual std::vector<proto::Score> Score(const std::vector<proto::ScoreItem>& items, absl::Duration timeout) = 0;
+  // One typed result per item, in order, always, within `timeout` and a moment. Pieces go to the
+  // replica with the fewest items outstanding; one that dies mid-call is replaced by another. What
+  // is still unanswered becomes OVERLOADED (every replica's queue stayed full), TIMED_OUT (no
+  // answer in time, or no replica known in time) or MODEL_ERROR (replicas unreachable or failing),
+  // with a sentence; never a value.
+  virtual std::vector<proto::Score> Score(const std::vector<proto::ScoreItem>& items,
+                                          absl::Duration timeout) = 0;
 
-  // The replicas to use from now on ("host:port"); calls under way to one that is gone from the list go on. May be empty.
+  // The replicas to use from now on ("host:port"); calls under way to one that is gone from the
+  // list go on. May be empty.
   virtual void SetEndpoints(std::vector<std::string> addresses) = 0;
 
-  // Ends every Score that is running or comes later with MODEL_ERROR results, at once. Used to drain. Idempotent.
+  // Ends every Score that is running or comes later with MODEL_ERROR results, at once. Used to
+  // drain. Idempotent.
   virtual void Cancel() = 0;
 };
 

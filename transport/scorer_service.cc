@@ -13,7 +13,8 @@ namespace {
 
 class ScoreCall;
 
-// Joins the handler's `done`, which may come late or from any thread, and the call, which a client's cancellation may end first.
+// Joins the handler's `done`, which may come late or from any thread, and the call, which a
+// client's cancellation may end first.
 class Ending {
  public:
   Ending(ScoreCall* call, proto::ScoreResponse* response) : call_(call), response_(response) {}
@@ -21,13 +22,15 @@ class Ending {
 
  private:
   Mutex mutex_;
-  ScoreCall* call_ ABSL_GUARDED_BY(mutex_);  // Null once finished: the call and its response may be gone.
+  ScoreCall* call_
+      ABSL_GUARDED_BY(mutex_);  // Null once finished: the call and its response may be gone.
   proto::ScoreResponse* const response_;
 };
 
 class ScoreCall final : public grpc::ServerUnaryReactor {
  public:
-  explicit ScoreCall(proto::ScoreResponse* response) : ending_(std::make_shared<Ending>(this, response)) {}
+  explicit ScoreCall(proto::ScoreResponse* response)
+      : ending_(std::make_shared<Ending>(this, response)) {}
   const std::shared_ptr<Ending>& ending() const { return ending_; }
   void OnCancel() override { ending_->Finish(absl::CancelledError("the call was cancelled")); }
   void OnDone() override { delete this; }
@@ -56,7 +59,9 @@ class ScorerCalls final : public proto::Scorer::CallbackService {
     auto* call = new ScoreCall(response);
     const std::shared_ptr<Ending> ending = call->ending();
     const absl::Status thrown = NoThrow([&] {
-      handler_->Score(*request, [ending](absl::StatusOr<proto::ScoreResponse> answer) { ending->Finish(std::move(answer)); });
+      handler_->Score(*request, [ending](absl::StatusOr<proto::ScoreResponse> answer) {
+        ending->Finish(std::move(answer));
+      });
       return absl::OkStatus();
     });
     if (!thrown.ok()) ending->Finish(thrown);
@@ -90,7 +95,8 @@ class GrpcScorerServer final : public ScorerServer {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<ScorerServer>> ScorerServer::Start(absl::string_view address, ScoreHandler* handler) {
+absl::StatusOr<std::unique_ptr<ScorerServer>> ScorerServer::Start(absl::string_view address,
+                                                                  ScoreHandler* handler) {
   auto server = std::make_unique<GrpcScorerServer>(handler);
   WB_RETURN_IF_ERROR(server->Listen(address));
   return server;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The scorer's side of the rollout wire: a server that turns every Score call into one asynchronous call of a ScoreHandler.
+// The scorer's side of the rollout wire: a server that turns every Score call into one asynchronous
+// call of a ScoreHandler.
 #pragma once
 
 #include <functional>
@@ -13,22 +14,26 @@
 
 namespace wideberth::transport {
 
-// `Score` is called from several server threads at once; it enqueues and returns. `done` is called once, from any thread, possibly
-// before `Score` returns; it may be called after the client has gone. ResourceExhausted makes the client back off and try again.
+// `Score` is called from several server threads at once; it enqueues and returns. `done` is called
+// once, from any thread, possibly before `Score` returns; it may be called after the client has
+// gone. ResourceExhausted makes the client back off and try again.
 class ScoreHandler {
  public:
   virtual ~ScoreHandler() = default;
-  virtual void Score(proto::ScoreRequest request, std::function<void(absl::StatusOr<proto::ScoreResponse>)> done) = 0;
+  virtual void Score(proto::ScoreRequest request,
+                     std::function<void(absl::StatusOr<proto::ScoreResponse>)> done) = 0;
 };
 
 class ScorerServer {
  public:
   // As LearnerServer::Start. `handler` must outlive the server.
-  static absl::StatusOr<std::unique_ptr<ScorerServer>> Start(absl::string_view address, ScoreHandler* handler);
+  static absl::StatusOr<std::unique_ptr<ScorerServer>> Start(absl::string_view address,
+                                                             ScoreHandler* handler);
   virtual ~ScorerServer() = default;
   virtual std::string address() const = 0;
-  // Refuses new calls, waits for the running ones to be answered at most `grace`, then cancels them. A `done` that comes later, even
-  // after the server is gone, does nothing. Idempotent; the destructor does the same without grace.
+  // Refuses new calls, waits for the running ones to be answered at most `grace`, then cancels
+  // them. A `done` that comes later, even after the server is gone, does nothing. Idempotent; the
+  // destructor does the same without grace.
   virtual void Shutdown(absl::Duration grace) = 0;
 };
 

@@ -26,7 +26,8 @@ using ::wideberth::testing::TempDir;
 
 TEST(TextProto, ATypoIsNamedWithPlaceAndNearestField) {
   proto::RunConfig config;
-  const absl::Status status = MergeTextProto("name: \"x\"\nlearner {\n  groupsize: 4\n}\n", "configs/a.txtpb", &config);
+  const absl::Status status =
+      MergeTextProto("name: \"x\"\nlearner {\n  groupsize: 4\n}\n", "configs/a.txtpb", &config);
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(status.message()), HasSubstr("configs/a.txtpb:3:"));
   EXPECT_THAT(std::string(status.message()), HasSubstr("no field named \"groupsize\""));
@@ -36,8 +37,12 @@ TEST(TextProto, ATypoIsNamedWithPlaceAndNearestField) {
 
 TEST(TextProto, LaterFilesReplaceScalarsAndAppendLists) {
   proto::RunConfig config;
-  ASSERT_TRUE(MergeTextProto("seed: 1 learner { group_size: 4 max_steps: 7 } prompts { path: \"a\" }", "one", &config).ok());
-  ASSERT_TRUE(MergeTextProto("learner { group_size: 8 } prompts { path: \"b\" }", "two", &config).ok());
+  ASSERT_TRUE(
+      MergeTextProto("seed: 1 learner { group_size: 4 max_steps: 7 } prompts { path: \"a\" }",
+                     "one", &config)
+          .ok());
+  ASSERT_TRUE(
+      MergeTextProto("learner { group_size: 8 } prompts { path: \"b\" }", "two", &config).ok());
   EXPECT_EQ(config.learner().group_size(), 8);
   EXPECT_EQ(config.learner().max_steps(), 7);
   EXPECT_EQ(config.prompts().path_size(), 2);
@@ -48,8 +53,10 @@ TEST(TextProto, LaterFilesReplaceScalarsAndAppendLists) {
 
 TEST(TextProto, AMissingFileAndAWrongTypeAreOneSentence) {
   proto::RunConfig config;
-  EXPECT_THAT(std::string(MergeTextProtoFile("no/such.txtpb", &config).message()), HasSubstr("no/such.txtpb: cannot open: No such file"));
-  EXPECT_THAT(std::string(MergeTextProto("seed: 1.5", "f", &config).message()), HasSubstr("f:1:7:"));
+  EXPECT_THAT(std::string(MergeTextProtoFile("no/such.txtpb", &config).message()),
+              HasSubstr("no/such.txtpb: cannot open: No such file"));
+  EXPECT_THAT(std::string(MergeTextProto("seed: 1.5", "f", &config).message()),
+              HasSubstr("f:1:7:"));
 }
 
 TEST(File, AnAtomicWriteIsWholeOrAbsentOnAFullDisk) {
@@ -76,7 +83,8 @@ TEST(File, ALockIsHeldOnce) {
   {
     const auto first = FileLock::Acquire(folder.Join("lock"));
     ASSERT_TRUE(first.ok());
-    EXPECT_EQ(FileLock::Acquire(folder.Join("lock")).status().code(), absl::StatusCode::kFailedPrecondition);
+    EXPECT_EQ(FileLock::Acquire(folder.Join("lock")).status().code(),
+              absl::StatusCode::kFailedPrecondition);
   }
   EXPECT_TRUE(FileLock::Acquire(folder.Join("lock")).ok());
 }
@@ -107,7 +115,8 @@ TEST(BoundedQueue, IsBoundedOrderedAndDrainsAfterClose) {
 TEST(BoundedQueue, CloseWakesEveryWaiter) {
   BoundedQueue<int> queue(1);
   std::vector<std::thread> waiters;
-  for (int i = 0; i < 3; ++i) waiters.emplace_back([&] { EXPECT_EQ(queue.Pop(absl::Seconds(60)), std::nullopt); });
+  for (int i = 0; i < 3; ++i)
+    waiters.emplace_back([&] { EXPECT_EQ(queue.Pop(absl::Seconds(60)), std::nullopt); });
   queue.Close();
   for (std::thread& waiter : waiters) waiter.join();
 }

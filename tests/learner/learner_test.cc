@@ -122,6 +122,8 @@ TEST_F(LearnerTest, ARunFromTheFirstLeaseToTheSummary) {
     EXPECT_TRUE(metrics[i]["t_mean"].is_number());
     EXPECT_GT(metrics[i]["grad_norm"].get<double>(), 0.0);
   }
+  EXPECT_TRUE(metrics[0]["sync_seconds"].is_null());
+  EXPECT_GE(metrics[1]["sync_seconds"].get<double>(), 0.0);
   EXPECT_EQ(metrics[0]["kl"], 0.0) << "the first step's policy is the base";
   EXPECT_GT(metrics[2]["kl"].get<double>(), 0.0);
 

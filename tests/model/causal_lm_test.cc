@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Parity of the forward pass with transformers and PEFT (tests/golden), and what must hold whatever the numbers are.
+// Parity of the forward pass with transformers and PEFT (tests/golden), and what must hold whatever
+// the numbers are.
 #include "model/causal_lm.h"
 
 #include <ATen/ATen.h>
@@ -46,7 +47,8 @@ Tensor AllLogits(const CausalLm& model, const Ids& ids, const Adapter* adapter =
   return at::mm(model.Hidden(tree, options), model.head().t());
 }
 
-TokenLogProbs NextLogProbs(const CausalLm& model, const Ids& ids, const Adapter* adapter = nullptr) {
+TokenLogProbs NextLogProbs(const CausalLm& model, const Ids& ids,
+                           const Adapter* adapter = nullptr) {
   TokenTree tree;
   tree.Add(ids);
   ForwardOptions options;
@@ -59,16 +61,22 @@ TokenLogProbs NextLogProbs(const CausalLm& model, const Ids& ids, const Adapter*
   return LogProbsOfTokens(model.Hidden(tree, options), model.head(), rows, targets, 1.0);
 }
 
-Tensor AsTensor(const Json& numbers) { return at::tensor(numbers.get<std::vector<double>>(), at::kDouble); }
+Tensor AsTensor(const Json& numbers) {
+  return at::tensor(numbers.get<std::vector<double>>(), at::kDouble);
+}
 
-double LargestDifference(const Tensor& a, const Tensor& b) { return (a.to(at::kDouble) - b.to(at::kDouble)).abs().max().item<double>(); }
+double LargestDifference(const Tensor& a, const Tensor& b) {
+  return (a.to(at::kDouble) - b.to(at::kDouble)).abs().max().item<double>();
+}
 
 Ids Greedy(const CausalLm& model, const Ids& prompt, int n, int others = 0) {
   GenerateOptions options;
   options.sampling.set_temperature(0);
   options.sampling.set_max_new_tokens(n);
   std::vector<PromptGroup> groups(1, PromptGroup{0, prompt, 1});
-  for (int i = 0; i < others; ++i) groups.push_back({static_cast<uint64_t>(i + 1), Ids(prompt.begin(), prompt.begin() + 1 + i), 2});
+  for (int i = 0; i < others; ++i)
+    groups.push_back(
+        {static_cast<uint64_t>(i + 1), Ids(prompt.begin(), prompt.begin() + 1 + i), 2});
   auto result = Generate(model, groups, options);
   EXPECT_TRUE(result.ok()) << result.status();
   return (*result)[0][0].tokens;
@@ -91,12 +99,16 @@ TEST_P(TinyParity, LogitsLogProbsAndGreedyIdsAreThoseOfTransformers) {
       for (size_t i = 0; i < sequence["positions"].size(); ++i) {
         const Tensor expected = AsTensor(sequence["logits"][i]);
         const double range = (expected.max() - expected.min()).item<double>();
-        const double difference = LargestDifference(logits[sequence["positions"][i].get<int64_t>()], expected) / range;
+        const double difference =
+            LargestDifference(logits[sequence["positions"][i].get<int64_t>()], expected) / range;
         EXPECT_LT(difference, 2e-5) << "position " << sequence["positions"][i];
       }
-      EXPECT_LT(LargestDifference(NextLogProbs(*model, ids).logprob, AsTensor(sequence["next_logprobs"])), 1e-4);
+      EXPECT_LT(
+          LargestDifference(NextLogProbs(*model, ids).logprob, AsTensor(sequence["next_logprobs"])),
+          1e-4);
       EXPECT_EQ(Greedy(*model, ids, 64), sequence["greedy_ids"].get<Ids>());
-      EXPECT_EQ(Greedy(*model, ids, 64, 3), sequence["greedy_ids"].get<Ids>()) << "in a batch with others";
+      EXPECT_EQ(Greedy(*model, ids, 64, 3), sequence["greedy_ids"].get<Ids>())
+          << "in a batch with others";
     }
   }
 }
@@ -107,8 +119,10 @@ TEST_P(TinyParity, Bfloat16StaysAsCloseToFloat32AsTransformersDoes) {
   ASSERT_TRUE(WriteTinyModel(GetParam(), folder.path(), {}).ok());
   const auto exact = LoadOrDie(folder.path()), rounded = LoadOrDie(folder.path(), proto::BFLOAT16);
   for (const Json& sequence : golden["sequences"]) {
-    const Tensor difference = AllLogits(*rounded, sequence["ids"]).to(at::kFloat) - AllLogits(*exact, sequence["ids"]);
-    EXPECT_LT(difference.square().mean().sqrt().item<double>(), 2 * sequence["bfloat16"]["rms_logit_difference"].get<double>());
+    const Tensor difference =
+        AllLogits(*rounded, sequence["ids"]).to(at::kFloat) - AllLogits(*exact, sequence["ids"]);
+    EXPECT_LT(difference.square().mean().sqrt().item<double>(),
+              2 * sequence["bfloat16"]["rms_logit_difference"].get<double>());
     EXPECT_GT(difference.abs().max().item<double>(), 1e-4) << "bfloat16 was not used";
   }
 }
@@ -126,27 +140,33 @@ void CheckRealModel(const std::string& folder, const Json& golden) {
     Ids all = ids;
     all.insert(all.end(), greedy.begin(), greedy.end());
     const Tensor logits = AllLogits(*model, all);
-    const double range = prompt["last_logit_max"].get<double>() - prompt["last_logit_min"].get<double>();
+    const double range =
+        prompt["last_logit_max"].get<double>() - prompt["last_logit_min"].get<double>();
     double largest = 0;
     for (size_t i = 0; i < prompt["positions"].size(); ++i) {
-      const Tensor row = logits[prompt["positions"][i].get<int64_t>()].index_select(0, at::tensor(columns));
+      const Tensor row =
+          logits[prompt["positions"][i].get<int64_t>()].index_select(0, at::tensor(columns));
       largest = std::max(largest, LargestDifference(row, AsTensor(prompt["logits"][i])));
     }
     EXPECT_LT(largest / range, 2e-4);
-    std::cout << "largest logit difference to transformers: " << largest << " of a range of " << range << "\n";
-    const Tensor next = NextLogProbs(*model, all).logprob.narrow(0, static_cast<int64_t>(ids.size()) - 1, 64);
+    std::cout << "largest logit difference to transformers: " << largest << " of a range of "
+              << range << "\n";
+    const Tensor next =
+        NextLogProbs(*model, all).logprob.narrow(0, static_cast<int64_t>(ids.size()) - 1, 64);
     EXPECT_LT(LargestDifference(next, AsTensor(prompt["greedy_logprobs"])), 1e-4);
   }
 }
 
 TEST(RealModelParity, SmolLm2) {
-  if (wideberth::testing::SmolLm2Dir().empty()) GTEST_SKIP() << "SmolLM2 is not here: run launch/get_smollm2.sh";
+  if (wideberth::testing::SmolLm2Dir().empty())
+    GTEST_SKIP() << "SmolLM2 is not here: run launch/get_smollm2.sh";
   CheckRealModel(wideberth::testing::SmolLm2Dir(), Golden("smollm2.json"));
 }
 
 TEST(RealModelParity, Stories260K) {
   if (wideberth::testing::SharedDir().empty()) GTEST_SKIP() << "the shared data is not at hand";
-  CheckRealModel(wideberth::testing::SharedDir() + "/data/model-stories260k/hf", Golden("stories260k.json"));
+  CheckRealModel(wideberth::testing::SharedDir() + "/data/model-stories260k/hf",
+                 Golden("stories260k.json"));
 }
 
 class LoraParity : public ::testing::TestWithParam<std::string> {};
@@ -156,19 +176,28 @@ TEST_P(LoraParity, ForwardAndGradientsAreThoseOfPeft) {
   TempDir folder;
   const std::vector<std::string> targets = golden["targets"];
   ASSERT_TRUE(WriteTinyModel(golden["kind"].get<std::string>(), folder.Join("model"), {}).ok());
-  ASSERT_TRUE(wideberth::testing::WriteTinyAdapter(golden["kind"].get<std::string>(), golden["r"], golden["alpha"], targets, folder.Join("adapter")).ok());
+  ASSERT_TRUE(wideberth::testing::WriteTinyAdapter(golden["kind"].get<std::string>(), golden["r"],
+                                                   golden["alpha"], targets, folder.Join("adapter"))
+                  .ok());
   for (const bool exact : {false, true}) {
     const auto model = LoadOrDie(folder.Join("model"), exact ? proto::FLOAT64 : proto::FLOAT32);
-    const auto adapter = Adapter::Load(folder.Join("adapter"), model->spec(), model->dtype(), at::kCPU);
+    const auto adapter =
+        Adapter::Load(folder.Join("adapter"), model->spec(), model->dtype(), at::kCPU);
     ASSERT_TRUE(adapter.ok()) << adapter.status();
     for (Tensor& parameter : (*adapter)->Parameters()) parameter.requires_grad_(true);
     const Ids ids = golden["ids"];
     const double tolerance = exact ? 1e-6 : 1e-4;
-    EXPECT_LT(LargestDifference(NextLogProbs(*model, ids).logprob, AsTensor(golden["base_next_logprobs"])), 1e-4);
+    EXPECT_LT(LargestDifference(NextLogProbs(*model, ids).logprob,
+                                AsTensor(golden["base_next_logprobs"])),
+              1e-4);
     const Tensor logprobs = NextLogProbs(*model, ids, adapter->get()).logprob;
-    EXPECT_LT(LargestDifference(logprobs.detach(), AsTensor(golden[exact ? "next_logprobs_float64" : "next_logprobs"])), tolerance);
+    EXPECT_LT(
+        LargestDifference(logprobs.detach(),
+                          AsTensor(golden[exact ? "next_logprobs_float64" : "next_logprobs"])),
+        tolerance);
     const Tensor loss = -logprobs.mean();
-    EXPECT_NEAR(loss.item<double>(), golden[exact ? "loss_float64" : "loss"].get<double>(), tolerance);
+    EXPECT_NEAR(loss.item<double>(), golden[exact ? "loss_float64" : "loss"].get<double>(),
+                tolerance);
     loss.backward();
     int compared = 0;
     for (const auto& [name, tensor] : (*adapter)->NamedTensors()) {
@@ -177,15 +206,21 @@ TEST_P(LoraParity, ForwardAndGradientsAreThoseOfPeft) {
       const double norm = golden["gradient_norms"][peft].get<double>();
       EXPECT_NEAR(tensor.grad().norm().item<double>(), norm, (exact ? 1e-5 : 1e-3) * norm) << peft;
       if (!golden["gradients"].contains(peft)) continue;
-      EXPECT_LT(LargestDifference(tensor.grad().flatten(), AsTensor(golden["gradients"][peft])), (exact ? 1e-5 : 1e-3) * norm) << peft;
+      EXPECT_LT(LargestDifference(tensor.grad().flatten(), AsTensor(golden["gradients"][peft])),
+                (exact ? 1e-5 : 1e-3) * norm)
+          << peft;
       ++compared;
     }
     EXPECT_EQ(compared, static_cast<int>(golden["gradients"].size()));
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Adapters, LoraParity, ::testing::Values("lora_llama_all.json", "lora_llama_qv.json", "lora_qwen2_all.json"),
-                         [](const auto& info) { return info.param.substr(0, info.param.find('.')); });
+INSTANTIATE_TEST_SUITE_P(Adapters, LoraParity,
+                         ::testing::Values("lora_llama_all.json", "lora_llama_qv.json",
+                                           "lora_qwen2_all.json"),
+                         [](const auto& info) {
+                           return info.param.substr(0, info.param.find('.'));
+                         });
 
 class TreeTest : public ::testing::Test {
  protected:
@@ -199,22 +234,29 @@ class TreeTest : public ::testing::Test {
 
 TEST_F(TreeTest, SharedBeginningsGiveTheHiddenStatesOfSeparateSequences) {
   TokenTree tree;
-  const int a = tree.Add({5, 6, 7, 8}), b = tree.Add({9, 10, 11}, a), c = tree.Add({12}, a), d = tree.Add({13, 14}, b), e = tree.Add({20, 21, 22, 23, 24});
-  const std::map<int, Ids> paths = {{a, {5, 6, 7, 8}}, {b, {5, 6, 7, 8, 9, 10, 11}}, {c, {5, 6, 7, 8, 12}},
-                                    {d, {5, 6, 7, 8, 9, 10, 11, 13, 14}}, {e, {20, 21, 22, 23, 24}}};
+  const int a = tree.Add({5, 6, 7, 8}), b = tree.Add({9, 10, 11}, a), c = tree.Add({12}, a),
+            d = tree.Add({13, 14}, b), e = tree.Add({20, 21, 22, 23, 24});
+  const std::map<int, Ids> paths = {{a, {5, 6, 7, 8}},
+                                    {b, {5, 6, 7, 8, 9, 10, 11}},
+                                    {c, {5, 6, 7, 8, 12}},
+                                    {d, {5, 6, 7, 8, 9, 10, 11, 13, 14}},
+                                    {e, {20, 21, 22, 23, 24}}};
   const Tensor packed = model_->Hidden(tree, {});
   for (const auto& [node, path] : paths) {
     TokenTree alone;
     alone.Add(path);
-    const Tensor expected = model_->Hidden(alone, {}).narrow(0, static_cast<int64_t>(path.size() - tree.nodes[node].tokens.size()),
-                                                             static_cast<int64_t>(tree.nodes[node].tokens.size()));
-    const Tensor found = packed.narrow(0, tree.nodes[node].first_row, static_cast<int64_t>(tree.nodes[node].tokens.size()));
+    const Tensor expected = model_->Hidden(alone, {}).narrow(
+        0, static_cast<int64_t>(path.size() - tree.nodes[node].tokens.size()),
+        static_cast<int64_t>(tree.nodes[node].tokens.size()));
+    const Tensor found = packed.narrow(0, tree.nodes[node].first_row,
+                                       static_cast<int64_t>(tree.nodes[node].tokens.size()));
     EXPECT_LT(LargestDifference(found, expected), 1e-12) << "node " << node;
   }
 }
 
 TEST_F(TreeTest, SiblingsMayEndInAnyOrderOfLength) {
-  for (const std::vector<size_t>& lengths : {std::vector<size_t>{3, 2}, {2, 3}, {2, 2}, {4, 1, 2}, {1, 4}}) {
+  for (const std::vector<size_t>& lengths :
+       {std::vector<size_t>{3, 2}, {2, 3}, {2, 2}, {4, 1, 2}, {1, 4}}) {
     TokenTree tree;
     const int root = tree.Add({5, 6});
     for (size_t length : lengths) tree.Add(Ids(length, 9), root);
@@ -225,7 +267,9 @@ TEST_F(TreeTest, SiblingsMayEndInAnyOrderOfLength) {
       Ids path = {5, 6};
       path.resize(2 + lengths[i], 9);
       alone.Add(path);
-      EXPECT_LT(LargestDifference(packed[tree.LastRow(static_cast<int>(i) + 1)], model_->Hidden(alone, {})[static_cast<int64_t>(path.size()) - 1]), 1e-12);
+      EXPECT_LT(LargestDifference(packed[tree.LastRow(static_cast<int>(i) + 1)],
+                                  model_->Hidden(alone, {})[static_cast<int64_t>(path.size()) - 1]),
+                1e-12);
     }
   }
 }
@@ -239,15 +283,20 @@ TEST_F(TreeTest, AKeptPrefixGivesTheSameAsTheWholeSequence) {
   model_->Hidden(head, keep);
   ASSERT_EQ(kept.size(), 1u);
   TokenTree rest;
-  const int first = rest.Add({8, 9}), second = rest.Add({10, 11, 12}), third = rest.Add({13}, second);
+  const int first = rest.Add({8, 9}), second = rest.Add({10, 11, 12}),
+            third = rest.Add({13}, second);
   ForwardOptions after;
   after.prefix = &kept[0];
   const Tensor hidden = model_->Hidden(rest, after);
-  const std::map<int, Ids> paths = {{first, {5, 6, 7, 8, 9}}, {second, {5, 6, 7, 10, 11, 12}}, {third, {5, 6, 7, 10, 11, 12, 13}}};
+  const std::map<int, Ids> paths = {{first, {5, 6, 7, 8, 9}},
+                                    {second, {5, 6, 7, 10, 11, 12}},
+                                    {third, {5, 6, 7, 10, 11, 12, 13}}};
   for (const auto& [node, path] : paths) {
     TokenTree alone;
     alone.Add(path);
-    EXPECT_LT(LargestDifference(hidden[rest.LastRow(node)], model_->Hidden(alone, {})[static_cast<int64_t>(path.size()) - 1]), 1e-12);
+    EXPECT_LT(LargestDifference(hidden[rest.LastRow(node)],
+                                model_->Hidden(alone, {})[static_cast<int64_t>(path.size()) - 1]),
+              1e-12);
   }
 }
 
@@ -264,7 +313,9 @@ TEST_F(TreeTest, GroupGradientsAreThoseOfSeparateSequences) {
   ForwardOptions options;
   options.adapter = adapter.get();
   const GroupTree group = MakeGroupTree(prompt, completions);
-  Tensor together = LogProbsOfTokens(model_->Hidden(group.tree, options), model_->head(), group.rows, group.targets, 0.7).logprob;
+  Tensor together = LogProbsOfTokens(model_->Hidden(group.tree, options), model_->head(),
+                                     group.rows, group.targets, 0.7)
+                        .logprob;
   const Tensor weights = at::arange(1, together.size(0) + 1, at::kDouble);
   (together * weights).sum().backward();
   std::vector<Tensor> packed;
@@ -275,25 +326,30 @@ TEST_F(TreeTest, GroupGradientsAreThoseOfSeparateSequences) {
   int64_t at = 0;
   for (const Ids& completion : completions) {
     const GroupTree alone = MakeGroupTree(prompt, {completion});
-    const Tensor logprobs = LogProbsOfTokens(model_->Hidden(alone.tree, options), model_->head(), alone.rows, alone.targets, 0.7).logprob;
+    const Tensor logprobs = LogProbsOfTokens(model_->Hidden(alone.tree, options), model_->head(),
+                                             alone.rows, alone.targets, 0.7)
+                                .logprob;
     const auto n = static_cast<int64_t>(completion.size());
     EXPECT_LT(LargestDifference(logprobs.detach(), together.detach().narrow(0, at, n)), 1e-11);
     (logprobs * weights.narrow(0, at, n)).sum().backward();
     at += n;
   }
   const std::vector<Tensor> parameters = adapter->Parameters();
-  for (size_t i = 0; i < parameters.size(); ++i) EXPECT_LT(LargestDifference(packed[i], parameters[i].grad()), 1e-9);
+  for (size_t i = 0; i < parameters.size(); ++i)
+    EXPECT_LT(LargestDifference(packed[i], parameters[i].grad()), 1e-9);
 }
 
 TEST_F(TreeTest, LogProbsAndTheirGradientEqualThoseOfWholeLogits) {
-  const Tensor hidden = at::randn({6, model_->spec().hidden}, at::TensorOptions(at::kDouble)).requires_grad_(true);
+  const Tensor hidden =
+      at::randn({6, model_->spec().hidden}, at::TensorOptions(at::kDouble)).requires_grad_(true);
   const std::vector<int64_t> rows = {5, 0, 3, 3}, targets = {1, 2, 3, 300};
   const TokenLogProbs chunked = LogProbsOfTokens(hidden, model_->head(), rows, targets, 1.3);
   const Tensor weights = at::arange(1, 5, at::kDouble);
   (chunked.logprob * weights).sum().backward();
   const Tensor gradient = hidden.grad().clone();
   hidden.mutable_grad().zero_();
-  const Tensor whole = at::log_softmax(at::mm(hidden.index_select(0, at::tensor(rows)), model_->head().t()) / 1.3, 1);
+  const Tensor whole = at::log_softmax(
+      at::mm(hidden.index_select(0, at::tensor(rows)), model_->head().t()) / 1.3, 1);
   const Tensor expected = whole.gather(1, at::tensor(targets).unsqueeze(1)).squeeze(1);
   (expected * weights).sum().backward();
   EXPECT_LT(LargestDifference(chunked.logprob.detach(), expected.detach()), 1e-12);
@@ -302,13 +358,16 @@ TEST_F(TreeTest, LogProbsAndTheirGradientEqualThoseOfWholeLogits) {
 }
 
 TEST_F(TreeTest, AFreshAdapterLeavesTheModelExactlyAsItIs) {
-  const auto adapter = *Adapter::Initialize(model_->spec(), proto::LoraConfig(), 3, at::kDouble, at::kCPU);
-  EXPECT_TRUE(at::equal(AllLogits(*model_, {1, 2, 3, 4}, adapter.get()), AllLogits(*model_, {1, 2, 3, 4})));
+  const auto adapter =
+      *Adapter::Initialize(model_->spec(), proto::LoraConfig(), 3, at::kDouble, at::kCPU);
+  EXPECT_TRUE(
+      at::equal(AllLogits(*model_, {1, 2, 3, 4}, adapter.get()), AllLogits(*model_, {1, 2, 3, 4})));
 }
 
 TEST(LoadErrors, AreOneSentenceWithFileFieldFoundAndExpected) {
   TempDir folder;
-  auto message = [&](absl::string_view kind, const std::function<void(const std::string&)>& damage) {
+  auto message = [&](absl::string_view kind,
+                     const std::function<void(const std::string&)>& damage) {
     const std::string path = folder.Join(absl::StrCat(kind, "-", rand()));
     EXPECT_TRUE(WriteTinyModel(kind, path, {}).ok());
     damage(path);
@@ -321,28 +380,45 @@ TEST(LoadErrors, AreOneSentenceWithFileFieldFoundAndExpected) {
   auto edit_config = [](const char* field, Json value) {
     return [=](const std::string& path) {
       Json json = Json::parse(*ReadFile(path + "/config.json"));
-      if (value.is_null()) json.erase(field); else json[field] = value;
+      if (value.is_null())
+        json.erase(field);
+      else
+        json[field] = value;
       EXPECT_TRUE(WriteFileAtomically(path + "/config.json", json.dump()).ok());
     };
   };
-  EXPECT_THAT(message("llama", edit_config("hidden_size", nullptr)), HasSubstr("config.json: field \"hidden_size\" is missing"));
-  EXPECT_THAT(message("llama", edit_config("hidden_size", "big")), HasSubstr("field \"hidden_size\" is \"big\", expected a positive integer"));
-  EXPECT_THAT(message("llama", edit_config("vocab_size", 321)), HasSubstr("\"model.embed_tokens.weight\" has shape [320, 64], expected [321, 64]"));
-  EXPECT_THAT(message("llama", edit_config("num_hidden_layers", 4)), HasSubstr("\"model.layers.3.input_layernorm.weight\" is missing"));
-  EXPECT_THAT(message("llama", edit_config("num_hidden_layers", 2)), HasSubstr("tensor(s) that a LlamaForCausalLM of this config.json does not have"));
-  EXPECT_THAT(message("llama", edit_config("architectures", Json::array({"GPT9ForCausalLM"}))), HasSubstr("supported are LlamaForCausalLM"));
-  EXPECT_THAT(message("llama", edit_config("hidden_act", "gelu")), HasSubstr("hidden_act is \"gelu\""));
-  EXPECT_THAT(message("llama", [](const std::string& path) {
-                const std::string file = path + "/model.safetensors", bytes = *ReadFile(file);
-                EXPECT_TRUE(WriteFileAtomically(file, absl::string_view(bytes).substr(0, bytes.size() / 2)).ok());
-              }), HasSubstr("is the file truncated?"));
+  EXPECT_THAT(message("llama", edit_config("hidden_size", nullptr)),
+              HasSubstr("config.json: field \"hidden_size\" is missing"));
+  EXPECT_THAT(message("llama", edit_config("hidden_size", "big")),
+              HasSubstr("field \"hidden_size\" is \"big\", expected a positive integer"));
+  EXPECT_THAT(message("llama", edit_config("vocab_size", 321)),
+              HasSubstr("\"model.embed_tokens.weight\" has shape [320, 64], expected [321, 64]"));
+  EXPECT_THAT(message("llama", edit_config("num_hidden_layers", 4)),
+              HasSubstr("\"model.layers.3.input_layernorm.weight\" is missing"));
+  EXPECT_THAT(message("llama", edit_config("num_hidden_layers", 2)),
+              HasSubstr("tensor(s) that a LlamaForCausalLM of this config.json does not have"));
+  EXPECT_THAT(message("llama", edit_config("architectures", Json::array({"GPT9ForCausalLM"}))),
+              HasSubstr("supported are LlamaForCausalLM"));
+  EXPECT_THAT(message("llama", edit_config("hidden_act", "gelu")),
+              HasSubstr("hidden_act is \"gelu\""));
+  EXPECT_THAT(message("llama",
+                      [](const std::string& path) {
+                        const std::string file = path + "/model.safetensors",
+                                          bytes = *ReadFile(file);
+                        EXPECT_TRUE(WriteFileAtomically(
+                                        file, absl::string_view(bytes).substr(0, bytes.size() / 2))
+                                        .ok());
+                      }),
+              HasSubstr("is the file truncated?"));
   proto::ModelConfig config;
   config.set_path(folder.Join("nowhere"));
-  EXPECT_THAT(std::string(CausalLm::Load(config).status().message()), HasSubstr("nowhere/config.json: cannot open"));
+  EXPECT_THAT(std::string(CausalLm::Load(config).status().message()),
+              HasSubstr("nowhere/config.json: cannot open"));
   EXPECT_TRUE(WriteTinyModel("llama", folder.Join("x"), {}).ok());
   config.set_path(folder.Join("x"));
   config.set_device("tpu");
-  EXPECT_THAT(std::string(CausalLm::Load(config).status().message()), HasSubstr("device is \"tpu\", expected \"cpu\" or \"cuda:N\""));
+  EXPECT_THAT(std::string(CausalLm::Load(config).status().message()),
+              HasSubstr("device is \"tpu\", expected \"cpu\" or \"cuda:N\""));
 }
 
 }  // namespace

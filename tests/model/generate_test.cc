@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sampling: the distribution drawn from, its independence of the batch, and the adapter's way through files and the weight wire.
+// Sampling: the distribution drawn from, its independence of the batch, and the adapter's way
+// through files and the weight wire.
 #include "model/generate.h"
 
 #include <ATen/ATen.h>
@@ -36,7 +37,8 @@ proto::GenerationConfig Sampling(const Json& c) {
 }
 
 TEST(Philox, MatchesTheKnownAnswersOfThePaper) {
-  EXPECT_EQ(Philox({0, 0, 0, 0}, {0, 0}), (std::array<uint32_t, 4>{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
+  EXPECT_EQ(Philox({0, 0, 0, 0}, {0, 0}),
+            (std::array<uint32_t, 4>{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
   EXPECT_EQ(Philox({0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff}, {0xffffffff, 0xffffffff}),
             (std::array<uint32_t, 4>{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
 }
@@ -47,12 +49,16 @@ TEST(Sampler, DistributionsAreThoseOfTransformersProcessors) {
     Sampler sampler(Sampling(c));
     const std::vector<float> logits = golden["rows"][c["row"].get<int>()];
     const Ids seen = c["history_ids"];
-    const std::vector<double> found = sampler.Distribution(logits, seen), expected = c["probabilities"];
-    for (size_t i = 0; i < found.size(); ++i) ASSERT_NEAR(found[i], expected[i], 2e-6) << "token " << i << " of " << c.dump().substr(0, 200);
+    const std::vector<double> found = sampler.Distribution(logits, seen),
+                              expected = c["probabilities"];
+    for (size_t i = 0; i < found.size(); ++i)
+      ASSERT_NEAR(found[i], expected[i], 2e-6)
+          << "token " << i << " of " << c.dump().substr(0, 200);
   }
 }
 
-// Pearson's statistic over 20,000 draws; cells expected fewer than five times are pooled. The bound is the 1 - 1e-6 quantile (Wilson-Hilferty).
+// Pearson's statistic over 20,000 draws; cells expected fewer than five times are pooled. The bound
+// is the 1 - 1e-6 quantile (Wilson-Hilferty).
 TEST(Sampler, DrawsFollowTheDistribution) {
   const Json golden = Json::parse(*ReadFile(wideberth::testing::GoldenPath("sampling.json")));
   constexpr int kDraws = 20000;
@@ -64,7 +70,8 @@ TEST(Sampler, DrawsFollowTheDistribution) {
     const std::vector<double> expected = c["probabilities"];
     std::vector<int> counts(expected.size());
     ++group;
-    for (int i = 0; i < kDraws; ++i) ++counts[sampler.Sample(logits, seen, UniformAt(7, group, 3, i)).token];
+    for (int i = 0; i < kDraws; ++i)
+      ++counts[sampler.Sample(logits, seen, UniformAt(7, group, 3, i)).token];
     double statistic = 0, pooled_expected = 0, pooled_count = 0;
     int cells = 0;
     for (size_t i = 0; i < expected.size(); ++i) {
@@ -83,7 +90,8 @@ TEST(Sampler, DrawsFollowTheDistribution) {
       ++cells;
     }
     const double freedom = std::max(1, cells - 1), t = 2 / (9 * freedom);
-    EXPECT_LT(statistic, freedom * std::pow(1 - t + 4.75 * std::sqrt(t), 3)) << c.dump().substr(0, 160);
+    EXPECT_LT(statistic, freedom * std::pow(1 - t + 4.75 * std::sqrt(t), 3))
+        << c.dump().substr(0, 160);
   }
 }
 
@@ -97,7 +105,8 @@ class GenerateTest : public ::testing::Test {
     ASSERT_TRUE(model.ok()) << model.status();
     model_ = *std::move(model);
   }
-  std::vector<std::vector<Sampled>> Run(const std::vector<PromptGroup>& groups, const GenerateOptions& options) {
+  std::vector<std::vector<Sampled>> Run(const std::vector<PromptGroup>& groups,
+                                        const GenerateOptions& options) {
     auto result = Generate(*model_, groups, options);
     EXPECT_TRUE(result.ok()) << result.status();
     return *result;
@@ -111,7 +120,8 @@ TEST_F(GenerateTest, ACompletionDoesNotDependOnWhatElseIsInTheBatch) {
   options.sampling.set_max_new_tokens(24);
   options.seed = 11;
   options.stop_tokens = {7, 100, 200};
-  const std::vector<PromptGroup> groups = {{4, {5, 6, 7}, 3}, {9, {8}, 2}, {12, {30, 31, 32, 33, 34, 35}, 4}};
+  const std::vector<PromptGroup> groups = {
+      {4, {5, 6, 7}, 3}, {9, {8}, 2}, {12, {30, 31, 32, 33, 34, 35}, 4}};
   const auto together = Run(groups, options);
   for (size_t g = 0; g < groups.size(); ++g) {
     const auto alone = Run({groups[g]}, options);
@@ -141,7 +151,9 @@ TEST_F(GenerateTest, LogProbsAreThoseTheLearnerComputes) {
     EXPECT_EQ(s.finish, proto::LENGTH);
   }
   const GroupTree tree = MakeGroupTree(group.prompt, completions);
-  const at::Tensor logprobs = LogProbsOfTokens(model_->Hidden(tree.tree, {}), model_->head(), tree.rows, tree.targets, 0.7).logprob;
+  const at::Tensor logprobs =
+      LogProbsOfTokens(model_->Hidden(tree.tree, {}), model_->head(), tree.rows, tree.targets, 0.7)
+          .logprob;
   EXPECT_LT((logprobs - at::tensor(expected)).abs().max().item<double>(), 1e-4);
 }
 
@@ -165,9 +177,13 @@ TEST_F(GenerateTest, StopTokensEndACompletionAndAreKept) {
 TEST_F(GenerateTest, RefusesWhatDoesNotFitInOneSentence) {
   GenerateOptions options;
   options.sampling.set_max_new_tokens(510);
-  auto message = [&](const std::vector<PromptGroup>& groups) { return std::string(Generate(*model_, groups, options).status().message()); };
-  EXPECT_THAT(message({{1, {1, 2, 3}, 1}}), HasSubstr("a prompt of 3 tokens and max_new_tokens 510 exceed the context of 512"));
-  EXPECT_THAT(message({{1, {1, 320}, 1}}), HasSubstr("token id 320 is outside the model's vocabulary of 320"));
+  auto message = [&](const std::vector<PromptGroup>& groups) {
+    return std::string(Generate(*model_, groups, options).status().message());
+  };
+  EXPECT_THAT(message({{1, {1, 2, 3}, 1}}),
+              HasSubstr("a prompt of 3 tokens and max_new_tokens 510 exceed the context of 512"));
+  EXPECT_THAT(message({{1, {1, 320}, 1}}),
+              HasSubstr("token id 320 is outside the model's vocabulary of 320"));
   EXPECT_THAT(message({{1, {}, 1}}), HasSubstr("the prompt has no token"));
   options.sampling.set_top_p(1.5);
   EXPECT_THAT(message({{1, {1}, 1}}), HasSubstr("generation.top_p is 1.5, must be in (0, 1]"));
@@ -177,7 +193,8 @@ TEST_F(GenerateTest, StopsBetweenTwoStepsWhenAsked) {
   GenerateOptions options;
   int steps = 0;
   options.between_steps = [&](int64_t) { return ++steps < 5; };
-  EXPECT_EQ(Generate(*model_, {{1, {1}, 2}}, options).status().code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(Generate(*model_, {{1, {1}, 2}}, options).status().code(),
+            absl::StatusCode::kCancelled);
   EXPECT_EQ(steps, 5);
 }
 
@@ -196,7 +213,8 @@ TEST_F(GenerateTest, AdapterSurvivesFilesAndWire) {
   EXPECT_EQ(manifest.fingerprint(), Fingerprint(bytes));
   const auto unpacked = Adapter::Unpack(manifest, bytes, model_->spec(), at::kFloat, at::kCPU);
   ASSERT_TRUE(unpacked.ok()) << unpacked.status();
-  const auto a = adapter->NamedTensors(), b = (*loaded)->NamedTensors(), c = (*unpacked)->NamedTensors();
+  const auto a = adapter->NamedTensors(), b = (*loaded)->NamedTensors(),
+             c = (*unpacked)->NamedTensors();
   ASSERT_EQ(a.size(), 12u);
   for (size_t i = 0; i < a.size(); ++i) {
     EXPECT_EQ(a[i].first, b[i].first);
@@ -204,9 +222,15 @@ TEST_F(GenerateTest, AdapterSurvivesFilesAndWire) {
     EXPECT_TRUE(at::equal(a[i].second, c[i].second));
   }
   manifest.mutable_tensor(3)->set_shape(0, 1);
-  EXPECT_THAT(std::string(Adapter::Unpack(manifest, bytes, model_->spec(), at::kFloat, at::kCPU).status().message()), HasSubstr("expected \"model.layers.0.mlp.down_proj"));
+  EXPECT_THAT(std::string(Adapter::Unpack(manifest, bytes, model_->spec(), at::kFloat, at::kCPU)
+                              .status()
+                              .message()),
+              HasSubstr("expected \"model.layers.0.mlp.down_proj"));
   lora.add_target("qproj");
-  EXPECT_THAT(std::string(Adapter::Initialize(model_->spec(), lora, 5, at::kFloat, at::kCPU).status().message()), HasSubstr("lora.target \"qproj\" is no projection"));
+  EXPECT_THAT(
+      std::string(
+          Adapter::Initialize(model_->spec(), lora, 5, at::kFloat, at::kCPU).status().message()),
+      HasSubstr("lora.target \"qproj\" is no projection"));
 }
 
 }  // namespace

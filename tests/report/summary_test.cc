@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 
 namespace wideberth::report {
 namespace {
@@ -118,6 +119,18 @@ TEST(SummaryTest, TheTableShowsChangedAnswersSideBySideAndTheAdapter) {
   EXPECT_THAT(table, HasSubstr("> question 0"));  // The largest change of t.
   EXPECT_THAT(table, ::testing::Not(HasSubstr("> question 1")));
   EXPECT_THAT(table, HasSubstr("adapter: runs/quick/adapter"));
+}
+
+TEST(SummaryTest, TheTableKeepsToItsWidthAndShowsSmallNumbers) {
+  Summary summary = MakeSummary();
+  summary.evaluation[0].before[0].text = std::string(3, 'x') + std::string(400, ' ') + "word";
+  for (PromptPair& pair : summary.evaluation) {
+    for (Answer& answer : pair.before) answer.kl = 0.0;
+    for (Answer& answer : pair.after) answer.kl = 2e-5;
+  }
+  const std::string table = SummaryTable(summary);
+  EXPECT_THAT(table, HasSubstr("2.0e-05"));
+  for (absl::string_view line : absl::StrSplit(table, '\n')) EXPECT_LE(line.size(), 100u) << line;
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The wires without a network: a LearnerClient that calls a LearnerHandler in this process, and a ScorerClient that answers from a function.
-// Used by the roles' tests.
+// The wires without a network: a LearnerClient that calls a LearnerHandler in this process, and a
+// ScorerClient that answers from a function. Used by the roles' tests.
 #pragma once
 
 #include <functional>
@@ -19,7 +19,8 @@
 
 namespace wideberth::testing {
 
-// A handler whose calls are functions; an unset one answers Unimplemented. Thread-safe when its functions are.
+// A handler whose calls are functions; an unset one answers Unimplemented. Thread-safe when its
+// functions are.
 class FakeLearner : public transport::LearnerHandler {
  public:
   template <typename Request, typename Response>
@@ -32,28 +33,40 @@ class FakeLearner : public transport::LearnerHandler {
   Call<proto::AcknowledgeAdapterRequest, proto::AcknowledgeAdapterResponse> on_acknowledge;
   Call<proto::FetchAdapterRequest, std::shared_ptr<const transport::AdapterBlob>> on_fetch;
 
-  absl::StatusOr<proto::RegisterResponse> Register(const proto::RegisterRequest& r) override { return Answer(on_register, r); }
-  absl::StatusOr<proto::HeartbeatResponse> Heartbeat(const proto::HeartbeatRequest& r) override { return Answer(on_heartbeat, r); }
-  absl::StatusOr<proto::LeasePromptsResponse> LeasePrompts(const proto::LeasePromptsRequest& r) override {
+  absl::StatusOr<proto::RegisterResponse> Register(const proto::RegisterRequest& r) override {
+    return Answer(on_register, r);
+  }
+  absl::StatusOr<proto::HeartbeatResponse> Heartbeat(const proto::HeartbeatRequest& r) override {
+    return Answer(on_heartbeat, r);
+  }
+  absl::StatusOr<proto::LeasePromptsResponse> LeasePrompts(
+      const proto::LeasePromptsRequest& r) override {
     return Answer(on_lease, r);
   }
-  absl::StatusOr<proto::SubmitGroupResponse> SubmitGroup(const proto::SubmitGroupRequest& r) override { return Answer(on_submit, r); }
-  absl::StatusOr<proto::AcknowledgeAdapterResponse> AcknowledgeAdapter(const proto::AcknowledgeAdapterRequest& r) override {
+  absl::StatusOr<proto::SubmitGroupResponse> SubmitGroup(
+      const proto::SubmitGroupRequest& r) override {
+    return Answer(on_submit, r);
+  }
+  absl::StatusOr<proto::AcknowledgeAdapterResponse> AcknowledgeAdapter(
+      const proto::AcknowledgeAdapterRequest& r) override {
     return Answer(on_acknowledge, r);
   }
-  absl::StatusOr<std::shared_ptr<const transport::AdapterBlob>> NewestAdapter(const proto::FetchAdapterRequest& r) override {
+  absl::StatusOr<std::shared_ptr<const transport::AdapterBlob>> NewestAdapter(
+      const proto::FetchAdapterRequest& r) override {
     return Answer(on_fetch, r);
   }
 
  private:
   template <typename Request, typename Response>
-  static absl::StatusOr<Response> Answer(const Call<Request, Response>& call, const Request& request) {
+  static absl::StatusOr<Response> Answer(const Call<Request, Response>& call,
+                                         const Request& request) {
     if (!call) return absl::UnimplementedError("the test gave no answer for this call");
     return call(request);
   }
 };
 
-// Calls the handler directly. `Fail` makes every later call end with that status until it is given OK. Thread-safe.
+// Calls the handler directly. `Fail` makes every later call end with that status until it is given
+// OK. Thread-safe.
 class InMemoryLearnerClient final : public transport::LearnerClient {
  public:
   explicit InMemoryLearnerClient(transport::LearnerHandler* handler) : handler_(handler) {}
@@ -66,23 +79,28 @@ class InMemoryLearnerClient final : public transport::LearnerClient {
     if (absl::Status failure = Failure(); !failure.ok()) return failure;
     return handler_->Register(request);
   }
-  absl::StatusOr<proto::HeartbeatResponse> Heartbeat(const proto::HeartbeatRequest& request) override {
+  absl::StatusOr<proto::HeartbeatResponse> Heartbeat(
+      const proto::HeartbeatRequest& request) override {
     if (absl::Status failure = Failure(); !failure.ok()) return failure;
     return handler_->Heartbeat(request);
   }
-  absl::StatusOr<proto::LeasePromptsResponse> LeasePrompts(const proto::LeasePromptsRequest& request) override {
+  absl::StatusOr<proto::LeasePromptsResponse> LeasePrompts(
+      const proto::LeasePromptsRequest& request) override {
     if (absl::Status failure = Failure(); !failure.ok()) return failure;
     return handler_->LeasePrompts(request);
   }
-  absl::StatusOr<proto::SubmitGroupResponse> SubmitGroup(const proto::SubmitGroupRequest& request) override {
+  absl::StatusOr<proto::SubmitGroupResponse> SubmitGroup(
+      const proto::SubmitGroupRequest& request) override {
     if (absl::Status failure = Failure(); !failure.ok()) return failure;
     return handler_->SubmitGroup(request);
   }
-  absl::StatusOr<proto::AcknowledgeAdapterResponse> AcknowledgeAdapter(const proto::AcknowledgeAdapterRequest& request) override {
+  absl::StatusOr<proto::AcknowledgeAdapterResponse> AcknowledgeAdapter(
+      const proto::AcknowledgeAdapterRequest& request) override {
     if (absl::Status failure = Failure(); !failure.ok()) return failure;
     return handler_->AcknowledgeAdapter(request);
   }
-  absl::StatusOr<std::shared_ptr<const transport::AdapterBlob>> FetchAdapter(const proto::FetchAdapterRequest& request) override {
+  absl::StatusOr<std::shared_ptr<const transport::AdapterBlob>> FetchAdapter(
+      const proto::FetchAdapterRequest& request) override {
     if (absl::Status failure = Failure(); !failure.ok()) return failure;
     return handler_->NewestAdapter(request);
   }
@@ -104,13 +122,15 @@ class InMemoryLearnerClient final : public transport::LearnerClient {
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
-// Answers each item by a function; remembers the endpoints it was told. Thread-safe when the function is.
+// Answers each item by a function; remembers the endpoints it was told. Thread-safe when the
+// function is.
 class FakeScorerClient final : public transport::ScorerClient {
  public:
   using Answer = std::function<proto::Score(const proto::ScoreItem&)>;
   explicit FakeScorerClient(Answer answer) : answer_(std::move(answer)) {}
 
-  std::vector<proto::Score> Score(const std::vector<proto::ScoreItem>& items, absl::Duration) override {
+  std::vector<proto::Score> Score(const std::vector<proto::ScoreItem>& items,
+                                  absl::Duration) override {
     std::vector<proto::Score> scores;
     scores.reserve(items.size());
     for (const proto::ScoreItem& item : items) scores.push_back(answer_(item));

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The weight wire behind its interfaces: what verifies, what is published, and what a receiver stages.
+// The weight wire behind its interfaces: what verifies, what is published, and what a receiver
+// stages.
 #include "transport/adapter_carrier.h"
 
 #include <gmock/gmock.h>
@@ -25,7 +26,8 @@ TEST(AdapterBlobTest, AManifestThatContradictsItselfIsRefusedWithTheTensorsName)
   EXPECT_TRUE(VerifyAdapterBlob(*MakeBlob(1)).ok());
   auto blob = MakeBlob(1);
   blob->manifest.mutable_tensor(1)->set_offset_bytes(8);
-  EXPECT_THAT(std::string(VerifyAdapterBlob(*blob).message()), HasSubstr("tensor b starts at byte 8, must follow"));
+  EXPECT_THAT(std::string(VerifyAdapterBlob(*blob).message()),
+              HasSubstr("tensor b starts at byte 8, must follow"));
   blob = MakeBlob(1);
   blob->manifest.mutable_tensor(0)->set_shape(0, -1);
   EXPECT_TRUE(absl::IsInvalidArgument(VerifyAdapterBlob(*blob)));
@@ -64,7 +66,8 @@ TEST(GrpcAdapterCarrierTest, HandsOutOnlyWhatIsNewerAndPublishesOnlyUpwards) {
 class AdapterReceiverTest : public ::testing::Test {
  protected:
   AdapterReceiverTest() {
-    learner_.on_fetch = [this](const proto::FetchAdapterRequest& request) -> absl::StatusOr<std::shared_ptr<const AdapterBlob>> {
+    learner_.on_fetch = [this](const proto::FetchAdapterRequest& request)
+        -> absl::StatusOr<std::shared_ptr<const AdapterBlob>> {
       EXPECT_EQ(request.member_id(), "actor-0#1");
       ++num_fetches_;
       if (wrong_ != nullptr) return wrong_;
@@ -73,7 +76,8 @@ class AdapterReceiverTest : public ::testing::Test {
   }
   // Polls once an hour: whatever happens sooner happens because somebody waits.
   std::unique_ptr<AdapterReceiver> Receiver() {
-    return std::make_unique<AdapterReceiver>(&source_, &client_, [] { return "actor-0#1"; }, absl::Hours(1));
+    return std::make_unique<AdapterReceiver>(
+        &source_, &client_, [] { return "actor-0#1"; }, absl::Hours(1));
   }
   static absl::Time Soon() { return absl::Now() + absl::Seconds(30); }
 
@@ -122,8 +126,10 @@ TEST_F(AdapterReceiverTest, AWrongVersionIsNeverStagedAndTheWaiterLearnsWhy) {
   const auto receiver = Receiver();
   const auto got = receiver->WaitFor(5, absl::Now() + absl::Milliseconds(200));
   EXPECT_TRUE(absl::IsDeadlineExceeded(got.status()));
-  EXPECT_THAT(std::string(got.status().message()), HasSubstr("adapter version 5 did not arrive in time; newest here is none; last failure: "
-                                                             "adapter version 5 has fingerprint"));
+  EXPECT_THAT(
+      std::string(got.status().message()),
+      HasSubstr("adapter version 5 did not arrive in time; newest here is none; last failure: "
+                "adapter version 5 has fingerprint"));
   EXPECT_EQ(receiver->TakeNewer(std::nullopt), nullptr);
 }
 
@@ -138,7 +144,8 @@ TEST_F(AdapterReceiverTest, RecoversWhenTheLearnerIsBack) {
 
 TEST_F(AdapterReceiverTest, AcknowledgesWhatItIsTold) {
   proto::AcknowledgeAdapterRequest seen;
-  learner_.on_acknowledge = [&](const proto::AcknowledgeAdapterRequest& request) -> absl::StatusOr<proto::AcknowledgeAdapterResponse> {
+  learner_.on_acknowledge = [&](const proto::AcknowledgeAdapterRequest& request)
+      -> absl::StatusOr<proto::AcknowledgeAdapterResponse> {
     seen = request;
     return proto::AcknowledgeAdapterResponse();
   };

@@ -88,7 +88,8 @@ TEST_F(HealthTest, StatusJsonHoldsTheRoleAndItsMembers) {
   EXPECT_EQ(json["facts"][0], nlohmann::json({"step", "12 of 40"}));
   ASSERT_EQ(json["members"].size(), 2u);
   EXPECT_EQ(json["members"][0]["tokens_per_second"], 81.5);
-  EXPECT_THAT(json["members"][0]["last_error"].get<std::string>(), HasSubstr("<script>alert(1)</script>"));
+  EXPECT_THAT(json["members"][0]["last_error"].get<std::string>(),
+              HasSubstr("<script>alert(1)</script>"));
   EXPECT_TRUE(json["members"][1]["policy_version"].is_null());
 }
 
@@ -97,19 +98,24 @@ TEST_F(HealthTest, ThePageStandsAloneAndNeverWritesMarkup) {
   const httplib::Response response = Get("/");
   EXPECT_EQ(response.status, 200);
   EXPECT_THAT(response.get_header_value("Content-Type"), HasSubstr("text/html"));
-  EXPECT_THAT(response.get_header_value("Content-Security-Policy"), HasSubstr("default-src 'none'"));
+  EXPECT_THAT(response.get_header_value("Content-Security-Policy"),
+              HasSubstr("default-src 'none'"));
   EXPECT_THAT(response.body, HasSubstr("status.json"));
-  for (const char* forbidden : {"innerHTML", "insertAdjacentHTML", "document.write", "src=\"", "https:", "alert(1)"}) {
+  for (const char* forbidden :
+       {"innerHTML", "insertAdjacentHTML", "document.write", "src=\"", "https:", "alert(1)"}) {
     EXPECT_THAT(response.body, Not(HasSubstr(forbidden)));
   }
 }
 
 TEST_F(HealthTest, MetricsHoldTheStatusAndTheRolesOwnAndPassPromtool) {
   Metrics metrics;
-  Counter* groups = metrics.NewCounter("wideberth_groups_total", "Groups accepted.", {{"outcome", "accepted"}});
+  Counter* groups =
+      metrics.NewCounter("wideberth_groups_total", "Groups accepted.", {{"outcome", "accepted"}});
   groups->Increment();
   groups->Increment(2);
-  EXPECT_EQ(metrics.NewCounter("wideberth_groups_total", "Groups accepted.", {{"outcome", "accepted"}}), groups);
+  EXPECT_EQ(
+      metrics.NewCounter("wideberth_groups_total", "Groups accepted.", {{"outcome", "accepted"}}),
+      groups);
   metrics.NewCounter("wideberth_groups_total", "", {{"outcome", "stale"}})->Increment();
   metrics.NewGauge("wideberth_queue_items", "Items waiting.")->Set(5);
   HealthPage::Options options = OptionsWith(Training);
@@ -121,9 +127,15 @@ TEST_F(HealthTest, MetricsHoldTheStatusAndTheRolesOwnAndPassPromtool) {
   EXPECT_THAT(response.body, HasSubstr("wideberth_groups_total{outcome=\"accepted\"} 3\n"));
   EXPECT_THAT(response.body, HasSubstr("wideberth_groups_total{outcome=\"stale\"} 1\n"));
   EXPECT_THAT(response.body, HasSubstr("wideberth_queue_items 5\n"));
-  EXPECT_THAT(response.body, HasSubstr("wideberth_status_policy_version{name=\"learner-0\",role=\"learner\"} 12\n"));
-  EXPECT_THAT(response.body, HasSubstr("wideberth_status_member_heartbeat_age_seconds{name=\"actor-0\",role=\"actor\"} 0.5\n"));
-  if (std::system("command -v promtool > /dev/null 2>&1") != 0) GTEST_SKIP() << "promtool is not installed (package prometheus)";
+  EXPECT_THAT(
+      response.body,
+      HasSubstr("wideberth_status_policy_version{name=\"learner-0\",role=\"learner\"} 12\n"));
+  EXPECT_THAT(
+      response.body,
+      HasSubstr(
+          "wideberth_status_member_heartbeat_age_seconds{name=\"actor-0\",role=\"actor\"} 0.5\n"));
+  if (std::system("command -v promtool > /dev/null 2>&1") != 0)
+    GTEST_SKIP() << "promtool is not installed (package prometheus)";
   FILE* promtool = popen("promtool check metrics", "w");
   ASSERT_NE(promtool, nullptr);
   fwrite(response.body.data(), 1, response.body.size(), promtool);
@@ -148,7 +160,8 @@ TEST_F(HealthTest, ATakenPortIsRefusedWithTheReason) {
   second.port = std::atoi(page_->address().substr(10).c_str());
   const auto page = HealthPage::Start(std::move(second));
   ASSERT_FALSE(page.ok());
-  EXPECT_EQ(page.status().message(), absl::StrCat("cannot listen on ", page_->address(), ": address already in use"));
+  EXPECT_EQ(page.status().message(),
+            absl::StrCat("cannot listen on ", page_->address(), ": address already in use"));
 }
 
 TEST_F(HealthTest, PortMinusOneServesNothing) {

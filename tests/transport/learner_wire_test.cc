@@ -49,30 +49,36 @@ class LearnerWireTest : public ::testing::Test {
 };
 
 TEST_F(LearnerWireTest, EveryCallReachesItsHandlerAndBringsItsAnswerBack) {
-  learner_.on_register = [](const proto::RegisterRequest& request) -> absl::StatusOr<proto::RegisterResponse> {
+  learner_.on_register =
+      [](const proto::RegisterRequest& request) -> absl::StatusOr<proto::RegisterResponse> {
     proto::RegisterResponse response;
     response.set_member_id(request.name() + "#1");
     response.mutable_config()->mutable_learner()->set_group_size(5);
     return response;
   };
-  learner_.on_heartbeat = [](const proto::HeartbeatRequest& request) -> absl::StatusOr<proto::HeartbeatResponse> {
+  learner_.on_heartbeat =
+      [](const proto::HeartbeatRequest& request) -> absl::StatusOr<proto::HeartbeatResponse> {
     proto::HeartbeatResponse response;
     response.set_known(request.member_id() == "actor-0#1");
     return response;
   };
-  learner_.on_lease = [](const proto::LeasePromptsRequest& request) -> absl::StatusOr<proto::LeasePromptsResponse> {
+  learner_.on_lease =
+      [](const proto::LeasePromptsRequest& request) -> absl::StatusOr<proto::LeasePromptsResponse> {
     proto::LeasePromptsResponse response;
     for (int i = 0; i < request.max_groups(); ++i) response.add_lease()->set_group_id(i);
     return response;
   };
-  learner_.on_submit = [](const proto::SubmitGroupRequest& request) -> absl::StatusOr<proto::SubmitGroupResponse> {
+  learner_.on_submit =
+      [](const proto::SubmitGroupRequest& request) -> absl::StatusOr<proto::SubmitGroupResponse> {
     proto::SubmitGroupResponse response;
-    response.set_outcome(request.completion(0).token_id(1) == 7 ? proto::SubmitGroupResponse::ACCEPTED
-                                                                : proto::SubmitGroupResponse::REFUSED);
+    response.set_outcome(request.completion(0).token_id(1) == 7
+                             ? proto::SubmitGroupResponse::ACCEPTED
+                             : proto::SubmitGroupResponse::REFUSED);
     return response;
   };
   uint64_t acknowledged = 0;
-  learner_.on_acknowledge = [&](const proto::AcknowledgeAdapterRequest& request) -> absl::StatusOr<proto::AcknowledgeAdapterResponse> {
+  learner_.on_acknowledge = [&](const proto::AcknowledgeAdapterRequest& request)
+      -> absl::StatusOr<proto::AcknowledgeAdapterResponse> {
     acknowledged = request.version();
     return proto::AcknowledgeAdapterResponse();
   };
@@ -102,7 +108,8 @@ TEST_F(LearnerWireTest, EveryCallReachesItsHandlerAndBringsItsAnswerBack) {
 
 TEST_F(LearnerWireTest, AHandlersErrorKeepsItsCodeAndSentenceAndIsNotRetried) {
   std::atomic<int> calls = 0;
-  learner_.on_register = [&](const proto::RegisterRequest&) -> absl::StatusOr<proto::RegisterResponse> {
+  learner_.on_register =
+      [&](const proto::RegisterRequest&) -> absl::StatusOr<proto::RegisterResponse> {
     ++calls;
     return absl::FailedPreconditionError("actor-0: base fingerprint is aa, the run's is bb");
   };
@@ -115,7 +122,8 @@ TEST_F(LearnerWireTest, AHandlersErrorKeepsItsCodeAndSentenceAndIsNotRetried) {
 
 TEST_F(LearnerWireTest, AHandlersExceptionIsAnErrorOfTheCallAndTheServerLives) {
   std::atomic<int> calls = 0;
-  learner_.on_heartbeat = [&](const proto::HeartbeatRequest&) -> absl::StatusOr<proto::HeartbeatResponse> {
+  learner_.on_heartbeat =
+      [&](const proto::HeartbeatRequest&) -> absl::StatusOr<proto::HeartbeatResponse> {
     if (++calls == 1) throw std::runtime_error("disk on fire");
     return proto::HeartbeatResponse();
   };
@@ -129,7 +137,8 @@ TEST_F(LearnerWireTest, AHandlersExceptionIsAnErrorOfTheCallAndTheServerLives) {
 
 TEST_F(LearnerWireTest, UnavailableIsTriedAgainUntilItIsAnswered) {
   std::atomic<int> calls = 0;
-  learner_.on_lease = [&](const proto::LeasePromptsRequest&) -> absl::StatusOr<proto::LeasePromptsResponse> {
+  learner_.on_lease =
+      [&](const proto::LeasePromptsRequest&) -> absl::StatusOr<proto::LeasePromptsResponse> {
     if (++calls < 4) return absl::UnavailableError("not yet");
     return proto::LeasePromptsResponse();
   };
@@ -170,8 +179,11 @@ TEST_F(LearnerWireTest, AnUnreachableLearnerIsOneSentence) {
   const absl::Status status = LearnerClient::Connect(address, absl::Milliseconds(300)).status();
   EXPECT_TRUE(absl::IsUnavailable(status));
   EXPECT_EQ(status.message(),
-            absl::StrCat("learner at ", address, " could not be reached within 300ms: nothing accepts connections there"));
-  EXPECT_THAT(std::string(LearnerClient::Connect("no-such-host.invalid:1", absl::Milliseconds(300)).status().message()),
+            absl::StrCat("learner at ", address,
+                         " could not be reached within 300ms: nothing accepts connections there"));
+  EXPECT_THAT(std::string(LearnerClient::Connect("no-such-host.invalid:1", absl::Milliseconds(300))
+                              .status()
+                              .message()),
               HasSubstr("host name no-such-host.invalid is not known"));
   EXPECT_THAT(std::string(LearnerClient::Connect("127.0.0.1", absl::Seconds(1)).status().message()),
               HasSubstr("must be host:port"));
@@ -184,7 +196,9 @@ TEST_F(LearnerWireTest, ALearnerThatGoesAwayForGoodEndsTheCallWithASentence) {
   server_.reset();
   const absl::Status status = client->SubmitGroup({}).status();
   EXPECT_TRUE(absl::IsUnavailable(status)) << status;
-  EXPECT_THAT(std::string(status.message()), HasSubstr(absl::StrCat("learner at ", address, " could not be reached for SubmitGroup")));
+  EXPECT_THAT(
+      std::string(status.message()),
+      HasSubstr(absl::StrCat("learner at ", address, " could not be reached for SubmitGroup")));
 }
 
 TEST_F(LearnerWireTest, ASilentLearnerEndsTheCallAtItsDeadlineWithASentence) {
@@ -196,7 +210,8 @@ TEST_F(LearnerWireTest, ASilentLearnerEndsTheCallAtItsDeadlineWithASentence) {
   Serve();
   const absl::Status status = Client(Quick(absl::Milliseconds(200)))->LeasePrompts({}).status();
   EXPECT_TRUE(absl::IsDeadlineExceeded(status));
-  EXPECT_EQ(status.message(), absl::StrCat("learner at ", server_->address(), " did not answer LeasePrompts within 200ms"));
+  EXPECT_EQ(status.message(), absl::StrCat("learner at ", server_->address(),
+                                           " did not answer LeasePrompts within 200ms"));
   release.Notify();
   server_.reset();  // Before the notification its handler still looks at.
 }
@@ -225,7 +240,8 @@ TEST_F(LearnerWireTest, ASecondServerOnThePortIsRefusedWithTheReason) {
   Serve();
   const auto second = LearnerServer::Start(server_->address(), &learner_);
   ASSERT_FALSE(second.ok());
-  EXPECT_EQ(second.status().message(), absl::StrCat("cannot listen on ", server_->address(), ": address already in use"));
+  EXPECT_EQ(second.status().message(),
+            absl::StrCat("cannot listen on ", server_->address(), ": address already in use"));
 }
 
 TEST_F(LearnerWireTest, TheAnyAddressIsToldAsThisMachinesName) {
@@ -236,7 +252,10 @@ TEST_F(LearnerWireTest, TheAnyAddressIsToldAsThisMachinesName) {
 
 TEST_F(LearnerWireTest, AnAdapterOfManyChunksArrivesByteForByte) {
   const auto blob = MakeBlob(4, 5'000'000 / 4);
-  learner_.on_fetch = [&](const proto::FetchAdapterRequest&) -> absl::StatusOr<std::shared_ptr<const AdapterBlob>> { return blob; };
+  learner_.on_fetch =
+      [&](const proto::FetchAdapterRequest&) -> absl::StatusOr<std::shared_ptr<const AdapterBlob>> {
+    return blob;
+  };
   Serve();
   const auto fetched = Client()->FetchAdapter({});
   ASSERT_TRUE(fetched.ok()) << fetched.status();
@@ -246,7 +265,10 @@ TEST_F(LearnerWireTest, AnAdapterOfManyChunksArrivesByteForByte) {
 }
 
 TEST_F(LearnerWireTest, NothingNewerIsNull) {
-  learner_.on_fetch = [](const proto::FetchAdapterRequest&) -> absl::StatusOr<std::shared_ptr<const AdapterBlob>> { return nullptr; };
+  learner_.on_fetch =
+      [](const proto::FetchAdapterRequest&) -> absl::StatusOr<std::shared_ptr<const AdapterBlob>> {
+    return nullptr;
+  };
   Serve();
   const auto fetched = Client()->FetchAdapter({});
   ASSERT_TRUE(fetched.ok()) << fetched.status();
@@ -255,7 +277,10 @@ TEST_F(LearnerWireTest, NothingNewerIsNull) {
 
 TEST_F(LearnerWireTest, ChangedMissingAndSurplusBytesAreRefused) {
   std::shared_ptr<AdapterBlob> blob = MakeBlob(4, 1'000'000);
-  learner_.on_fetch = [&](const proto::FetchAdapterRequest&) -> absl::StatusOr<std::shared_ptr<const AdapterBlob>> { return blob; };
+  learner_.on_fetch =
+      [&](const proto::FetchAdapterRequest&) -> absl::StatusOr<std::shared_ptr<const AdapterBlob>> {
+    return blob;
+  };
   Serve();
   const auto client = Client();
   blob->bytes[3'000'000] ^= 1;
@@ -267,7 +292,8 @@ TEST_F(LearnerWireTest, ChangedMissingAndSurplusBytesAreRefused) {
   blob->bytes.resize(3'000'000);
   status = client->FetchAdapter({}).status();
   EXPECT_TRUE(absl::IsDataLoss(status)) << status;
-  EXPECT_THAT(std::string(status.message()), HasSubstr("has 3000000 bytes, its manifest says 4000000"));
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("has 3000000 bytes, its manifest says 4000000"));
 
   blob = MakeBlob(4, 1'000'000);
   blob->bytes.append("x");
@@ -330,7 +356,8 @@ absl::Status FetchFrom(const ScriptedLearner& learner) {
 
 TEST(AdapterStreamTest, AStreamThatBreaksIsFetchedAgainFromTheStart) {
   const std::vector<proto::AdapterChunk> chunks = ChunksOf(*MakeBlob(2, 64), 100);
-  const ScriptedLearner learner({{{chunks[0]}, grpc::Status(grpc::StatusCode::UNAVAILABLE, "gone")}, {chunks, grpc::Status::OK}});
+  const ScriptedLearner learner({{{chunks[0]}, grpc::Status(grpc::StatusCode::UNAVAILABLE, "gone")},
+                                 {chunks, grpc::Status::OK}});
   EXPECT_TRUE(FetchFrom(learner).ok());
   EXPECT_EQ(learner.num_calls(), 2);
 }
@@ -341,7 +368,8 @@ TEST(AdapterStreamTest, ChunksThatDoNotFollowEachOtherAreRefused) {
   EXPECT_TRUE(FetchFrom(ScriptedLearner({{chunks, ok}})).ok());
   absl::Status status = FetchFrom(ScriptedLearner({{{chunks[0], chunks[2]}, ok}}));
   EXPECT_TRUE(absl::IsDataLoss(status));
-  EXPECT_THAT(std::string(status.message()), HasSubstr("a chunk of 56 bytes at 200, expected at 100 of 256"));
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("a chunk of 56 bytes at 200, expected at 100 of 256"));
   EXPECT_TRUE(absl::IsDataLoss(FetchFrom(ScriptedLearner({{{chunks[0], chunks[1]}, ok}}))));
   EXPECT_TRUE(absl::IsDataLoss(FetchFrom(ScriptedLearner({{{chunks[0], chunks[0]}, ok}}))));
   EXPECT_TRUE(absl::IsDataLoss(FetchFrom(ScriptedLearner({{{chunks[1], chunks[2]}, ok}}))));

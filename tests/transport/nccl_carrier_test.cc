@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The NCCL carrier on whatever GPUs are here. Two ranks need two GPUs; with one, a group of one still joins, broadcasts and ends.
+// The NCCL carrier on whatever GPUs are here. Two ranks need two GPUs; with one, a group of one
+// still joins, broadcasts and ends.
 #include "transport/nccl_carrier.h"
 
 #include <cuda_runtime.h>
@@ -18,7 +19,8 @@ using ::wideberth::testing::MakeBlob;
 class NcclCarrierTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    if (cudaGetDeviceCount(&num_devices_) != cudaSuccess || num_devices_ == 0) GTEST_SKIP() << "no GPU here";
+    if (cudaGetDeviceCount(&num_devices_) != cudaSuccess || num_devices_ == 0)
+      GTEST_SKIP() << "no GPU here";
     const auto id = NcclGroup::NewUniqueId();
     ASSERT_TRUE(id.ok()) << id.status();
     group_.set_generation(1);
@@ -55,7 +57,8 @@ TEST_F(NcclCarrierTest, AVersionArrivesByteForByteOnAnotherGpu) {
     received = group.ok() ? (*group)->Receive(absl::Seconds(60)) : group.status();
   });
   auto group = NcclGroup::Join(Rank(0, 2), 0, absl::Seconds(60));
-  const absl::Status status = group.ok() ? (*group)->Send(*sent, absl::Seconds(60)) : group.status();
+  const absl::Status status =
+      group.ok() ? (*group)->Send(*sent, absl::Seconds(60)) : group.status();
   member.join();
   EXPECT_TRUE(status.ok()) << status;
   ASSERT_TRUE(received.ok()) << received.status();

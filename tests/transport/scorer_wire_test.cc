@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Scorer servers and the client over loopback: whatever replicas do, every item gets one typed result.
+// Scorer servers and the client over loopback: whatever replicas do, every item gets one typed
+// result.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -35,7 +36,9 @@ class FunctionScorer final : public ScoreHandler {
  public:
   using Function = std::function<void(const proto::ScoreRequest&, Done)>;
   explicit FunctionScorer(Function function) : function_(std::move(function)) {}
-  void Score(proto::ScoreRequest request, Done done) override { function_(request, std::move(done)); }
+  void Score(proto::ScoreRequest request, Done done) override {
+    function_(request, std::move(done));
+  }
 
  private:
   const Function function_;
@@ -71,7 +74,8 @@ void ExpectLengths(const std::vector<proto::Score>& scores, size_t count) {
   }
 }
 
-void ExpectAll(const std::vector<proto::Score>& scores, size_t count, proto::ScoreStatus status, const std::string& sentence) {
+void ExpectAll(const std::vector<proto::Score>& scores, size_t count, proto::ScoreStatus status,
+               const std::string& sentence) {
   ASSERT_EQ(scores.size(), count);
   for (const proto::Score& score : scores) {
     EXPECT_EQ(score.status(), status) << score.message();
@@ -101,7 +105,8 @@ TEST(ScorerWireTest, AMessageBeyondTheLibrarysDefaultLimitPasses) {
 }
 
 TEST(ScorerWireTest, TwoReplicasShareABatch) {
-  // Neither answers before both have something to do: with one replica alone this ends in time-outs.
+  // Neither answers before both have something to do: with one replica alone this ends in
+  // time-outs.
   std::atomic<int> num_busy = 0;
   absl::Notification both_busy;
   BoundedQueue<std::function<void()>> answers(64);
@@ -111,8 +116,12 @@ TEST(ScorerWireTest, TwoReplicasShareABatch) {
     ASSERT_TRUE(answers.TryPush(answer).ok());
   };
   std::atomic<bool> a_seen = false, b_seen = false;
-  FunctionScorer a([&](const proto::ScoreRequest& request, Done done) { hold(a_seen, request, std::move(done)); });
-  FunctionScorer b([&](const proto::ScoreRequest& request, Done done) { hold(b_seen, request, std::move(done)); });
+  FunctionScorer a([&](const proto::ScoreRequest& request, Done done) {
+    hold(a_seen, request, std::move(done));
+  });
+  FunctionScorer b([&](const proto::ScoreRequest& request, Done done) {
+    hold(b_seen, request, std::move(done));
+  });
   const auto a_server = Serve(&a), b_server = Serve(&b);
   const auto client = ScorerClient::Create("safety", Quick());
   client->SetEndpoints({a_server->address(), b_server->address()});
@@ -128,7 +137,8 @@ TEST(ScorerWireTest, TwoReplicasShareABatch) {
 TEST(ScorerWireTest, WhenAReplicaDiesMidCallTheOtherAnswers) {
   absl::Notification a_has_it, b_has_it, any;
   std::atomic<bool> first = true;
-  const auto die_if_first = [&](absl::Notification& mine, const proto::ScoreRequest& request, Done done) {
+  const auto die_if_first = [&](absl::Notification& mine, const proto::ScoreRequest& request,
+                                Done done) {
     if (first.exchange(false)) {
       mine.Notify();
       any.Notify();
@@ -136,8 +146,12 @@ TEST(ScorerWireTest, WhenAReplicaDiesMidCallTheOtherAnswers) {
     }
     done(LengthsOf(request));
   };
-  FunctionScorer a([&](const proto::ScoreRequest& request, Done done) { die_if_first(a_has_it, request, std::move(done)); });
-  FunctionScorer b([&](const proto::ScoreRequest& request, Done done) { die_if_first(b_has_it, request, std::move(done)); });
+  FunctionScorer a([&](const proto::ScoreRequest& request, Done done) {
+    die_if_first(a_has_it, request, std::move(done));
+  });
+  FunctionScorer b([&](const proto::ScoreRequest& request, Done done) {
+    die_if_first(b_has_it, request, std::move(done));
+  });
   auto a_server = Serve(&a), b_server = Serve(&b);
   const auto client = ScorerClient::Create("safety", Quick());
   client->SetEndpoints({a_server->address(), b_server->address()});
@@ -166,7 +180,8 @@ TEST(ScorerWireTest, ARestartedReplicaAtANewAddressIsFoundInTime) {
 
 TEST(ScorerWireTest, WithoutAnyReplicaItemsTimeOut) {
   const auto client = ScorerClient::Create("safety", Quick());
-  ExpectAll(client->Score(Items(3), absl::Milliseconds(100)), 3, proto::TIMED_OUT, "no replica is registered");
+  ExpectAll(client->Score(Items(3), absl::Milliseconds(100)), 3, proto::TIMED_OUT,
+            "no replica is registered");
 }
 
 TEST(ScorerWireTest, UnreachableReplicasAreAModelErrorThatNamesOne) {
@@ -203,7 +218,8 @@ TEST(ScorerWireTest, AVerdictAboutTheRequestIsNotRetried) {
   const auto server = Serve(&scorer);
   const auto client = ScorerClient::Create("safety", Quick());
   client->SetEndpoints({server->address()});
-  ExpectAll(client->Score(Items(3), absl::Seconds(60)), 3, proto::MODEL_ERROR, "item has no prompt");
+  ExpectAll(client->Score(Items(3), absl::Seconds(60)), 3, proto::MODEL_ERROR,
+            "item has no prompt");
   EXPECT_EQ(calls, 1);
 }
 
@@ -216,16 +232,19 @@ TEST(ScorerWireTest, AnAnswerOfTheWrongLengthIsAModelErrorNotAShiftedScore) {
   const auto server = Serve(&scorer);
   const auto client = ScorerClient::Create("safety", Quick());
   client->SetEndpoints({server->address()});
-  ExpectAll(client->Score(Items(3), absl::Seconds(60)), 3, proto::MODEL_ERROR, "answered 2 scores to 3 items");
+  ExpectAll(client->Score(Items(3), absl::Seconds(60)), 3, proto::MODEL_ERROR,
+            "answered 2 scores to 3 items");
 }
 
 TEST(ScorerWireTest, ASilentReplicaIsATimeOut) {
   BoundedQueue<Done> held(8);
-  FunctionScorer scorer([&](const proto::ScoreRequest&, Done done) { ASSERT_TRUE(held.TryPush(done).ok()); });
+  FunctionScorer scorer(
+      [&](const proto::ScoreRequest&, Done done) { ASSERT_TRUE(held.TryPush(done).ok()); });
   auto server = Serve(&scorer);
   const auto client = ScorerClient::Create("safety", Quick());
   client->SetEndpoints({server->address()});
-  ExpectAll(client->Score(Items(3), absl::Milliseconds(300)), 3, proto::TIMED_OUT, "did not answer");
+  ExpectAll(client->Score(Items(3), absl::Milliseconds(300)), 3, proto::TIMED_OUT,
+            "did not answer");
   server.reset();
   // The answer comes after client and server are gone.
   while (auto done = held.Pop(absl::ZeroDuration())) (*done)(proto::ScoreResponse());
@@ -245,11 +264,14 @@ TEST(ScorerWireTest, AFullQueueIsTriedAgain) {
 }
 
 TEST(ScorerWireTest, AQueueThatStaysFullIsOverloaded) {
-  FunctionScorer scorer([](const proto::ScoreRequest&, Done done) { done(absl::ResourceExhaustedError("queue is full")); });
+  FunctionScorer scorer([](const proto::ScoreRequest&, Done done) {
+    done(absl::ResourceExhaustedError("queue is full"));
+  });
   const auto server = Serve(&scorer);
   const auto client = ScorerClient::Create("safety", Quick());
   client->SetEndpoints({server->address()});
-  ExpectAll(client->Score(Items(8), absl::Milliseconds(300)), 8, proto::OVERLOADED, "queue is full");
+  ExpectAll(client->Score(Items(8), absl::Milliseconds(300)), 8, proto::OVERLOADED,
+            "queue is full");
 }
 
 TEST(ScorerWireTest, OnlyTheOverloadedItemsOfAnAnswerAreSentAgain) {
