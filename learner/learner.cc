@@ -173,18 +173,19 @@ absl::Status Learner::Run() {
   run_began_ = absl::Now();
   absl::Status ended = RunPhases();
   leases_->Close();
-  if (!ended.ok() && !absl::IsCancelled(ended)) {
-    WB_LOG(ERROR) << ended.message();
-    MutexLock lock(mutex_);
-    last_error_ = std::string(ended.message());
-  }
   SetState("ending");
   // Members are told first: they leave while the results are written.
   service_->Drain();
   const absl::Status written = WriteResults(ended);
   if (!written.ok()) {
-    WB_LOG(ERROR) << written.message();
+    WB_LOG(WARNING) << written.message();
     if (ended.ok() || absl::IsCancelled(ended)) ended = written;
+  }
+  if (!ended.ok() && !absl::IsCancelled(ended)) {
+    // The one error line of a run, and its last: the launcher shows it.
+    WB_LOG(ERROR) << ended.message();
+    MutexLock lock(mutex_);
+    last_error_ = std::string(ended.message());
   }
   TellEverybody();
   SetState("ended");

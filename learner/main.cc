@@ -26,6 +26,7 @@
 // "stopped"; adapter and summary are written either way); 2: bad input, nothing was changed; 1:
 // other failures. One sentence in the log and on standard error says why.
 #include <signal.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <memory>
@@ -117,6 +118,10 @@ absl::StatusOr<Served> Serve(const proto::RunConfig& config, Learner& learner) {
 // `*began` is set once members can connect: what fails before leaves nothing behind.
 absl::Status Work(const Sources& sources, const sigset_t& signal_set, bool* began) {
   WB_ASSIGN_OR_RETURN(const proto::RunConfig config, Resolve(sources));
+  // A learner before this one may have left its address; nobody shall go there.
+  if (const std::string file = absl::GetFlag(FLAGS_address_file); !file.empty()) {
+    ::unlink(file.c_str());
+  }
   model::ConfigureRuntime(config.policy().model().num_threads());
   WB_ASSIGN_OR_RETURN(const std::unique_ptr<Learner> learner,
                       Learner::Create(config, &Clock::Real()));

@@ -134,10 +134,11 @@ int Members::NumAlive(proto::Role role) const {
   return n;
 }
 
-bool Members::AllTold() const {
+bool Members::AllTold(absl::Duration silence) const {
   MutexLock lock(mutex_);
+  const absl::Time since = clock_->Now() - silence;
   for (const auto& [name, member] : by_name_) {
-    if (!member.lost && !member.told_to_drain) return false;
+    if (!member.lost && !member.told_to_drain && member.last_heard >= since) return false;
   }
   return true;
 }

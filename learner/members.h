@@ -63,8 +63,9 @@ class Members {
   // Name of an incarnation, also of an ended one; "unknown member" where it never registered.
   std::string NameOf(const std::string& member_id) const;
   int NumAlive(proto::Role role) const;
-  // No member that is alive still has to be told that the run ends.
-  bool AllTold() const;
+  // No member still has to be told that the run ends, but those that are lost or have been silent
+  // for longer than `silence`.
+  bool AllTold(absl::Duration silence) const;
   // Living actors that have acknowledged `version` or a later one, and all living actors.
   std::pair<int, int> ActorsAt(uint64_t version) const;
 

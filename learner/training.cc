@@ -304,12 +304,14 @@ absl::Status Learner::WriteResults(const absl::Status& ended) {
 }
 
 void Learner::TellEverybody() {
+  constexpr absl::Duration kSilence = absl::Seconds(5);
   // Heartbeats come every second or so; whoever stays silent is the supervisor's to end.
   const absl::Duration patience = std::min(absl::Seconds(config_.supervisor().drain_timeout() / 3),
                                            absl::Seconds(config_.learner().member_timeout()));
   const absl::Time deadline = absl::Now() + patience;
-  while (!members_->AllTold() && absl::Now() < deadline) absl::SleepFor(absl::Milliseconds(20));
-  if (!members_->AllTold())
+  while (!members_->AllTold(kSilence) && absl::Now() < deadline)
+    absl::SleepFor(absl::Milliseconds(20));
+  if (!members_->AllTold(kSilence))
     WB_LOG(WARNING) << "not every member asked again within " << absl::FormatDuration(patience)
                     << ", leaving without them";
 }

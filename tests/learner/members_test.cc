@@ -94,13 +94,16 @@ TEST_F(MembersTest, ScorersAreFoundByNameAndOnlyWhileTheyLive) {
 TEST_F(MembersTest, TheRunEndsForAMemberWhenItWasToldOrIsLost) {
   const auto a = members_.Register(Actor("actor-0"))->member_id;
   ASSERT_TRUE(members_.Register(Actor("actor-1")).ok());
-  EXPECT_FALSE(members_.AllTold());
+  const absl::Duration silence = absl::Seconds(100);
+  EXPECT_FALSE(members_.AllTold(silence));
   members_.Heartbeat(a, {}, /*drain=*/true);
-  EXPECT_FALSE(members_.AllTold());
+  EXPECT_FALSE(members_.AllTold(silence));
+  clock_.Advance(absl::Seconds(5));
+  EXPECT_TRUE(members_.AllTold(absl::Seconds(4)));  // Nobody waits for the silent.
   clock_.Advance(absl::Seconds(61));
   members_.Touch(a, true);
   members_.ReapLost();
-  EXPECT_TRUE(members_.AllTold());
+  EXPECT_TRUE(members_.AllTold(silence));
 }
 
 TEST_F(MembersTest, KnowsWhichActorsSampleFromAVersionAndKeepsTheLastError) {
