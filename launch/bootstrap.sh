@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Sets up and builds: Debian packages, libtorch 2.11.0 from its wheel, then the binaries in build/release/bin. Run it as often as you
-# like: what is done is skipped, what was cut off continues. Writes nothing outside the checkout but packages and the compiler cache.
+# Sets up and builds: Debian packages, libtorch 2.11.0 from its wheel, then the binaries in
+# build/release/bin. Run it as often as you like: what is done is skipped, what was cut off
+# continues. Writes nothing outside the checkout but packages and the compiler cache.
 # Usage: launch/bootstrap.sh [--tests] [--no-build] [--no-packages]
 #   --tests        also the packages that only tests need (as root; without them those tests skip)
 #   --no-build     stop before the build
@@ -38,7 +39,8 @@ missing_of() {
 }
 
 apt_install() {
-  # The lock of this script is not for daemons that a package may start; a Debian that is busy installing is waited for.
+  # The lock of this script is not for daemons that a package may start; a Debian that is busy
+  # installing is waited for.
   exec 9>&-
   local apt=(env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -o DPkg::Lock::Timeout=600)
   "$@" "${apt[@]}" update
@@ -81,7 +83,8 @@ check_system() {
     echo "  This is not Debian 12; versions of packages may differ and the build may fail."
 }
 
-# The versions and hashes this folder was made from; unpacking is done when the file in it says the same.
+# The versions and hashes this folder was made from; unpacking is done when the file in it says the
+# same.
 libtorch_stamp() {
   printf 'layout 1: torch/{include,lib,share} without include/google and libtorch_python.so, nvidia/cu13/lib\n'
   grep -hF -e "$torch_wheel" -e "${cuda_wheels[0]}" -e "${cuda_wheels[1]}" "$top/launch/wheels.sha256"
@@ -136,7 +139,7 @@ main() {
       --tests) with_tests=true ;;
       --no-build) with_build=false ;;
       --no-packages) with_packages=false ;;
-      -h | --help) sed -n '3,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; return 0 ;;
+      -h | --help) sed -n '3,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; return 0 ;;
       *) die "unknown option $argument." "see launch/bootstrap.sh --help." ;;
     esac
   done

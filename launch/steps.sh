@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# Sourced by the scripts of launch/ and tests/: runs named steps with a log, a progress line, a time and a clear end.
+# Sourced by the scripts of launch/ and tests/: runs named steps with a log, a progress line, a time
+# and a clear end.
 # shellcheck shell=bash
 # Sets: top (the checkout), deps (its ignored folder of downloads), log (this run's log file).
 
@@ -16,11 +17,13 @@ die() {
   exit 1
 }
 
-# A command that fails outside a step is a fault of the script itself; it says so rather than ending in silence.
+# A command that fails outside a step is a fault of the script itself; it says so rather than ending
+# in silence.
 set -E
 trap 'printf "%s: line %d failed (exit %d): %s\n" "${BASH_SOURCE[0]}" "$LINENO" "$?" "$BASH_COMMAND" >&2' ERR
 
-# open_log NAME: every step of this run writes to .deps/logs/NAME-<time>-<process>.log; the newest 20 logs are kept.
+# open_log NAME: every step of this run writes to .deps/logs/NAME-<time>-<process>.log; the newest
+# 20 logs are kept.
 open_log() {
   log=$deps/logs/$1-$(date +%Y%m%d-%H%M%S)-$$.log
   if ! { mkdir -p "$deps/logs" && echo "$0, $(date -u)" >"$log"; } 2>/dev/null; then
@@ -33,7 +36,8 @@ open_log() {
   trap 'interrupted HUP 129' HUP
 }
 
-# hold_lock: one script at a time works on .deps; the lock is free again when every process that inherited it is gone.
+# hold_lock: one script at a time works on .deps; the lock is free again when every process that
+# inherited it is gone.
 hold_lock() {
   exec 9>"$deps/lock"
   if ! flock -n 9; then
@@ -61,8 +65,9 @@ free_mb() { df -Pm "$1" | awk 'NR == 2 { print $4 }'; }
 
 seconds_since() { awk -v a="$1" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.1f", b - a }'; }
 
-# step NAME WHAT-TO-DO-IF-IT-FAILS COMMAND...: runs the command with its output in the log. Shows how it gets on (on a terminal in
-# place, elsewhere a line every 30 s) and how long it took. A failure ends the script: which step, why, what to do, which log.
+# step NAME WHAT-TO-DO-IF-IT-FAILS COMMAND...: runs the command with its output in the log. Shows
+# how it gets on (on a terminal in place, elsewhere a line every 30 s) and how long it took. A
+# failure ends the script: which step, why, what to do, which log.
 step() {
   local hint=$2 started=$EPOCHREALTIME shown=$SECONDS pause=0.05 rc=0
   step_name=$1
@@ -112,7 +117,8 @@ ensure_python() {
     step "Python environment for pip" "install python3-venv (launch/bootstrap.sh does it), then run this again." make_python
 }
 
-# fetch WHEEL: downloads a wheel pinned in launch/wheels.sha256 into .deps/wheels, unless it is there and sound.
+# fetch WHEEL: downloads a wheel pinned in launch/wheels.sha256 into .deps/wheels, unless it is
+# there and sound.
 fetch() {
   ensure_python
   local label part=$deps/wheels/$1.part

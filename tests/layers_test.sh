@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Checks the order of the folders: a folder includes itself and what stands to its left, third parties stay where they belong, and
-# every source says its licence. Prints one line per offence, as file:line: found, expected. Run by ctest; needs git or nothing.
+# Checks the order of the folders: a folder includes itself and what stands to its left, third
+# parties stay where they belong, and every source says its licence. Prints one line per offence, as
+# file:line: found, expected. Run by ctest; needs git or nothing.
 # Usage: tests/layers_test.sh [ROOT]
 set -euo pipefail
 cd "${1:-$(dirname "${BASH_SOURCE[0]}")/..}"

@@ -6,7 +6,8 @@ set -euo pipefail
 # shellcheck source=launch/steps.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../launch/steps.sh"
 
-# promtool (checks the metrics pages) is taken out of Debian's prometheus package without installing its server.
+# promtool (checks the metrics pages) is taken out of Debian's prometheus package without installing
+# its server.
 get_promtool() {
   rm -rf "$deps/promtool" "$deps/promtool.new"
   mkdir -p "$deps/promtool.new"
@@ -18,7 +19,7 @@ get_promtool() {
 }
 
 main() {
-  case ${1:-} in -h | --help) sed -n '3,4s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; return 0 ;; esac
+  case ${1:-} in -h | --help) sed -n '3,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; return 0 ;; esac
   cd "$top"
   launch/bootstrap.sh --tests
   launch/get_smollm2.sh
@@ -33,7 +34,7 @@ main() {
   ctest --test-dir build/release --output-on-failure --no-tests=error --timeout 600 -j "$(nproc)" "$@" 2>&1 |
     tee -a "$log" || code=$?
   echo "Tests as a whole: $(seconds_since "$started") s, exit $code (log: ${log#"$top"/})"
-  return "$code"
+  exit "$code"
 }
 
 main "$@"

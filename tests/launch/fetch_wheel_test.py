@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-# launch/fetch_wheel.py against a package index on loopback that breaks off, lies, or is not there. Run by ctest with the Python of
-# .deps/python or any other that has pip; exit 77 (skipped) where there is none.
+# launch/fetch_wheel.py against a package index on loopback that breaks off, lies, or is not there.
+# Run by ctest with the Python of .deps/python or any other that has pip; exit 77 (skipped) where
+# there is none.
 import hashlib
 import http.server
 import os
@@ -67,8 +68,16 @@ class FetchWheelTest(unittest.TestCase):
         self.part = self.folder / "wheels" / f"{NAME}.part"
 
     def fetch(self, index=None):
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("PIP_") and "proxy" not in key.lower()}
-        environment |= {"PIP_INDEX_URL": index or self.index, "PIP_CONFIG_FILE": os.devnull, "PIP_RETRIES": "0"}
+        environment = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith("PIP_") and "proxy" not in key.lower()
+        }
+        environment |= {
+            "PIP_INDEX_URL": index or self.index,
+            "PIP_CONFIG_FILE": os.devnull,
+            "PIP_RETRIES": "0",
+        }
         command = [sys.executable, self.folder / "fetch_wheel.py", NAME, self.folder / "wheels"]
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
