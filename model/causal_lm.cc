@@ -18,6 +18,7 @@
 #include "model/fused.h"
 #include "model/runtime.h"
 #include "model/safetensors.h"
+#include "model/small_gemm.h"
 
 namespace wideberth::model {
 namespace {
@@ -157,8 +158,8 @@ Tensor CausalLm::Indices(const std::vector<int64_t>& values) const {
 Tensor CausalLm::Project(int64_t layer, Projection projection, const Tensor& x_NI,
                          const Adapter* adapter) const {
   const Linear& linear = layers_[layer].linears[static_cast<int>(projection)];
-  Tensor y = linear.bias.defined() ? at::linear(x_NI, linear.weight, linear.bias)
-                                   : at::mm(x_NI, linear.weight.t());
+  Tensor y = TimesTransposed(x_NI, linear.weight);
+  if (linear.bias.defined()) y = y + linear.bias;
   const Adapter::Pair* lora = adapter == nullptr ? nullptr : adapter->Find(layer, projection);
   if (lora == nullptr) return y;
   const Tensor low = at::mm(x_NI, lora->a.t());

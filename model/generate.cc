@@ -13,6 +13,7 @@
 #include "model/decode.h"
 #include "model/random.h"
 #include "model/sampler.h"
+#include "model/small_gemm.h"
 
 namespace wideberth::model {
 namespace {
@@ -68,7 +69,7 @@ class Generation {
   }
 
   Tensor Logits(const Tensor& hidden_MH) {
-    return at::mm(hidden_MH, model_.head().t()).to(at::kCPU, at::kFloat).contiguous();
+    return TimesTransposed(hidden_MH, model_.head()).to(at::kCPU, at::kFloat).contiguous();
   }
 
   void Prefill() {

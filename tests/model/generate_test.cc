@@ -4,6 +4,7 @@
 #include "model/generate.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/InferenceMode.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -15,6 +16,7 @@
 #include "model/logprobs.h"
 #include "model/random.h"
 #include "model/sampler.h"
+#include "model/small_gemm.h"
 #include "tests/testing/paths.h"
 #include "tests/testing/tiny_model.h"
 
@@ -92,6 +94,19 @@ TEST(Sampler, DrawsFollowTheDistribution) {
     const double freedom = std::max(1, cells - 1), t = 2 / (9 * freedom);
     EXPECT_LT(statistic, freedom * std::pow(1 - t + 4.75 * std::sqrt(t), 3))
         << c.dump().substr(0, 160);
+  }
+}
+
+TEST(SmallGemm, EqualsTheLibrarysProductForEveryNumberOfRows) {
+  const c10::InferenceMode inference;
+  for (int64_t m : {1, 3, 4, 5, 7, 8, 31, 96, 97}) {
+    for (int64_t n : {5, 6, 7, 64}) {
+      for (int64_t k : {16, 48, 50}) {
+        const at::Tensor x = at::randn({m, k}), weight = at::randn({n, k});
+        const at::Tensor difference = TimesTransposed(x, weight) - at::mm(x, weight.t());
+        EXPECT_LT(difference.abs().max().item<double>(), 2e-5) << m << " " << n << " " << k;
+      }
+    }
   }
 }
 
