@@ -6,33 +6,18 @@
 #include <google/protobuf/message.h>
 #include <google/protobuf/text_format.h>
 
-#include <algorithm>
 #include <set>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
+#include "base/nearest_name.h"
 #include "base/status.h"
 
 namespace wideberth {
 namespace {
 
 using ::google::protobuf::Descriptor;
-
-size_t EditDistance(absl::string_view a, absl::string_view b) {
-  std::vector<size_t> row(b.size() + 1);
-  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
-  for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = row[0];
-    row[0] = i;
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t above = row[j];
-      row[j] = std::min({row[j] + 1, row[j - 1] + 1, diagonal + (a[i - 1] != b[j - 1])});
-      diagonal = above;
-    }
-  }
-  return row[b.size()];
-}
 
 void CollectMessages(const Descriptor* descriptor, std::set<const Descriptor*>* seen) {
   if (!seen->insert(descriptor).second) return;
@@ -59,18 +44,14 @@ std::string NearestField(const Descriptor* root, absl::string_view message) {
   const std::string type = Quoted(message, 0), name = Quoted(message, 1);
   std::set<const Descriptor*> all;
   CollectMessages(root, &all);
-  std::string best;
-  size_t best_distance = name.size();
+  std::vector<std::string> fields;
   for (const Descriptor* descriptor : all) {
     if (descriptor->full_name() != type) continue;
     for (int i = 0; i < descriptor->field_count(); ++i) {
-      const size_t distance = EditDistance(name, descriptor->field(i)->name());
-      if (distance < best_distance) {
-        best_distance = distance;
-        best = descriptor->field(i)->name();
-      }
+      fields.push_back(descriptor->field(i)->name());
     }
   }
+  const std::string best = NearestName(name, fields);
   return best.empty() ? std::string() : absl::StrCat("; the nearest valid name is \"", best, "\"");
 }
 

@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/optional.h"
+#include "base/nearest_name.h"
 
 namespace wideberth::launch {
 
@@ -57,9 +58,5 @@ class FlagTable final {
   const std::string about_;
   std::vector<Flag> flags_;
 };
-
-// The candidate with the smallest edit distance; empty where none comes closer than replacing the
-// whole word.
-std::string NearestName(absl::string_view name, const std::vector<std::string>& candidates);
 
 }  // namespace wideberth::launch

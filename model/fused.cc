@@ -7,6 +7,8 @@
 
 #include <cmath>
 
+#include "model/exp.h"
+
 namespace wideberth::model {
 namespace {
 
@@ -55,25 +57,10 @@ WB_VECTORISED void RotateHead(const float* x, const float* cosine, const float* 
   }
 }
 
-// 1 / (1 + exp(-x)); exp as 2^n times a polynomial, relative error below 2e-7.
+// 1 / (1 + exp(-x)).
 inline float Sigmoid(float x) {
   const float clamped = x < -87.0f ? -87.0f : (x > 87.0f ? 87.0f : x);
-  const float scaled = clamped * -1.44269504088896341f;
-  const float whole = std::floor(scaled);
-  const float f = (scaled - whole) * 0.693147180559945f;
-  float p = 1.0f / 5040;
-  p = p * f + 1.0f / 720;
-  p = p * f + 1.0f / 120;
-  p = p * f + 1.0f / 24;
-  p = p * f + 1.0f / 6;
-  p = p * f + 0.5f;
-  p = p * f + 1.0f;
-  p = p * f + 1.0f;
-  union {
-    int32_t bits;
-    float value;
-  } power = {(static_cast<int32_t>(whole) + 127) << 23};
-  return 1.0f / (1.0f + p * power.value);
+  return 1.0f / (1.0f + ExpInRange(-clamped));
 }
 
 WB_VECTORISED void SwiGluRow(const float* gate, const float* up, float* y, int64_t n) {

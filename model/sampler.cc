@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "absl/strings/str_cat.h"
+#include "model/exp.h"
 
 namespace wideberth::model {
 namespace {
@@ -26,26 +27,9 @@ float Largest(const float* values, size_t n) {
   return largest;
 }
 
-// exp(x) for x <= 0 by 2^n times a polynomial, relative error below 2e-7; branch-free, so that
-// loops over it vectorise.
+// exp(x) for x <= 0.
 inline float ExpOfNegative(float x) {
-  const float clamped = x < -87.0f ? -87.0f : x;
-  const float scaled = clamped * 1.44269504088896341f;
-  const float whole = std::floor(scaled);
-  const float f = (scaled - whole) * 0.693147180559945f;
-  float p = 1.0f / 5040;
-  p = p * f + 1.0f / 720;
-  p = p * f + 1.0f / 120;
-  p = p * f + 1.0f / 24;
-  p = p * f + 1.0f / 6;
-  p = p * f + 0.5f;
-  p = p * f + 1.0f;
-  p = p * f + 1.0f;
-  union {
-    int32_t bits;
-    float value;
-  } power = {(static_cast<int32_t>(whole) + 127) << 23};
-  return x < -87.0f ? 0.0f : p * power.value;
+  return x < -87.0f ? 0.0f : ExpInRange(x < -87.0f ? -87.0f : x);
 }
 
 __attribute__((target_clones("avx512f", "avx2", "default"))) double ExpAll(
