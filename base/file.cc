@@ -82,14 +82,18 @@ absl::Status WriteFileAtomically(absl::string_view path, absl::string_view bytes
     ::unlink(partial.c_str());
     return status;
   }
-  const std::string folder = std::filesystem::path(name).parent_path().string();
-  const int folder_fd =
-      ::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (folder_fd >= 0) {
-    ::fsync(folder_fd);
-    ::close(folder_fd);
-  }
+  // The bytes are in place; a folder that cannot be synced takes nothing away from that.
+  (void)SyncFolder(std::filesystem::path(name).parent_path().string());
   return absl::OkStatus();
+}
+
+absl::Status SyncFolder(absl::string_view path) {
+  const std::string name(path.empty() ? "." : path);
+  const int fd = ::open(name.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return SystemError(name, "cannot open the folder", errno);
+  const int error = ::fsync(fd) == 0 ? 0 : errno;
+  ::close(fd);
+  return error == 0 ? absl::OkStatus() : SystemError(name, "cannot sync the folder", error);
 }
 
 absl::Status MakeDirectories(absl::string_view path) {

@@ -20,6 +20,9 @@ absl::StatusOr<std::string> ReadFile(absl::string_view path);
 // failure.
 absl::Status WriteFileAtomically(absl::string_view path, absl::string_view bytes);
 
+// Syncs a folder, so that what was renamed into it stays after a power cut.
+absl::Status SyncFolder(absl::string_view path);
+
 // mkdir -p.
 absl::Status MakeDirectories(absl::string_view path);
 
