@@ -66,6 +66,8 @@ absl::Status Learner::LoadPolicy() {
   Trainer::Options options;
   options.learner = config_.learner();
   options.temperature = config_.generation().temperature();
+  options.max_completion_length = config_.generation().max_new_tokens();
+  options.term_weights = TermWeights(config_.reward());
   WB_ASSIGN_OR_RETURN(trainer_, Trainer::Create(model_.get(), adapter_, options));
   WB_LOG(INFO) << "policy " << config_.policy().model().path() << " ("
                << model_->spec().architecture << ", weights " << model_->fingerprint() << ")";

@@ -29,7 +29,7 @@ absl::Status CheckTokens(const TrainGroup& group, const std::vector<int32_t>& to
 }
 
 absl::Status CheckCompletion(const TrainGroup& group, size_t index, int64_t vocab,
-                             int64_t max_positions) {
+                             int64_t max_positions, size_t num_terms) {
   const TrainCompletion& completion = group.completions[index];
   const std::string what = absl::StrCat("completion ", index);
   WB_RETURN_IF_ERROR(CheckTokens(group, completion.tokens, what, vocab));
@@ -51,6 +51,10 @@ absl::Status CheckCompletion(const TrainGroup& group, size_t index, int64_t voca
     return Invalid(group, absl::StrCat(what, " has reward ", *completion.reward,
                                        ", expected a finite number or none"));
   }
+  if (completion.reward.has_value() && num_terms > 0 && completion.terms.size() != num_terms) {
+    return Invalid(group, absl::StrCat(what, " has ", completion.terms.size(),
+                                       " terms of its reward, expected ", num_terms));
+  }
   return absl::OkStatus();
 }
 
@@ -71,17 +75,91 @@ void AddCompletion(const std::vector<int32_t>& tokens, int root, MicroBatch* bat
   batch->lengths.push_back(static_cast<int64_t>(tokens.size()));
 }
 
+Advantages AdvantagesOf(const std::vector<TrainGroup>& groups, const proto::LearnerConfig& config,
+                        const std::vector<double>& term_weights) {
+  const bool by_term =
+      config.multi_objective_aggregation() == proto::LearnerConfig::NORMALIZE_THEN_SUM;
+  std::vector<absl::optional<double>> rewards;
+  std::vector<ScoreRow> rows;
+  std::vector<uint64_t> ids;
+  for (const TrainGroup& group : groups) {
+    for (const TrainCompletion& completion : group.completions) {
+      rewards.push_back(completion.reward);
+      if (by_term) {
+        rows.push_back(completion.reward.has_value() ? completion.terms
+                                                     : ScoreRow(term_weights.size()));
+      }
+      ids.push_back(group.group_id);
+    }
+  }
+  return by_term ? NormalizedSumAdvantages(rows, term_weights, ids)
+                 : GroupAdvantages(rewards, ids, config.scale_rewards());
+}
+
+struct Member {
+  MicroBatch::Member place;
+  double advantage;
+};
+
+// What a slice holds of one group, as far as it is trained on.
+void AddMembers(const std::vector<TrainGroup>& groups, const std::vector<Member>& members,
+                int64_t max_tokens, std::vector<MicroBatch>* batches) {
+  const TrainGroup& group = groups[members[0].place.group];
+  auto num_tokens = static_cast<int64_t>(group.prompt.size());
+  for (const Member& member : members) {
+    num_tokens +=
+        static_cast<int64_t>(group.completions[member.place.completion].tokens.size()) - 1;
+  }
+  if (batches->empty() || batches->back().tree.num_tokens + num_tokens > max_tokens) {
+    batches->emplace_back();
+  }
+  MicroBatch& batch = batches->back();
+  const int root = batch.tree.Add(group.prompt);
+  for (const Member& member : members) {
+    AddCompletion(group.completions[member.place.completion].tokens, root, &batch);
+    batch.members.push_back(member.place);
+    batch.advantages.push_back(member.advantage);
+  }
+}
+
+Slice MakeSlice(const std::vector<TrainGroup>& groups, const std::vector<Member>& scored,
+                const proto::LearnerConfig& config) {
+  Slice slice;
+  slice.num_completions = static_cast<int64_t>(scored.size());
+  const bool all_have_signal =
+      config.beta() != 0 || config.entropy_coef() != 0 || config.top_entropy_quantile() < 1;
+  for (size_t first = 0; first < scored.size();) {
+    std::vector<Member> trained;
+    bool has_signal = all_have_signal;
+    size_t end = first;
+    for (; end < scored.size() && scored[end].place.group == scored[first].place.group; ++end) {
+      const Member& member = scored[end];
+      const TrainCompletion& completion =
+          groups[member.place.group].completions[member.place.completion];
+      if (IsMasked(completion, config)) continue;
+      slice.num_tokens += static_cast<int64_t>(completion.tokens.size());
+      has_signal = has_signal || member.advantage != 0;
+      trained.push_back(member);
+    }
+    if (!trained.empty() && has_signal) {
+      AddMembers(groups, trained, config.micro_batch_tokens(), &slice.micro_batches);
+    }
+    first = end;
+  }
+  return slice;
+}
+
 }  // namespace
 
 absl::Status CheckTrainGroups(const std::vector<TrainGroup>& groups, int64_t vocab,
-                              int64_t max_positions) {
+                              int64_t max_positions, size_t num_terms) {
   std::set<uint64_t> ids;
   bool any_scored = false;
   for (const TrainGroup& group : groups) {
     if (!ids.insert(group.group_id).second) return Invalid(group, "is there twice");
     WB_RETURN_IF_ERROR(CheckTokens(group, group.prompt, "the prompt", vocab));
     for (size_t i = 0; i < group.completions.size(); ++i) {
-      WB_RETURN_IF_ERROR(CheckCompletion(group, i, vocab, max_positions));
+      WB_RETURN_IF_ERROR(CheckCompletion(group, i, vocab, max_positions, num_terms));
       any_scored = any_scored || group.completions[i].reward.has_value();
     }
   }
@@ -92,49 +170,33 @@ absl::Status CheckTrainGroups(const std::vector<TrainGroup>& groups, int64_t voc
   return absl::OkStatus();
 }
 
+int64_t SlicesOf(const proto::LearnerConfig& config) {
+  return config.has_steps_per_generation() ? config.steps_per_generation()
+                                           : config.gradient_accumulation_steps();
+}
+
+int64_t UpdatesOf(const proto::LearnerConfig& config) {
+  return config.num_iterations() * SlicesOf(config) / config.gradient_accumulation_steps();
+}
+
 StepPlan PlanStep(const std::vector<TrainGroup>& groups, const proto::LearnerConfig& config,
-                  int64_t max_tokens) {
+                  const std::vector<double>& term_weights) {
   StepPlan plan;
-  std::vector<absl::optional<double>> rewards;
-  std::vector<uint64_t> ids;
-  for (const TrainGroup& group : groups) {
-    for (const TrainCompletion& completion : group.completions) {
-      rewards.push_back(completion.reward);
-      ids.push_back(group.group_id);
+  plan.advantages = AdvantagesOf(groups, config, term_weights);
+  std::vector<Member> scored;
+  size_t next = 0;
+  for (size_t g = 0; g < groups.size(); ++g) {
+    for (size_t i = 0; i < groups[g].completions.size(); ++i, ++next) {
+      if (!groups[g].completions[i].reward.has_value()) continue;
+      scored.push_back({{g, i}, plan.advantages.advantage[next]});
     }
   }
-  plan.advantages = GroupAdvantages(rewards, ids, config.scale_rewards());
-
-  size_t first_advantage = 0;
-  for (size_t g = 0; g < groups.size(); ++g) {
-    const TrainGroup& group = groups[g];
-    std::vector<size_t> trained;
-    auto group_tokens = static_cast<int64_t>(group.prompt.size());
-    bool has_signal = config.beta() != 0;
-    for (size_t i = 0; i < group.completions.size(); ++i) {
-      const TrainCompletion& completion = group.completions[i];
-      if (!completion.reward.has_value()) continue;
-      ++plan.num_completions;
-      if (IsMasked(completion, config)) continue;
-      plan.num_tokens += static_cast<int64_t>(completion.tokens.size());
-      group_tokens += static_cast<int64_t>(completion.tokens.size()) - 1;
-      has_signal = has_signal || plan.advantages.advantage[first_advantage + i] != 0;
-      trained.push_back(i);
-    }
-    if (!trained.empty() && has_signal) {
-      if (plan.micro_batches.empty() ||
-          plan.micro_batches.back().tree.num_tokens + group_tokens > max_tokens) {
-        plan.micro_batches.emplace_back();
-      }
-      MicroBatch& batch = plan.micro_batches.back();
-      const int root = batch.tree.Add(group.prompt);
-      for (size_t i : trained) {
-        AddCompletion(group.completions[i].tokens, root, &batch);
-        batch.members.push_back({g, i});
-        batch.advantages.push_back(plan.advantages.advantage[first_advantage + i]);
-      }
-    }
-    first_advantage += group.completions.size();
+  const auto num_slices = static_cast<size_t>(SlicesOf(config));
+  for (size_t s = 0; s < num_slices; ++s) {
+    const auto begin = scored.begin() + static_cast<int64_t>(s * scored.size() / num_slices);
+    const auto end = scored.begin() + static_cast<int64_t>((s + 1) * scored.size() / num_slices);
+    plan.slices.push_back(MakeSlice(groups, {begin, end}, config));
+    plan.num_tokens += plan.slices.back().num_tokens;
   }
   return plan;
 }

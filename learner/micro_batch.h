@@ -16,15 +16,14 @@
 
 namespace wideberth::learner {
 
-// Groups share a forward pass up to so many tokens, so that tiny models are not all overhead; a
-// larger group has one of its own.
-inline constexpr int64_t kMicroBatchTokens = 512;
-
 struct TrainCompletion {
+  int64_t index = 0;                    // Its place in the group as it was sampled, for reports.
   std::vector<int32_t> tokens;          // Not empty, stop token included.
   std::vector<float> sampler_logprobs;  // One per token.
   proto::FinishReason finish = proto::STOP;
   absl::optional<double> reward;  // Empty: unscored, takes no part.
+  // The reward's columns for NORMALIZE_THEN_SUM, one for each weight; not looked at otherwise.
+  ScoreRow terms;
 };
 
 struct TrainGroup {
@@ -52,23 +51,40 @@ struct MicroBatch {
   std::vector<double> advantages;  // [C]
 };
 
-struct StepPlan {
+// What one pass of accumulation goes over: some of the version's completions, in their order.
+struct Slice {
   std::vector<MicroBatch> micro_batches;
-  Advantages advantages;   // Of all completions, group after group.
-  int64_t num_tokens = 0;  // Normaliser of dapo: tokens of scored completions that are not masked.
-  int64_t num_completions = 0;  // Normaliser of grpo: scored completions, masked ones too.
+  int64_t num_tokens = 0;       // Tokens of scored completions that are not masked.
+  int64_t num_completions = 0;  // Scored completions, masked ones too.
 };
+
+struct StepPlan {
+  std::vector<Slice> slices;  // SlicesOf(config) of them; some empty where completions are few.
+  Advantages advantages;      // Of all completions, group after group.
+  int64_t num_tokens = 0;     // Over all slices.
+};
+
+// Slices of a policy version: steps_per_generation, or where that is unset
+// gradient_accumulation_steps.
+int64_t SlicesOf(const proto::LearnerConfig& config);
+// Optimiser steps of a policy version: slices / gradient_accumulation_steps for each of
+// num_iterations.
+int64_t UpdatesOf(const proto::LearnerConfig& config);
 
 // InvalidArgument naming group and completion: nothing to train on, a group id twice, an empty
 // prompt or completion, a token outside the vocabulary, more tokens than positions, log-probs that
-// do not match the tokens, numbers that are not finite, no reward anywhere.
+// do not match the tokens, numbers that are not finite, no reward anywhere, a reward with another
+// number of terms than `num_terms` (0: they are not needed).
 absl::Status CheckTrainGroups(const std::vector<TrainGroup>& groups, int64_t vocab,
-                              int64_t max_positions);
+                              int64_t max_positions, size_t num_terms = 0);
 
-// Leaves out unscored completions; masked ones (truncated, where the configuration says so); and
-// groups all of whose advantages are 0 when beta is 0, which can contribute nothing. Order is the
-// groups', so a replay does the same sums.
+// Cuts the scored completions, group after group, into slices of (nearly) equal number, and packs
+// each slice into micro-batches of at most micro_batch_tokens; what a slice holds of a group is
+// never split. Leaves out masked completions (truncated, where the configuration says so), and
+// what a slice holds of a group where it can contribute nothing: all advantages 0, beta 0, no
+// entropy bonus and no entropy mask. Order is the groups', so a replay does the same sums.
+// `term_weights`: of TrainCompletion.terms, for NORMALIZE_THEN_SUM.
 StepPlan PlanStep(const std::vector<TrainGroup>& groups, const proto::LearnerConfig& config,
-                  int64_t max_tokens = kMicroBatchTokens);
+                  const std::vector<double>& term_weights = {});
 
 }  // namespace wideberth::learner

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <set>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -19,8 +20,13 @@ namespace {
 
 using proto::RewardConfig;
 
-bool NeedsGuard(const RewardConfig& config) { return config.form() != RewardConfig::U_ONLY; }
-bool NeedsUtility(const RewardConfig& config) { return config.form() != RewardConfig::GUARD_ONLY; }
+bool NeedsTerms(const RewardConfig& config) { return config.form() == RewardConfig::WEIGHTED_SUM; }
+bool NeedsGuard(const RewardConfig& config) {
+  return config.form() != RewardConfig::U_ONLY && !NeedsTerms(config);
+}
+bool NeedsUtility(const RewardConfig& config) {
+  return config.form() != RewardConfig::GUARD_ONLY && !NeedsTerms(config);
+}
 
 // A single missing guard leaves t unknown: the missing one could have been the largest.
 absl::optional<double> LargestGuard(const CompletionScores& scores) {
@@ -47,28 +53,35 @@ double SignedBoundary(double t, double tau, double coefficient) {
   return t >= tau ? coefficient * t : -coefficient * t;
 }
 
-double RewardOf(const RewardConfig& config, double v, double t, bool unsafe) {
+// The utility term and the boundary term, which sum to the reward; a form that lacks one leaves it
+// empty.
+struct Terms {
+  absl::optional<double> utility, boundary;
+};
+Terms TermsOf(const RewardConfig& config, double v, double t, bool unsafe) {
   const double c = config.boundary_coefficient();
   const double tau = config.tau();
   switch (config.form()) {
     case RewardConfig::BOUNDARY:
-      return v + SignedBoundary(t, tau, c);
+      return {v, SignedBoundary(t, tau, c)};
     case RewardConfig::ABSOLUTE:
-      return v + c * std::abs(t - tau);
+      return {v, c * std::abs(t - tau)};
     case RewardConfig::SQUARED:
-      return v + c * (t - tau) * (t - tau);
+      return {v, c * (t - tau) * (t - tau)};
     case RewardConfig::GUARD_ONLY:
-      return SignedBoundary(t, tau, c);
+      return {absl::nullopt, SignedBoundary(t, tau, c)};
     case RewardConfig::PROMPT_AWARE:
-      return unsafe ? v + c * t : v - c * t;
-    case RewardConfig::COMPOUND:
-      return CompoundUtility(t, v, config.lambda(), tau);
+      return {v, unsafe ? c * t : -c * t};
+    case RewardConfig::COMPOUND:  // A blocked answer is of no use to anyone.
+      return {t >= tau ? 0.0 : v, CompoundUtility(t, 0.0, config.lambda(), tau)};
     case RewardConfig::U_ONLY:
-      return v;
+      return {v, absl::nullopt};
     case RewardConfig::U_MINUS_T:
-      return v - c * t;
+      return {v, -c * t};
+    case RewardConfig::WEIGHTED_SUM:
+      break;
   }
-  return std::nan("");
+  return {};
 }
 
 std::string NamesOf(const std::vector<proto::ScorerConfig>& scorers) {
@@ -89,8 +102,37 @@ const proto::ScorerConfig* FindScorer(const std::vector<proto::ScorerConfig>& sc
 
 absl::Status Invalid(const std::string& message) { return absl::InvalidArgumentError(message); }
 
+absl::Status ValidateTerms(const RewardConfig& config,
+                           const std::vector<proto::ScorerConfig>& scorers) {
+  if (!NeedsTerms(config)) {
+    if (config.term().empty()) return absl::OkStatus();
+    return Invalid(absl::StrCat("reward.term is set, form ", RewardConfig::Form_Name(config.form()),
+                                " has none, expected form WEIGHTED_SUM"));
+  }
+  if (config.term().empty()) {
+    return Invalid("reward.term is empty, form WEIGHTED_SUM needs at least one");
+  }
+  std::set<std::string> seen;
+  for (const RewardConfig::Term& term : config.term()) {
+    if (FindScorer(scorers, term.scorer()) == nullptr) {
+      return Invalid(absl::StrCat("reward.term.scorer is \"", term.scorer(),
+                                  "\", expected the name of a scorer: ", NamesOf(scorers)));
+    }
+    if (!seen.insert(term.scorer()).second) {
+      return Invalid(absl::StrCat("reward.term.scorer is \"", term.scorer(),
+                                  "\" twice, expected each scorer once"));
+    }
+    if (!std::isfinite(term.weight())) {
+      return Invalid(absl::StrCat("reward.term.weight is ", term.weight(), " for \"", term.scorer(),
+                                  "\", expected a finite number"));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ValidateNames(const RewardConfig& config,
                            const std::vector<proto::ScorerConfig>& scorers) {
+  WB_RETURN_IF_ERROR(ValidateTerms(config, scorers));
   const std::string form = RewardConfig::Form_Name(config.form());
   if (NeedsGuard(config) && config.guard().empty()) {
     return Invalid(
@@ -134,6 +176,9 @@ GroupScores GatherScores(const proto::RewardConfig& config, absl::optional<bool>
       if (t.has_value() && (*t < 0 || *t > 1)) t.reset();
       scores.guards.push_back(t);
     }
+    for (const RewardConfig::Term& term : config.term()) {
+      scores.terms.push_back(ValueOf(*completion, term.scorer()));
+    }
     group.completions.push_back(std::move(scores));
   }
   return group;
@@ -143,7 +188,16 @@ std::vector<std::string> NeededScorers(const proto::RewardConfig& config) {
   std::vector<std::string> names;
   if (NeedsGuard(config)) names.assign(config.guard().begin(), config.guard().end());
   if (NeedsUtility(config)) names.push_back(config.utility());
+  if (!NeedsTerms(config)) return names;
+  for (const RewardConfig::Term& term : config.term()) names.push_back(term.scorer());
   return names;
+}
+
+std::vector<double> TermWeights(const proto::RewardConfig& config) {
+  if (!NeedsTerms(config)) return std::vector<double>(NeedsGuard(config) + NeedsUtility(config), 1);
+  std::vector<double> weights;
+  for (const RewardConfig::Term& term : config.term()) weights.push_back(term.weight());
+  return weights;
 }
 
 proto::RewardConfig::MissingRule MissingRuleFor(const proto::RewardConfig& config,
@@ -206,6 +260,10 @@ double RewardComposer::running_deviation() const {
 }
 
 bool RewardComposer::Rewardable(const CompletionScores& scores) const {
+  if (NeedsTerms(config_)) {
+    return std::all_of(scores.terms.begin(), scores.terms.end(),
+                       [](const absl::optional<double>& term) { return term.has_value(); });
+  }
   return (!NeedsUtility(config_) || scores.utility.has_value()) &&
          (!NeedsGuard(config_) || LargestGuard(scores).has_value());
 }
@@ -220,6 +278,10 @@ absl::Status RewardComposer::Check(const GroupScores& group) const {
     if (static_cast<int>(scores.guards.size()) != config_.guard_size()) {
       return Invalid(absl::StrCat("a completion has ", scores.guards.size(),
                                   " guard scores, expected ", config_.guard_size()));
+    }
+    if (NeedsTerms(config_) && static_cast<int>(scores.terms.size()) != config_.term_size()) {
+      return Invalid(absl::StrCat("a completion has ", scores.terms.size(),
+                                  " scores of reward.term, expected ", config_.term_size()));
     }
   }
   return absl::OkStatus();
@@ -288,10 +350,21 @@ std::vector<CompletionReward> RewardComposer::ComposeGroup(const GroupScores& gr
     rewards.push_back(reward);
   }
   NormalizeUtilities(&rewards);
+  const std::vector<double> weights = TermWeights(config_);
   for (size_t i = 0; i < rewards.size(); ++i) {
+    CompletionReward& reward = rewards[i];
+    reward.terms.resize(weights.size());
     if (!Rewardable(group.completions[i])) continue;
-    rewards[i].reward = RewardOf(config_, rewards[i].normalized_utility.value_or(0),
-                                 rewards[i].t.value_or(0), group.unsafe.value_or(false));
+    if (NeedsTerms(config_)) {
+      reward.terms = group.completions[i].terms;
+    } else {
+      const Terms terms = TermsOf(config_, reward.normalized_utility.value_or(0),
+                                  reward.t.value_or(0), group.unsafe.value_or(false));
+      reward.terms.clear();
+      if (terms.utility.has_value()) reward.terms.push_back(terms.utility);
+      if (terms.boundary.has_value()) reward.terms.push_back(terms.boundary);
+    }
+    reward.reward = WeightedSum(reward.terms, weights);
   }
   return rewards;
 }

@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/optional.h"
+#include "learner/advantages.h"
 #include "proto/config.pb.h"
 #include "proto/wire.pb.h"
 
@@ -21,6 +22,7 @@ namespace wideberth::learner {
 struct CompletionScores {
   absl::optional<double> utility;              // u, unbounded
   std::vector<absl::optional<double>> guards;  // t in [0, 1], in the order of RewardConfig.guard
+  std::vector<absl::optional<double>> terms;   // In the order of RewardConfig.term
 };
 
 struct GroupScores {
@@ -34,14 +36,23 @@ struct CompletionReward {
   absl::optional<double> utility;             // u as scored.
   absl::optional<double> normalized_utility;  // utility_weight * normalised u; present with
                                               // `reward` in forms that need u.
+  // The columns that NORMALIZE_THEN_SUM normalises one by one, weighted by TermWeights: the scores
+  // as they came for WEIGHTED_SUM, otherwise the utility term and the boundary term of the form
+  // (those it has). Their weighted sum is `reward`; all empty where that is.
+  ScoreRow terms;
 };
+
+// The weights of CompletionReward.terms, one for each: RewardConfig.term's for WEIGHTED_SUM,
+// otherwise 1.
+std::vector<double> TermWeights(const proto::RewardConfig& config);
 
 // Picks each completion's scores by scorer name. A score counts where its status is SCORED and its
 // value finite (in [0, 1] for a guard).
 GroupScores GatherScores(const proto::RewardConfig& config, absl::optional<bool> unsafe,
                          const std::vector<const proto::Completion*>& completions);
 
-// Which scores the form needs: guards in their order, then the utility.
+// Which scores the form needs: guards in their order, then the utility; the terms' scorers for
+// WEIGHTED_SUM.
 std::vector<std::string> NeededScorers(const proto::RewardConfig& config);
 
 // What to do about a score that came back as `status`, which is not SCORED.
@@ -72,6 +83,7 @@ bool InBoundaryMass(double t);
 //   BOUNDARY v +- c t | ABSOLUTE v + c |t - tau| | SQUARED v + c (t - tau)^2 | GUARD_ONLY +- c t |
 //   PROMPT_AWARE v + c t unsafe, v - c t safe COMPOUND CompoundUtility(t, v, lambda, tau) | U_ONLY
 //   v | U_MINUS_T v - c t          (+- : + where t >= tau)
+//   WEIGHTED_SUM: sum of weight * score over RewardConfig.term, where all of them are there
 class RewardComposer {
  public:
   explicit RewardComposer(proto::RewardConfig config) : config_(std::move(config)) {}

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The training step. Per micro-batch: reference pass (adapter off, no gradient), forward pass,
-// loss, backward pass into the masters' flat gradient; then clipping and AdamW. Shapes: N packed
-// tokens, M completion tokens.
+// loss, backward pass into the masters' flat gradient; after the micro-batches of an update's
+// slices, clipping and AdamW. Shapes: N packed tokens, M completion tokens.
 #include "learner/train_step.h"
 
 #include <ATen/ATen.h>
@@ -10,10 +10,14 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
+#include "learner/sampler_comparison.h"
+#include "learner/schedule.h"
+#include "learner/validate_loss.h"
 #include "model/catch_torch.h"
 #include "model/logprobs.h"
 
@@ -76,6 +80,8 @@ void DescribeAdvantages(const std::vector<TrainGroup>& groups, const Advantages&
   for (const TrainGroup& group : groups) {
     for (const TrainCompletion& completion : group.completions) {
       const double advantage = advantages.advantage[i++];
+      metrics->completions.push_back(
+          {group.group_id, completion.index, completion.reward, advantage});
       if (!completion.reward.has_value()) continue;
       const bool first = num_scored++ == 0;
       metrics->advantage_min = first ? advantage : std::min(metrics->advantage_min, advantage);
@@ -86,68 +92,35 @@ void DescribeAdvantages(const std::vector<TrainGroup>& groups, const Advantages&
   metrics->advantage_abs_mean /= static_cast<double>(std::max<int64_t>(1, num_scored));
 }
 
-// What the first iteration's log-probs say about the sampler's, accumulated over micro-batches.
-class SamplerComparison {
- public:
-  void Add(const std::vector<TrainGroup>& groups, const MicroBatch& batch, const at::Tensor& old_M,
-           const at::Tensor& entropy_M) {
-    const at::Tensor ours = old_M.to(at::kCPU, at::kDouble);
-    const double* next = ours.data_ptr<double>();
-    entropy_sum_ += entropy_M.sum(at::kDouble).item<double>();
-    for (const MicroBatch::Member& member : batch.members) {
-      const TrainGroup& group = groups[member.group];
-      const std::vector<float>& sampled = group.completions[member.completion].sampler_logprobs;
-      for (size_t token = 0; token < sampled.size(); ++token) {
-        AddToken(group, member, token, *next++ - static_cast<double>(sampled[token]));
-      }
-    }
-  }
+void DescribeComparison(const SamplerComparison& comparison, StepMetrics* metrics) {
+  metrics->logprob_difference_max = comparison.largest();
+  metrics->logprob_difference_worst = comparison.worst();
+  metrics->logprob_difference_mean = comparison.mean();
+  metrics->importance_ratio_min = comparison.ratio_min();
+  metrics->importance_ratio_mean = comparison.ratio_mean();
+  metrics->importance_ratio_max = comparison.ratio_max();
+}
 
-  void Report(StepMetrics* metrics) const {
-    metrics->logprob_difference_max = largest_;
-    metrics->logprob_difference_worst = worst_;
-    if (num_on_policy_ > 0) {
-      metrics->logprob_difference_mean = sum_ / static_cast<double>(num_on_policy_);
-    }
-    if (num_tokens_ == 0) return;
-    metrics->importance_ratio_min = ratio_min_;
-    metrics->importance_ratio_max = ratio_max_;
-    metrics->importance_ratio_mean = ratio_sum_ / static_cast<double>(num_tokens_);
-    metrics->entropy = entropy_sum_ / static_cast<double>(num_tokens_);
-  }
+std::string GroupsOf(const std::vector<TrainGroup>& groups, const MicroBatch& batch) {
+  const uint64_t first = groups[batch.members.front().group].group_id;
+  const uint64_t last = groups[batch.members.back().group].group_id;
+  return first == last ? absl::StrCat("group ", first)
+                       : absl::StrCat("groups ", first, " to ", last);
+}
 
-  // Written so that a NaN fails too.
-  absl::Status Check(double bound) const {
-    if (bound <= 0 || num_on_policy_ == 0 || largest_ <= bound) return absl::OkStatus();
-    return absl::FailedPreconditionError(absl::StrCat(
-        worst_, ": the learner's log-prob is ", learner_minus_sampler_,
-        " away from the sampler's, expected at most ", bound, " (learner.max_logprob_difference)"));
+at::Tensor SamplerLogProbs(const std::vector<TrainGroup>& groups, const MicroBatch& batch) {
+  std::vector<float> values;
+  for (const MicroBatch::Member& member : batch.members) {
+    const std::vector<float>& sampled =
+        groups[member.group].completions[member.completion].sampler_logprobs;
+    values.insert(values.end(), sampled.begin(), sampled.end());
   }
+  return at::tensor(values, at::TensorOptions(at::kFloat));
+}
 
- private:
-  void AddToken(const TrainGroup& group, const MicroBatch::Member& member, size_t token,
-                double difference) {
-    const double ratio = std::exp(difference);
-    const bool first = num_tokens_++ == 0;
-    ratio_sum_ += ratio;
-    ratio_min_ = first ? ratio : std::min(ratio_min_, ratio);
-    ratio_max_ = first ? ratio : std::max(ratio_max_, ratio);
-    if (!group.on_policy) return;
-    ++num_on_policy_;
-    sum_ += std::abs(difference);
-    if (std::isnan(largest_) || std::abs(difference) <= largest_) return;
-    largest_ = std::abs(difference);
-    learner_minus_sampler_ = difference;
-    worst_ = absl::StrCat("group ", group.group_id, " completion ", member.completion, " token ",
-                          token, group.source.empty() ? "" : " of ", group.source);
-  }
-
-  double largest_ = -1;
-  double learner_minus_sampler_ = 0;
-  std::string worst_;
-  double sum_ = 0, ratio_sum_ = 0, ratio_min_ = 1, ratio_max_ = 1, entropy_sum_ = 0;
-  int64_t num_on_policy_ = 0, num_tokens_ = 0;
-};
+double PerToken(double sum, int64_t num_tokens) {
+  return sum / static_cast<double>(std::max<int64_t>(1, num_tokens));
+}
 
 }  // namespace
 
@@ -162,10 +135,7 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const model::CausalLm* 
                      tensor.device().str(), ", expected ", c10::toString(wanted), " on ",
                      model->device().str()));
   }
-  if (options.learner.num_iterations() < 1) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "learner.num_iterations is ", options.learner.num_iterations(), ", expected at least 1"));
-  }
+  WB_RETURN_IF_ERROR(ValidateLossConfig(options.learner));
   std::shared_ptr<model::Adapter> working = master;
   if (model->dtype() != wanted) {
     WB_ASSIGN_OR_RETURN(working,
@@ -184,7 +154,7 @@ Trainer::Trainer(const model::CausalLm* model, std::shared_ptr<model::Adapter> m
       master_(std::move(master)),
       working_(std::move(working)),
       options_(std::move(options)),
-      loss_(LossConfigOf(options_.learner)) {
+      loss_(LossConfigOf(options_.learner, options_.max_completion_length)) {
   optimizer_ = std::make_unique<AdamW>(master_->NamedTensors(), AdamW::OptionsOf(options_.learner));
   if (working_ == master_) return;
   for (at::Tensor& tensor : working_->Parameters()) tensor.set_requires_grad(true);
@@ -196,7 +166,10 @@ void Trainer::AdapterChanged() {
 }
 
 absl::StatusOr<StepMetrics> Trainer::Step(const std::vector<TrainGroup>& groups) {
-  WB_RETURN_IF_ERROR(CheckTrainGroups(groups, model_->spec().vocab, model_->spec().max_positions));
+  const bool by_term =
+      options_.learner.multi_objective_aggregation() == proto::LearnerConfig::NORMALIZE_THEN_SUM;
+  WB_RETURN_IF_ERROR(CheckTrainGroups(groups, model_->spec().vocab, model_->spec().max_positions,
+                                      by_term ? options_.term_weights.size() : 0));
   absl::StatusOr<StepMetrics> metrics =
       model::CatchTorch("training step", [&] { return StepOrThrow(groups); });
   return metrics;
@@ -205,71 +178,149 @@ absl::StatusOr<StepMetrics> Trainer::Step(const std::vector<TrainGroup>& groups)
 absl::StatusOr<StepMetrics> Trainer::StepOrThrow(const std::vector<TrainGroup>& groups) {
   StepMetrics metrics;
   CountCompletions(groups, &metrics);
-  StepPlan plan = PlanStep(groups, options_.learner);
+  StepPlan plan = PlanStep(groups, options_.learner, options_.term_weights);
   DescribeAdvantages(groups, plan.advantages, &metrics);
-  const LossNormalizer normalizer{plan.num_tokens, plan.num_completions};
-  std::vector<Pass> passes;
-  for (MicroBatch& batch : plan.micro_batches) {
-    metrics.num_trained += static_cast<int64_t>(batch.members.size());
-    metrics.num_completion_tokens += static_cast<int64_t>(batch.rows.size());
-    metrics.num_forward_tokens += batch.tree.num_tokens;
-    passes.push_back({std::move(batch), {}, {}, {}});
-  }
+  std::vector<SlicePasses> slices = MakePasses(groups, std::move(plan), &metrics);
+  const auto accumulation = static_cast<size_t>(options_.learner.gradient_accumulation_steps());
 
+  // Slices that are first visited after an update need to know where the policy stood before it.
+  for (size_t s = accumulation; s < slices.size(); ++s) {
+    for (Pass& pass : slices[s].passes) {
+      pass.start = Look(pass.batch, working_.get(), &metrics.forward_seconds).logprob;
+    }
+  }
   for (int iteration = 0; iteration < options_.learner.num_iterations(); ++iteration) {
-    // A step that failed half way leaves gradients behind.
-    optimizer_->ZeroGradients();
-    LossMetrics losses;
-    SamplerComparison comparison;
-    for (Pass& pass : passes) {
-      if (iteration == 0 && loss_.beta != 0) Reference(&pass, &metrics);
-      Accumulate(normalizer, &pass, &losses, &metrics);
-      if (iteration == 0) comparison.Add(groups, pass.batch, pass.old, pass.entropy);
+    LossMetrics all;
+    for (size_t first = 0; first < slices.size(); first += accumulation) {
+      // An update that failed half way leaves gradients behind.
+      optimizer_->ZeroGradients();
+      LossMetrics losses;
+      UpdateMetrics update;
+      for (size_t s = first; s < first + accumulation; ++s) {
+        AccumulateSlice(groups, &slices[s], &losses, &update, &metrics);
+      }
+      if (iteration == 0 && first == 0) {
+        SamplerComparison comparison;
+        for (const SlicePasses& slice : slices) {
+          for (const Pass& pass : slice.passes) comparison.Add(groups, pass.batch, pass.start);
+        }
+        DescribeComparison(comparison, &metrics);
+        WB_RETURN_IF_ERROR(comparison.Check(options_.learner.max_logprob_difference()));
+      }
+      Update(losses, &update, &metrics);
+      all.loss = all.policy_loss = 0;
+      all.Merge(losses);
     }
     if (iteration == 0) {
-      comparison.Report(&metrics);
-      WB_RETURN_IF_ERROR(comparison.Check(options_.learner.max_logprob_difference()));
-      metrics.kl = losses.kl_sum / static_cast<double>(std::max<int64_t>(1, losses.num_tokens));
+      metrics.kl = PerToken(all.kl_sum, all.num_tokens);
+      metrics.entropy = PerToken(all.entropy_sum, all.num_tokens);
     }
-    metrics.loss = losses.loss;
-    metrics.clipping = losses;
-    WB_ASSIGN_OR_RETURN(metrics.grad_norm, Update(&metrics));
+    metrics.clipping = all;
   }
+  metrics.named = NamedMetrics(metrics.clipping, loss_);
   return metrics;
 }
 
-void Trainer::Reference(Pass* pass, StepMetrics* metrics) const {
-  const Stopwatch watch(&metrics->reference_seconds);
-  const at::NoGradGuard no_grad;
-  const at::Tensor hidden_NH = model_->Hidden(pass->batch.tree, model::ForwardOptions{});
-  pass->reference = model::LogProbsOfTokens(hidden_NH, model_->head(), pass->batch.rows,
-                                            pass->batch.targets, Temperature())
-                        .logprob;
-  Settle(pass->reference);
+std::vector<Trainer::SlicePasses> Trainer::MakePasses(const std::vector<TrainGroup>& groups,
+                                                      StepPlan plan, StepMetrics* metrics) const {
+  std::vector<SlicePasses> slices;
+  for (Slice& slice : plan.slices) {
+    SlicePasses& passes = slices.emplace_back();
+    passes.normalizer.generation_tokens = plan.num_tokens;
+    passes.normalizer.slice_tokens = slice.num_tokens;
+    passes.normalizer.slice_completions = slice.num_completions;
+    passes.normalizer.entropy_tokens = slice.num_tokens;
+    for (MicroBatch& batch : slice.micro_batches) {
+      metrics->num_trained += static_cast<int64_t>(batch.members.size());
+      metrics->num_completion_tokens += static_cast<int64_t>(batch.rows.size());
+      metrics->num_forward_tokens += batch.tree.num_tokens;
+      Pass& pass = passes.passes.emplace_back();
+      pass.sampler = SamplerLogProbs(groups, batch);
+      pass.batch = std::move(batch);
+    }
+  }
+  return slices;
 }
 
-void Trainer::Accumulate(const LossNormalizer& normalizer, Pass* pass, LossMetrics* losses,
-                         StepMetrics* metrics) {
-  const MicroBatch& batch = pass->batch;
-  LossResult result;
-  {
-    const Stopwatch watch(&metrics->forward_seconds);
-    model::ForwardOptions forward;
-    forward.adapter = working_.get();
-    const at::Tensor hidden_NH = model_->Hidden(batch.tree, forward);
-    const model::TokenLogProbs now = model::LogProbsOfTokens(hidden_NH, model_->head(), batch.rows,
-                                                             batch.targets, Temperature());
-    if (!pass->old.defined()) {
-      pass->old = now.logprob.detach();
-      pass->entropy = now.entropy;
-    }
-    const LossInputs inputs{now.logprob,      pass->old,     pass->reference,
-                            batch.advantages, batch.lengths, /*counted=*/{}};
-    result = GrpoLoss(inputs, loss_, normalizer);
-    losses->Merge(result.metrics);
+Trainer::Looked Trainer::Look(const MicroBatch& batch, const model::Adapter* adapter,
+                              double* seconds) const {
+  const Stopwatch watch(seconds);
+  const at::NoGradGuard no_grad;
+  model::ForwardOptions forward;
+  forward.adapter = adapter;
+  const at::Tensor hidden_NH = model_->Hidden(batch.tree, forward);
+  const model::TokenLogProbs found =
+      model::LogProbsOfTokens(hidden_NH, model_->head(), batch.rows, batch.targets, Temperature());
+  Settle(found.logprob);
+  return {found.logprob, found.entropy};
+}
+
+// The threshold is one for all micro-batches of a slice, so all of them are looked at first; the
+// mask is kept, since entropies of a pass with gradients may differ in their last bit.
+void Trainer::MaskByEntropy(SlicePasses* slice, StepMetrics* metrics) const {
+  if (slice->passes.empty()) return;
+  std::vector<at::Tensor> entropies;
+  for (const Pass& pass : slice->passes) {
+    entropies.push_back(Look(pass.batch, working_.get(), &metrics->forward_seconds).entropy);
   }
-  const Stopwatch watch(&metrics->backward_seconds);
-  result.loss.backward();
+  const double threshold = EntropyThreshold(at::cat(entropies), loss_.top_entropy_quantile);
+  slice->normalizer.entropy_tokens = 0;
+  for (size_t p = 0; p < entropies.size(); ++p) {
+    slice->passes[p].entropy_mask = HighEntropyMask(entropies[p], threshold);
+    slice->normalizer.entropy_tokens += slice->passes[p].entropy_mask.sum().item<int64_t>();
+  }
+}
+
+void Trainer::AccumulateSlice(const std::vector<TrainGroup>& groups, SlicePasses* slice,
+                              LossMetrics* losses, UpdateMetrics* update, StepMetrics* metrics) {
+  if (loss_.UsesEntropyMask()) MaskByEntropy(slice, metrics);
+  for (Pass& pass : slice->passes) {
+    if (loss_.beta != 0 && !pass.reference.defined()) {
+      pass.reference = Look(pass.batch, nullptr, &metrics->reference_seconds).logprob;
+    }
+    LossResult result;
+    {
+      const Stopwatch watch(&metrics->forward_seconds);
+      result = Forward(slice->normalizer, &pass);
+      losses->Merge(result.metrics);
+    }
+    if (!std::isfinite(result.metrics.loss)) {
+      if (update->skipped.empty()) {
+        update->skipped = absl::StrCat("the loss is ", result.metrics.loss, " on ",
+                                       GroupsOf(groups, pass.batch), ", expected a finite number");
+      }
+      continue;
+    }
+    const Stopwatch watch(&metrics->backward_seconds);
+    Backward(result.loss);
+  }
+}
+
+LossResult Trainer::Forward(const LossNormalizer& normalizer, Pass* pass) {
+  const MicroBatch& batch = pass->batch;
+  model::ForwardOptions forward;
+  forward.adapter = working_.get();
+  const at::Tensor hidden_NH = model_->Hidden(batch.tree, forward);
+  const model::TokenLogProbs now =
+      model::LogProbsOfTokens(hidden_NH, model_->head(), batch.rows, batch.targets, Temperature(),
+                              /*entropy_gradient=*/loss_.HasEntropyBonus());
+  if (!pass->start.defined()) pass->start = now.logprob.detach();
+  pass->sampler = pass->sampler.to(pass->start.options());
+  LossInputs inputs;
+  inputs.new_logprobs = now.logprob;
+  inputs.old_logprobs =
+      options_.learner.old_policy() == proto::LearnerConfig::SAMPLER ? pass->sampler : pass->start;
+  inputs.sampler_logprobs = pass->sampler;
+  inputs.reference_logprobs = pass->reference;
+  inputs.entropies = now.entropy;
+  inputs.entropy_mask = pass->entropy_mask;
+  inputs.advantages = batch.advantages;
+  inputs.lengths = batch.lengths;
+  return GrpoLoss(inputs, loss_, normalizer);
+}
+
+void Trainer::Backward(const at::Tensor& loss) {
+  loss.backward();
   if (working_ != master_) {
     const std::vector<at::Tensor> masters = master_->Parameters();
     const std::vector<at::Tensor> copies = working_->Parameters();
@@ -284,11 +335,32 @@ void Trainer::Accumulate(const LossNormalizer& normalizer, Pass* pass, LossMetri
   Settle(optimizer_->flat_gradient());
 }
 
-absl::StatusOr<double> Trainer::Update(StepMetrics* metrics) {
+void Trainer::Update(const LossMetrics& losses, UpdateMetrics* update, StepMetrics* metrics) {
   const Stopwatch watch(&metrics->optimizer_seconds);
-  WB_ASSIGN_OR_RETURN(const double norm, optimizer_->Step());
-  AdapterChanged();
-  return norm;
+  const proto::LearnerConfig& learner = options_.learner;
+  update->loss = losses.loss;
+  update->learning_rate = LearningRate(learner, optimizer_->num_steps(),
+                                       int64_t{learner.max_steps()} * UpdatesOf(learner));
+  update->grad_norm = std::numeric_limits<double>::quiet_NaN();
+  if (update->skipped.empty()) {
+    optimizer_->set_learning_rate(update->learning_rate);
+    const absl::StatusOr<double> norm = optimizer_->Step();
+    if (norm.ok()) {
+      update->grad_norm = *norm;
+      AdapterChanged();
+    } else {
+      update->skipped = std::string(norm.status().message());
+    }
+  }
+  if (!update->skipped.empty() && !metrics->skipped) {
+    metrics->skipped = true;
+    metrics->skipped_why = absl::StrCat("optimiser step ", optimizer_->num_steps() + 1,
+                                        " was skipped: ", update->skipped);
+  }
+  metrics->loss = update->loss;
+  metrics->grad_norm = update->grad_norm;
+  metrics->learning_rate = update->learning_rate;
+  metrics->updates.push_back(*update);
 }
 
 }  // namespace wideberth::learner

@@ -7,10 +7,12 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/optional.h"
 #include "learner/loss.h"
 #include "learner/micro_batch.h"
 #include "learner/optimizer.h"
@@ -20,18 +22,41 @@
 
 namespace wideberth::learner {
 
+// One optimiser step of a policy version.
+struct UpdateMetrics {
+  double loss = 0;
+  double grad_norm = 0;  // Before clipping; NaN where it was not finite.
+  double learning_rate = 0;
+  std::string skipped;  // Why the optimiser was not stepped; empty: it was.
+};
+
+// What became of a completion, for the journal and the completions table.
+struct CompletionOutcome {
+  uint64_t group_id = 0;
+  int64_t completion = 0;         // TrainCompletion.index
+  absl::optional<double> reward;  // Empty: unscored
+  double advantage = 0;
+};
+
 // Lengths, finish reasons and rewards are over all completions given; token means over those
-// trained on, at the first iteration.
+// trained on.
 struct StepMetrics {
-  double loss = 0;       // Last iteration
-  double grad_norm = 0;  // Before clipping, last iteration
-  double kl = 0;         // k3 to the base, first iteration; 0 when beta is 0
-  double entropy = 0;    // nats
+  double loss = 0;           // Last optimiser step
+  double grad_norm = 0;      // Before clipping, last optimiser step
+  double learning_rate = 0;  // Last optimiser step
+  double kl = 0;             // To the base, first iteration; 0 when beta is 0
+  double entropy = 0;        // nats, first iteration
   double reward_mean = 0, reward_deviation = 0, fraction_zero_deviation = 0;
   double advantage_min = 0, advantage_max = 0, advantage_abs_mean = 0;
-  LossMetrics clipping;  // Clip counts and ratios, last iteration
+  LossMetrics clipping;  // Of the last iteration; its losses are the last optimiser step's.
+  std::vector<std::pair<std::string, double>> named;  // `clipping` under TRL's names
 
-  // Learner against sampler: log-prob of the first iteration minus the sampler's.
+  std::vector<UpdateMetrics> updates;          // In order
+  bool skipped = false;                        // An optimiser step of these was not applied,
+  std::string skipped_why;                     // the first one for this reason.
+  std::vector<CompletionOutcome> completions;  // All given, in order
+
+  // Learner against sampler: log-prob before the first update minus the sampler's.
   double logprob_difference_mean = 0, logprob_difference_max = 0;  // Absolute, on-policy groups
   std::string logprob_difference_worst;  // "group 17 completion 3 token 5 of actor-0"
   double importance_ratio_min = 1, importance_ratio_mean = 1,
@@ -45,6 +70,7 @@ struct StepMetrics {
   int64_t length_min = 0, length_max = 0;
   double length_mean = 0;
   double clipped_fraction = 0;  // Completions that ended by length
+  // `forward` includes passes without a gradient (log-probs at the start, entropies).
   double reference_seconds = 0, forward_seconds = 0, backward_seconds = 0, optimizer_seconds = 0;
 };
 
@@ -54,6 +80,8 @@ class Trainer {
   struct Options {
     proto::LearnerConfig learner;
     double temperature = 1;  // Of sampling; 0 (greedy) trains at 1, as the sampler's log-probs do.
+    int64_t max_completion_length = 0;  // generation.max_new_tokens; dr_grpo needs it.
+    std::vector<double> term_weights;   // Of TrainCompletion.terms; NORMALIZE_THEN_SUM needs them.
   };
 
   // `master`: the adapter to train, in float32, or float64 for a float64 model, on the model's
@@ -63,13 +91,15 @@ class Trainer {
                                                          std::shared_ptr<model::Adapter> master,
                                                          Options options);
 
-  // `num_iterations` optimiser steps on these groups. Truncated completions are masked where
-  // configured: no gradient, though their rewards count. Groups that can contribute nothing (no
-  // advantage and beta 0) skip the forward pass. Errors, after which adapter and optimiser are as
-  // before the failing optimiser step: InvalidArgument for malformed groups or where nothing is
-  // scored; FailedPrecondition where an on-policy log-prob differs by more than
-  // max_logprob_difference from the sampler's (names the actor); Internal for a non-finite gradient
-  // or what torch throws.
+  // The optimiser steps of one policy version on these groups: for each of `num_iterations`, its
+  // slices in order, an update after every `gradient_accumulation_steps` of them, at the learning
+  // rate of the optimiser's step count. Truncated completions are masked where configured: no
+  // gradient, though their rewards count. Groups that can contribute nothing skip the forward pass.
+  // An update whose loss or gradient is not finite is left out, with a sentence in the metrics:
+  // adapter and optimiser stay as they are. Errors, after which adapter and optimiser are as before
+  // the failing update: InvalidArgument for malformed groups or where nothing is scored;
+  // FailedPrecondition where an on-policy log-prob differs by more than max_logprob_difference from
+  // the sampler's (names the actor), before the first update; Internal for what torch throws.
   absl::StatusOr<StepMetrics> Step(const std::vector<TrainGroup>& groups);
 
   const model::Adapter& adapter() const { return *master_; }
@@ -80,22 +110,35 @@ class Trainer {
   void AdapterChanged();
 
  private:
-  // A micro-batch and what its first pass leaves for further iterations.
+  // A micro-batch and what its passes leave for later ones.
   struct Pass {
     MicroBatch batch;
-    at::Tensor reference;  // [M], undefined when beta is 0
-    at::Tensor old;        // [M], of the first iteration
-    at::Tensor entropy;    // [M], of the first iteration
+    at::Tensor reference;     // [M], undefined when beta is 0
+    at::Tensor start;         // [M] log-probs before the first update
+    at::Tensor sampler;       // [M] log-probs as the sampler reported them
+    at::Tensor entropy_mask;  // [M] of the current visit, undefined without a mask
+  };
+  struct SlicePasses {
+    std::vector<Pass> passes;
+    LossNormalizer normalizer;
+  };
+  struct Looked {
+    at::Tensor logprob, entropy;  // [M], no gradient
   };
 
   Trainer(const model::CausalLm* model, std::shared_ptr<model::Adapter> master,
           std::shared_ptr<model::Adapter> working, Options options);
   absl::StatusOr<StepMetrics> StepOrThrow(const std::vector<TrainGroup>& groups);
+  std::vector<SlicePasses> MakePasses(const std::vector<TrainGroup>& groups, StepPlan plan,
+                                      StepMetrics* metrics) const;
   double Temperature() const { return options_.temperature > 0 ? options_.temperature : 1.0; }
-  void Reference(Pass* pass, StepMetrics* metrics) const;
-  void Accumulate(const LossNormalizer& normalizer, Pass* pass, LossMetrics* losses,
-                  StepMetrics* metrics);
-  absl::StatusOr<double> Update(StepMetrics* metrics);
+  Looked Look(const MicroBatch& batch, const model::Adapter* adapter, double* seconds) const;
+  void MaskByEntropy(SlicePasses* slice, StepMetrics* metrics) const;
+  void AccumulateSlice(const std::vector<TrainGroup>& groups, SlicePasses* slice,
+                       LossMetrics* losses, UpdateMetrics* update, StepMetrics* metrics);
+  LossResult Forward(const LossNormalizer& normalizer, Pass* pass);
+  void Backward(const at::Tensor& loss);
+  void Update(const LossMetrics& losses, UpdateMetrics* update, StepMetrics* metrics);
 
   const model::CausalLm* model_;
   std::shared_ptr<model::Adapter> master_;

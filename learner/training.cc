@@ -31,10 +31,12 @@ TrainGroup MakeTrainGroup(const AcceptedGroup& group, const std::vector<Completi
     const proto::Completion& completion = group.request.completion(c);
     if (completion.token_id().empty()) continue;
     TrainCompletion train;
+    train.index = c;
     train.tokens.assign(completion.token_id().begin(), completion.token_id().end());
     train.sampler_logprobs.assign(completion.logprob().begin(), completion.logprob().end());
     train.finish = completion.finish_reason();
     train.reward = rewards[c].reward;
+    train.terms = rewards[c].terms;
     out.completions.push_back(std::move(train));
   }
   return out;

@@ -18,6 +18,7 @@
 #include "base/status.h"
 #include "base/text_proto.h"
 #include "learner/rewards.h"
+#include "learner/validate_loss.h"
 
 namespace wideberth::learner {
 namespace {
@@ -122,10 +123,8 @@ void CheckLearner(const proto::LearnerConfig& learner, Checker* check) {
       .AtLeast(learner.groups_per_step(), 1, "learner.groups_per_step")
       .AtLeast(learner.group_size(), 2, "learner.group_size")
       .AtLeast(learner.max_staleness(), 0, "learner.max_staleness")
-      .NotNegative(learner.beta(), "learner.beta")
-      .NotNegative(learner.epsilon(), "learner.epsilon")
-      .NotNegative(learner.epsilon_high(), "learner.epsilon_high")
-      .AtLeast(learner.num_iterations(), 1, "learner.num_iterations")
+      .Also(ValidateLossConfig(learner))
+      .Also(ValidateRatioLevel(learner))
       .NotNegative(learner.learning_rate(), "learner.learning_rate")
       .Require(learner.adam_beta1() >= 0 && learner.adam_beta1() < 1, "learner.adam_beta1",
                learner.adam_beta1(), "at least 0 and below 1")

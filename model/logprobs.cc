@@ -21,17 +21,21 @@ constexpr int64_t kChunkBytes =
 
 // With s = h W^T / T and p = softmax(s), d log p[y] / dh = (W[y] - p W) / T. The forward pass has p
 // at hand, so it keeps that [M, H] product and the backward pass is one multiplication: as many
-// matrix products as storing all logits would take, none of their memory.
+// matrix products as storing all logits would take, none of their memory. The entropy's slope,
+// -(p (log p + entropy)) W / T, is kept the same way where it is wanted.
 class ChunkedLogProbs : public torch::autograd::Function<ChunkedLogProbs> {
  public:
   static variable_list forward(AutogradContext* context, const Tensor& hidden_MH,
                                const Tensor& head_VH, const Tensor& targets_M, double temperature,
-                               bool needs_gradient) {
+                               bool needs_gradient, bool entropy_gradient) {
     const int64_t m = hidden_MH.size(0), v = head_VH.size(0);
     const auto wide = hidden_MH.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
     const auto options = hidden_MH.options().dtype(wide);
-    Tensor logprob = at::empty({m}, options), entropy = at::empty({m}, options), slope_MH;
+    Tensor logprob = at::empty({m}, options), entropy = at::empty({m}, options);
+    Tensor slope_MH, entropy_slope_MH;
     if (needs_gradient) slope_MH = at::empty_like(hidden_MH);
+    entropy_gradient = entropy_gradient && needs_gradient;
+    if (entropy_gradient) entropy_slope_MH = at::empty_like(hidden_MH);
     const int64_t rows =
         std::max<int64_t>(1, kChunkBytes / (v * static_cast<int64_t>(c10::elementSize(wide))));
     for (int64_t first = 0; first < m; first += rows) {
@@ -49,16 +53,24 @@ class ChunkedLogProbs : public torch::autograd::Function<ChunkedLogProbs> {
                             .sub_(at::mm(probability_CV.to(head_VH.scalar_type()), head_VH));
       slope_MH.narrow(0, first, n)
           .copy_(temperature == 1.0 ? slope_CH : slope_CH.div_(temperature));
+      if (!entropy_gradient) continue;
+      scaled_CV.sub_(lse_C1).add_(entropy.narrow(0, first, n).unsqueeze(1)).mul_(probability_CV);
+      entropy_slope_MH.narrow(0, first, n)
+          .copy_(at::mm(scaled_CV.to(head_VH.scalar_type()), head_VH).div_(-temperature));
     }
-    if (needs_gradient) context->save_for_backward({slope_MH});
-    context->mark_non_differentiable({entropy});
+    if (needs_gradient) context->save_for_backward({slope_MH, entropy_slope_MH});
+    if (!entropy_gradient) context->mark_non_differentiable({entropy});
     return {logprob, entropy};
   }
 
   static variable_list backward(AutogradContext* context, variable_list gradients) {
-    const Tensor slope_MH = context->get_saved_variables()[0];
-    const Tensor gradient_MH = slope_MH * gradients[0].unsqueeze(1).to(slope_MH.scalar_type());
-    return {gradient_MH, Tensor(), Tensor(), Tensor(), Tensor()};
+    const variable_list saved = context->get_saved_variables();
+    const Tensor &slope_MH = saved[0], &entropy_slope_MH = saved[1];
+    Tensor gradient_MH = slope_MH * gradients[0].unsqueeze(1).to(slope_MH.scalar_type());
+    if (entropy_slope_MH.defined()) {
+      gradient_MH.addcmul_(entropy_slope_MH, gradients[1].unsqueeze(1).to(slope_MH.scalar_type()));
+    }
+    return {gradient_MH, Tensor(), Tensor(), Tensor(), Tensor(), Tensor()};
   }
 };
 
@@ -66,15 +78,16 @@ class ChunkedLogProbs : public torch::autograd::Function<ChunkedLogProbs> {
 
 TokenLogProbs LogProbsOfTokens(const Tensor& hidden_NH, const Tensor& head_VH,
                                const std::vector<int64_t>& rows,
-                               const std::vector<int64_t>& targets, double temperature) {
+                               const std::vector<int64_t>& targets, double temperature,
+                               bool entropy_gradient) {
   WB_CHECK(rows.size() == targets.size() && !rows.empty(), "one target per row, at least one");
   const auto device = hidden_NH.device();
   const Tensor rows_M = at::tensor(rows, at::TensorOptions(at::kLong)).to(device);
   const Tensor targets_M = at::tensor(targets, at::TensorOptions(at::kLong)).to(device);
   const Tensor hidden_MH = hidden_NH.index_select(0, rows_M);
   const bool needs_gradient = c10::GradMode::is_enabled() && hidden_MH.requires_grad();
-  const variable_list outputs =
-      ChunkedLogProbs::apply(hidden_MH, head_VH, targets_M, temperature, needs_gradient);
+  const variable_list outputs = ChunkedLogProbs::apply(hidden_MH, head_VH, targets_M, temperature,
+                                                       needs_gradient, entropy_gradient);
   return {outputs[0], outputs[1]};
 }
 

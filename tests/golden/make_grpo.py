@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes grpo.json: advantages, `grpo` and `dapo` losses and their gradients in float64 by torch
-autograd.
+"""Writes grpo.json: advantages, losses of every type, gradients and metrics by the installed TRL's
+own code in float64 (trl_grpo.py).
 
-The formulas are TRL's (see --reference, the folder with grpo_reference.py, whose independent
-plain-Python results must agree).
+Refuses to write unless the independent plain-Python results of --reference, the folder with
+grpo_reference.py, agree.
 """
 
 import argparse
@@ -11,41 +11,106 @@ import importlib.util
 import math
 import os
 
-import torch
-
 import golden_file
+import trl_grpo
 
-# name -> settings that differ from the defaults; the loss type is the first word of the name
+TRUNCATE, MASK = "SEQUENCE_TRUNCATE", "SEQUENCE_MASK"
+# name -> options, and the same in the reference's words (None: it has no such case)
 CASES = {
-    "grpo": {},
-    "dapo": {},
-    "grpo epsilon_high=0.28": {"epsilon_high": 0.28},
-    "dapo epsilon_high=0.28": {"epsilon_high": 0.28},
-    "grpo delta=1.3": {"delta": 1.3},
-    "dapo delta=1.3": {"delta": 1.3},
-    "grpo beta=0.04": {"beta": 0.04},
-    "dapo beta=0.04": {"beta": 0.04},
-    "dapo beta=0.04 bias-corrected": {"beta": 0.04, "bias_correction_kl": True},
-    "dapo token_truncate": {"sampler_correction": "token_truncate"},
-    "dapo token_mask": {"sampler_correction": "token_mask"},
-    "dapo sequence_truncate": {"sampler_correction": "sequence_truncate"},
-    "dapo sequence_mask": {"sampler_correction": "sequence_mask"},
-    "dapo sequence_mask beta=0.04": {"sampler_correction": "sequence_mask", "beta": 0.04},
-    "grpo sequence_mask beta=0.04": {"sampler_correction": "sequence_mask", "beta": 0.04},
-    "grpo scale_rewards=batch": {"scale_rewards": "batch"},
-    "dapo scale_rewards=batch": {"scale_rewards": "batch"},
-    "grpo scale_rewards=none": {"scale_rewards": "none"},
-    "dapo scale_rewards=none": {"scale_rewards": "none"},
-}
-DEFAULTS = {
-    "scale_rewards": "group",
-    "epsilon": 0.2,
-    "epsilon_high": 0.2,
-    "delta": None,
-    "beta": 0.0,
-    "bias_correction_kl": False,
-    "sampler_correction": None,
-    "clip_max": 3.0,
+    "grpo": ({"loss_type": "GRPO"}, {}),
+    "bnpo": ({"loss_type": "BNPO"}, {}),
+    "dr_grpo": ({"loss_type": "DR_GRPO"}, {}),
+    "dapo": ({}, {}),
+    "cispo epsilon_high=epsilon": ({"loss_type": "CISPO"}, {}),
+    "cispo epsilon_high=5": ({"loss_type": "CISPO", "epsilon_high": 5.0}, {"ehi": 5.0}),
+    "sapo": ({"loss_type": "SAPO"}, {}),
+    "luspo sequence": (
+        {"loss_type": "LUSPO", "importance_sampling_level": "SEQUENCE"},
+        {"level": "sequence"},
+    ),
+    "vespo": ({"loss_type": "VESPO"}, {}),
+    "vespo token_truncate": (
+        {"loss_type": "VESPO", "vllm_importance_sampling_mode": "TOKEN_TRUNCATE"},
+        {"tis": "token_truncate"},
+    ),
+    "vespo token_mask": (
+        {"loss_type": "VESPO", "vllm_importance_sampling_mode": "TOKEN_MASK"},
+        {"tis": "token_mask"},
+    ),
+    "grpo sequence": (
+        {"loss_type": "GRPO", "importance_sampling_level": "SEQUENCE"},
+        {"level": "sequence"},
+    ),
+    "dapo sequence": ({"importance_sampling_level": "SEQUENCE"}, {"level": "sequence"}),
+    "dapo epsilon_high=0.28": ({"epsilon_high": 0.28}, {"ehi": 0.28}),
+    "grpo epsilon_high=0.28": ({"loss_type": "GRPO", "epsilon_high": 0.28}, {"ehi": 0.28}),
+    "dapo delta=1.3": ({"delta": 1.3}, {"delta": 1.3}),
+    "grpo delta=1.3": ({"loss_type": "GRPO", "delta": 1.3}, {"delta": 1.3}),
+    "dapo beta=0.04": ({"beta": 0.04}, {"beta": 0.04}),
+    "grpo beta=0.04": ({"loss_type": "GRPO", "beta": 0.04}, {"beta": 0.04}),
+    "dapo beta=0.04 bias-corrected": (
+        {"beta": 0.04, "use_bias_correction_kl": True},
+        {"beta": 0.04, "bc": True},
+    ),
+    "dapo token_truncate": (
+        {"vllm_importance_sampling_mode": "TOKEN_TRUNCATE"},
+        {"tis": "token_truncate"},
+    ),
+    "dapo token_mask": ({"vllm_importance_sampling_mode": "TOKEN_MASK"}, {"tis": "token_mask"}),
+    "dapo sequence_truncate": (
+        {"vllm_importance_sampling_mode": TRUNCATE},
+        {"tis": "sequence_truncate"},
+    ),
+    "dapo sequence_mask": ({"vllm_importance_sampling_mode": MASK}, {"tis": "sequence_mask"}),
+    "dapo sequence_mask beta=0.04": (
+        {"vllm_importance_sampling_mode": MASK, "beta": 0.04},
+        {"tis": "sequence_mask", "beta": 0.04},
+    ),
+    "grpo sequence_mask beta=0.04": (
+        {"loss_type": "GRPO", "vllm_importance_sampling_mode": MASK, "beta": 0.04},
+        {"tis": "sequence_mask", "beta": 0.04},
+    ),
+    "dapo top_entropy=0.5": ({"top_entropy_quantile": 0.5}, {"ptop": 0.5}),
+    "dapo off_policy=0.1": ({"off_policy_mask_threshold": 0.1}, {"opsm": 0.1}),
+    "dapo truncated masked": ({"mask_truncated_completions": True}, {"tmask": True}),
+    "grpo truncated masked": (
+        {"loss_type": "GRPO", "mask_truncated_completions": True},
+        {"tmask": True},
+    ),
+    "dapo scale=batch": ({"scale_rewards": "BATCH"}, {}),
+    "dapo scale=none": ({"scale_rewards": "NONE"}, {}),
+    "grpo scale=none": ({"loss_type": "GRPO", "scale_rewards": "NONE"}, {}),
+    "dapo gdpo": ({"multi_objective_aggregation": "NORMALIZE_THEN_SUM"}, {}),
+    "dapo token_mask clip_min=0.95": (
+        {
+            "vllm_importance_sampling_mode": "TOKEN_MASK",
+            "vllm_importance_sampling_clip_min": 0.95,
+        },
+        None,
+    ),
+    "bnpo entropy bonus": ({"loss_type": "BNPO", "entropy_coef": 0.01}, None),
+    "dapo entropy bonus top_entropy=0.5": (
+        {"entropy_coef": 0.01, "top_entropy_quantile": 0.5},
+        None,
+    ),
+    "sapo sequence beta=0.04 bias-corrected": (
+        {
+            "loss_type": "SAPO",
+            "importance_sampling_level": "SEQUENCE",
+            "beta": 0.04,
+            "use_bias_correction_kl": True,
+        },
+        None,
+    ),
+    "luspo token": ({"loss_type": "LUSPO"}, None),
+    "luspo sequence truncated masked": (
+        {
+            "loss_type": "LUSPO",
+            "importance_sampling_level": "SEQUENCE",
+            "mask_truncated_completions": True,
+        },
+        None,
+    ),
 }
 
 
@@ -58,100 +123,55 @@ def load_reference(folder):
     return module
 
 
-def nan_std(values):
-    values = values[~values.isnan()]
-    return values.std() if len(values) > 1 else torch.tensor(math.nan, dtype=torch.float64)
-
-
-def advantages_of(rewards, weights, group_size, scale):
-    """[B, K] rewards with NaN for not scored -> [B]."""
-    total = (rewards * weights).nansum(1)
-    total[rewards.isnan().all(1)] = math.nan
-    centred = torch.cat([g - g.nanmean() for g in total.split(group_size)])
-    if scale == "group":
-        spread = torch.stack([nan_std(g) for g in total.split(group_size)]).repeat_interleave(
-            group_size
-        )
-    elif scale == "batch":
-        spread = nan_std(total)
-    else:
-        return total, centred.nan_to_num(0.0)
-    return total, (centred / (spread + 1e-4)).nan_to_num(0.0)
-
-
-def correction(old, sampler, mask, mode, clip_max):
-    drift = (old - sampler) * mask
-    if mode.startswith("sequence"):
-        drift = drift.sum(1, keepdim=True)
-    ratio = drift.exp()
-    return (
-        ratio.clamp(max=clip_max)
-        if mode.endswith("truncate")
-        else ratio.where(ratio <= clip_max, torch.zeros_like(ratio))
-    )
-
-
-def loss_of(kind, new, old, sampler, ref, mask, advantages, s):
-    ratio = (new - old).exp()
-    first = ratio.clamp(max=s["delta"]) if s["delta"] is not None else ratio
-    clipped = ratio.clamp(1 - s["epsilon"], 1 + s["epsilon_high"])
-    loss = -torch.minimum(first * advantages[:, None], clipped * advantages[:, None])
-    if s["sampler_correction"]:
-        loss = loss * correction(old, sampler, mask, s["sampler_correction"], s["clip_max"])
-    if s["beta"]:
-        kl = (ref - new).exp() - (ref - new) - 1
-        loss = loss + s["beta"] * (kl * ratio if s["bias_correction_kl"] else kl)
-    loss = loss * mask
-    if kind == "grpo":
-        return (loss.sum(1) / mask.sum(1).clamp(min=1)).mean()
-    return loss.sum() / mask.sum().clamp(min=1)
-
-
-def check(name, reference, kind, settings, advantages, loss, gradient, mask):
-    words = {
-        "kind": kind,
-        "A": advantages.tolist(),
-        "elo": settings["epsilon"],
-        "ehi": settings["epsilon_high"],
-        "delta": settings["delta"],
-        "beta": settings["beta"],
-        "bc": settings["bias_correction_kl"],
-        "tis": settings["sampler_correction"],
-    }
-    assert abs(reference.loss(**words) - loss) < 1e-12, name
+def check(name, reference, words, case, loss_type):
+    words = {"kind": loss_type.lower(), "A": case["advantages"], **words}
+    assert abs(reference.loss(**words) - case["loss"]) < 1e-12, name
     numeric = reference.grad(**words)
-    exact = gradient[mask.bool()].tolist()
-    assert max(abs(a - b) for a, b in zip(numeric, exact)) < 1e-9, (name, numeric, exact)
+    far = max(abs(a - b) for a, b in zip(numeric, case["grad"]))
+    assert far < 1e-9, (name, numeric, case["grad"])
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--reference", required=True, help="folder that holds grpo_reference.py")
-    args = parser.parse_args()
-    r = load_reference(args.reference)
-    double = lambda v: torch.tensor(v, dtype=torch.float64)
-    mask, new, old, sampler, ref = map(double, (r.M, r.NEW, r.OLD, r.SMP, r.REF))
-    rewards = double([[math.nan if x is None else x for x in row] for row in r.R])
+    r = load_reference(parser.parse_args().reference)
+    batch = {
+        "group_size": r.G,
+        "max_completion_length": r.MAXC,
+        "mask": r.M,
+        "new": r.NEW,
+        "old": r.OLD,
+        "sampler": r.SMP,
+        "reference": r.REF,
+        "entropy": r.ENT,
+        "rewards": r.R,
+        "weights": r.W,
+        "truncated": [False, False, True, False],
+    }
+    scales = {
+        "group": ({"scale_rewards": "GROUP"}, r.adv("group")),
+        "batch": ({"scale_rewards": "BATCH"}, r.adv("batch")),
+        "none": ({"scale_rewards": "NONE"}, r.adv("none")),
+        "gdpo": ({"multi_objective_aggregation": "NORMALIZE_THEN_SUM"}, r.adv_gdpo()),
+    }
     advantages = {}
-    for scale in ("group", "batch", "none"):
-        total, advantages[scale] = advantages_of(rewards, double(r.W), r.G, scale)
-        assert (advantages[scale] - double(r.adv(scale))).abs().max() < 1e-14
+    for name, (options, expected) in scales.items():
+        found, total = trl_grpo.advantages_of(batch, options)
+        assert max(abs(a - b) for a, b in zip(found.tolist(), expected)) < 1e-12, name
+        advantages[name] = golden_file.digits(found, 17)
     cases = []
-    for name, changes in CASES.items():
-        kind, s = name.split()[0], {**DEFAULTS, **changes}
-        weight = advantages[s["scale_rewards"]]
-        leaf = new.clone().requires_grad_()
-        loss = loss_of(kind, leaf, old, sampler, ref, mask, weight, s)
-        loss.backward()
-        check(name, r, kind, s, weight, float(loss.detach()), leaf.grad, mask)
+    for name, (options, words) in CASES.items():
+        case = trl_grpo.run(batch, options)
+        if words is not None:
+            check(name, r, words, case, options.get("loss_type", "DAPO"))
         cases.append(
             {
                 "name": name,
-                "loss_type": kind,
-                **s,
-                "advantages": golden_file.digits(weight, 17),
-                "loss": float(loss.detach()),
-                "gradient": golden_file.digits(leaf.grad + 0.0, 15),
+                "override": trl_grpo.override(options),
+                "advantages": golden_file.digits(case["advantages"], 17),
+                "loss": case["loss"],
+                "gradient": golden_file.digits(case["grad"], 15),
+                "metrics": golden_file.digits(case["metrics"], 17),
             }
         )
     kl = [
@@ -160,19 +180,11 @@ def main():
     ]
     golden_file.write(
         "grpo.json",
-        ["torch"],
+        ["torch", "trl"],
         {
-            "group_size": r.G,
-            "max_completion_length": r.MAXC,
-            "mask": r.M,
-            "new": r.NEW,
-            "old": r.OLD,
-            "sampler": r.SMP,
-            "ref": r.REF,
-            "rewards": r.R,
-            "weights": r.W,
+            **batch,
             "total": golden_file.digits(total, 17),
-            "advantages": {k: golden_file.digits(v, 17) for k, v in advantages.items()},
+            "advantages": advantages,
             "cases": cases,
             "kl": kl,
         },

@@ -33,6 +33,42 @@ TEST(GroupAdvantages, EqualTheReferenceForEveryScale) {
   }
 }
 
+const std::vector<ScoreRow>& GoldenScores(std::vector<double>* weights) {
+  static const nlohmann::json golden = [] {
+    std::ifstream file(testing::GoldenPath("grpo.json"));
+    return nlohmann::json::parse(file);
+  }();
+  static const std::vector<ScoreRow> rows = [] {
+    std::vector<ScoreRow> scores;
+    for (const auto& row : golden["rewards"]) {
+      ScoreRow& out = scores.emplace_back();
+      for (const auto& value : row) {
+        out.push_back(value.is_null() ? absl::optional<double>() : value.get<double>());
+      }
+    }
+    return scores;
+  }();
+  *weights = golden["weights"].get<std::vector<double>>();
+  return rows;
+}
+
+TEST(NormalizedSumAdvantages, EqualTheReference) {
+  std::vector<double> weights;
+  const std::vector<ScoreRow>& scores = GoldenScores(&weights);
+  const Advantages result = NormalizedSumAdvantages(scores, weights, {0, 0, 1, 1});
+  const double expected[] = {1.2243207199762818, -1.224320719976282, 0, 0};
+  for (int i = 0; i < 4; ++i) EXPECT_NEAR(result.advantage[i], expected[i], 1e-14);
+  EXPECT_NEAR(result.reward_mean, (1.1 + 0.45 + 1.0 + 1.25) / 4, 1e-15) << "of the plain sums";
+}
+
+TEST(WeightedSum, LeavesOutWhatIsMissingAndIsEmptyWithoutAny) {
+  std::vector<double> weights;
+  const std::vector<ScoreRow>& scores = GoldenScores(&weights);
+  const double expected[] = {1.1, 0.45, 1.0, 1.25};
+  for (int i = 0; i < 4; ++i) EXPECT_EQ(WeightedSum(scores[i], weights), expected[i]);
+  EXPECT_FALSE(WeightedSum({{}, {}}, weights).has_value());
+}
+
 TEST(GroupAdvantages, SumToZeroInEveryGroup) {
   const Rewards rewards = {0.3, -1.0, 5.0, 2.0, 2.5, 7.0};
   for (auto scale : {LearnerConfig::GROUP, LearnerConfig::BATCH, LearnerConfig::NONE}) {
@@ -71,11 +107,67 @@ TEST(GroupAdvantages, EqualRewardsGiveZeroAndAreCounted) {
   EXPECT_EQ(result.fraction_zero_deviation, 0.5);
 }
 
-TEST(GroupAdvantages, TheEpsilonStandsOutsideTheRoot) {
+TEST(Trap02, TheDeviationIsOverNMinusOneAndTheEpsilonOutsideTheRoot) {
   // Deviation 1e-4 * sqrt(2) / 2 over n - 1: a deviation over n or another epsilon shows.
   const std::vector<double> a =
       GroupAdvantages({0.0, 1e-4}, {0, 0}, LearnerConfig::GROUP).advantage;
   EXPECT_NEAR(a[1], 0.5e-4 / (1e-4 / std::sqrt(2.0) + 1e-4), 1e-12);
+}
+
+TEST(Trap03, ScalingByTheBatchKeepsTheGroupsMean) {
+  const Rewards rewards = {0.0, 1.0, 10.0, 11.0};
+  const std::vector<double> a =
+      GroupAdvantages(rewards, {0, 0, 1, 1}, LearnerConfig::BATCH).advantage;
+  const double deviation = std::sqrt((5.5 * 5.5 + 4.5 * 4.5) * 2 / 3) + 1e-4;
+  EXPECT_NEAR(a[0], -0.5 / deviation, 1e-12);
+  EXPECT_NEAR(a[2], -0.5 / deviation, 1e-12) << "not above the batch's mean";
+}
+
+TEST(Trap14, NoScoreAndASingleScoreGiveZeroAndMoveNobody) {
+  for (auto scale : {LearnerConfig::GROUP, LearnerConfig::BATCH, LearnerConfig::NONE}) {
+    const Advantages with = GroupAdvantages({1.0, {}, 3.0, 7.0, {}, {}}, {0, 0, 0, 1, 1, 1}, scale);
+    EXPECT_EQ(with.advantage[1], 0);
+    EXPECT_EQ(with.advantage[3], 0) << "the only one of its group";
+    EXPECT_EQ(with.advantage[0], -with.advantage[2]);
+    EXPECT_GT(with.advantage[2], 0.3);
+  }
+  // GDPO: a missing column counts nowhere, a missing row is in no mean.
+  const std::vector<double> weights = {1, 1};
+  const std::vector<ScoreRow> scores = {{1.0, {}}, {3.0, 2.0}, {{}, {}}, {5.0, 5.0}};
+  const std::vector<double> a = NormalizedSumAdvantages(scores, weights, {0, 0, 0, 1}).advantage;
+  EXPECT_NEAR(a[0], -a[1], 1e-12);
+  EXPECT_LT(a[0], -0.5);
+  EXPECT_EQ(a[2], 0);
+  EXPECT_EQ(a[3], 0) << "the only one of its group";
+}
+
+TEST(Trap15, EqualRewardsGiveExactlyZeroAndAreCounted) {
+  const Rewards rewards = {0.1, 0.1, 0.1, 1.0, 2.0, 3.0};
+  const std::vector<uint64_t> ids = {0, 0, 0, 1, 1, 1};
+  for (auto scale : {LearnerConfig::GROUP, LearnerConfig::BATCH, LearnerConfig::NONE}) {
+    const Advantages result = GroupAdvantages(rewards, ids, scale);
+    for (int i = 0; i < 3; ++i) EXPECT_EQ(result.advantage[i], 0);
+    EXPECT_EQ(result.fraction_zero_deviation, scale == LearnerConfig::BATCH ? 0 : 0.5);
+  }
+  const Advantages flat = GroupAdvantages({0.1, 0.1}, {0, 0}, LearnerConfig::BATCH);
+  EXPECT_EQ(flat.fraction_zero_deviation, 1);
+}
+
+TEST(Trap16, GdpoNormalisesLastOverTheBatch) {
+  // One column: groups of deviation one after the first step, then the batch's deviation over six.
+  const std::vector<ScoreRow> scores = {{0.0}, {1.0}, {2.0}, {0.0}, {100.0}, {200.0}};
+  const std::vector<double> a =
+      NormalizedSumAdvantages(scores, {2.0}, {0, 0, 0, 1, 1, 1}).advantage;
+  const double small = 2 / (1 + 1e-4), large = 2 * 100 / (100 + 1e-4);
+  const double deviation = std::sqrt(2 * (small * small + large * large) / 5);
+  EXPECT_NEAR(a[2], small / (deviation + 1e-4), 1e-12);
+  EXPECT_NEAR(a[5], large / (deviation + 1e-4), 1e-12);
+}
+
+TEST(Trap20, AGroupOfOneHasAdvantageZero) {
+  for (auto scale : {LearnerConfig::GROUP, LearnerConfig::BATCH, LearnerConfig::NONE}) {
+    EXPECT_EQ(GroupAdvantages({5.0}, {0}, scale).advantage, std::vector<double>{0});
+  }
 }
 
 TEST(GroupAdvantages, MembersNeedNotBeAdjacent) {

@@ -1,252 +1,290 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shapes: M packed tokens.
+// The loss against TRL's numbers, and what must not matter to it.
 #include "learner/loss.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <fstream>
 #include <limits>
-#include <nlohmann/json.hpp>
+#include <map>
 
-#include "tests/testing/paths.h"
+#include "absl/strings/str_cat.h"
+#include "tests/learner/loss_golden.h"
 
 namespace wideberth::learner {
 namespace {
 
-using nlohmann::json;
+using proto::LearnerConfig;
 
-const json& Golden() {
-  static const json golden = [] {
-    std::ifstream file(testing::GoldenPath("grpo.json"));
-    return file ? json::parse(file) : json();
-  }();
-  return golden;
-}
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
-// The valid entries of a padded [B][T] table, row after row.
-std::vector<double> Packed(const json& table) {
-  std::vector<double> values;
-  for (size_t b = 0; b < table.size(); ++b) {
-    for (size_t t = 0; t < table[b].size(); ++t) {
-      if (Golden()["mask"][b][t] == 1) values.push_back(table[b][t]);
+void ExpectMetrics(const LossMetrics& metrics, const LossConfig& config, const json& expected) {
+  std::map<std::string, double> named;
+  for (const auto& [name, value] : NamedMetrics(metrics, config)) named[name] = value;
+  EXPECT_EQ(named.size(), expected.size());
+  for (const auto& [name, value] : expected.items()) {
+    ASSERT_TRUE(named.count(name)) << name;
+    if (value.is_null()) {
+      EXPECT_TRUE(std::isnan(named[name])) << name;
+    } else {
+      // TRL counts clipped tokens in float32.
+      EXPECT_NEAR(named[name], value.get<double>(), 5e-8) << name;
     }
   }
-  return values;
 }
 
-at::Tensor Constant(const std::vector<double>& values, at::ScalarType dtype = at::kDouble) {
-  return at::tensor(values, at::kDouble).to(dtype);
-}
-at::Tensor Leaf(const std::vector<double>& values, at::ScalarType dtype = at::kDouble) {
-  return Constant(values, dtype).set_requires_grad(true);
-}
-
-// The reference setting: four completions of 3, 2, 3 and 1 tokens.
-LossInputs GoldenInputs(const std::vector<double>& advantages, at::ScalarType dtype = at::kDouble) {
-  return {Leaf(Packed(Golden()["new"]), dtype),
-          Constant(Packed(Golden()["old"]), dtype),
-          Constant(Packed(Golden()["ref"]), dtype),
-          advantages,
-          {3, 2, 3, 1},
-          {}};
-}
-const std::vector<double>& GroupScaled() {
-  static const std::vector<double> advantages = Golden()["advantages"]["group"];
-  return advantages;
-}
-
-void ExpectNear(const at::Tensor& actual, const std::vector<double>& expected, double tolerance) {
-  const at::Tensor values = actual.to(at::kDouble).contiguous();
-  ASSERT_EQ(values.numel(), static_cast<int64_t>(expected.size()));
-  for (size_t i = 0; i < expected.size(); ++i) {
-    EXPECT_NEAR(values.data_ptr<double>()[i], expected[i], tolerance) << "token " << i;
-  }
-}
-
-// Completions [first, end) of `all`, as a micro-batch.
-LossInputs Slice(const LossInputs& all, size_t first, size_t end) {
-  int64_t from = 0, length = 0;
-  for (size_t c = 0; c < end; ++c) (c < first ? from : length) += all.lengths[c];
-  auto part = [&](const at::Tensor& t) { return t.narrow(0, from, length); };
-  LossInputs slice{
-      part(all.new_logprobs), part(all.old_logprobs), part(all.reference_logprobs), {}, {}, {}};
-  slice.advantages.assign(all.advantages.begin() + first, all.advantages.begin() + end);
-  slice.lengths.assign(all.lengths.begin() + first, all.lengths.begin() + end);
-  if (!all.counted.empty())
-    slice.counted.assign(all.counted.begin() + first, all.counted.begin() + end);
-  return slice;
-}
-
-TEST(GrpoLossGolden, LossAndGradientEqualTheReference) {
+TEST(GrpoLossGolden, LossGradientAndMetricsEqualTrlsInEveryRow) {
   ASSERT_FALSE(Golden().is_null()) << "tests/golden/grpo.json";
-  int compared = 0;
+  ASSERT_EQ(Golden()["cases"].size(), 40u);
   for (const json& entry : Golden()["cases"]) {
-    // What the configuration cannot ask for is not compared.
-    if (!entry["delta"].is_null() || !entry["sampler_correction"].is_null() ||
-        entry["bias_correction_kl"] == true)
-      continue;
-    const LossConfig config{
-        entry["loss_type"] == "grpo" ? proto::LearnerConfig::GRPO : proto::LearnerConfig::DAPO,
-        entry["epsilon"], entry["epsilon_high"], entry["beta"]};
+    const proto::LearnerConfig learner = LearnerOf(entry["override"]);
+    const LossConfig config = LossConfigOf(learner, Golden()["max_completion_length"]);
     for (const auto dtype : {at::kDouble, at::kFloat}) {
-      SCOPED_TRACE(entry["name"].get<std::string>() +
-                   (dtype == at::kDouble ? " float64" : " float32"));
-      const LossInputs inputs = GoldenInputs(entry["advantages"], dtype);
-      const LossResult result = GrpoLoss(inputs, config, {9, 4});
+      const bool exact = dtype == at::kDouble;
+      SCOPED_TRACE(entry["name"].get<std::string>() + (exact ? " float64" : " float32"));
+      LossInputs inputs = GoldenInputs(entry["advantages"], dtype);
+      if (learner.mask_truncated_completions()) {
+        for (bool truncated : Golden()["truncated"]) inputs.counted.push_back(!truncated);
+      }
+      const LossResult result = WholeLoss(inputs, config);
       EXPECT_EQ(result.loss.scalar_type(), dtype);
-      EXPECT_NEAR(result.loss.item<double>(), entry["loss"], dtype == at::kDouble ? 5e-9 : 1e-5);
-      result.loss.backward();
-      ExpectNear(inputs.new_logprobs.grad(), Packed(entry["gradient"]), 1e-6);
+      EXPECT_NEAR(result.loss.item<double>(), entry["loss"], exact ? 5e-9 : 1e-5);
+      EXPECT_EQ(result.metrics.loss, result.loss.item<double>());
+      ExpectNear(GradientOf(inputs, result), entry["gradient"], exact ? 1e-9 : 1e-6);
+      if (exact) ExpectMetrics(result.metrics, config, entry["metrics"]);
     }
-    ++compared;
-  }
-  EXPECT_EQ(compared, 10);
-}
-
-// Rows of the reference where the third completion counts as truncated and is masked.
-TEST(GrpoLossGolden, ATruncatedCompletionLeavesDapoButDilutesGrpo) {
-  const std::pair<proto::LearnerConfig::LossType, double> rows[] = {
-      {proto::LearnerConfig::DAPO, -0.25913580}, {proto::LearnerConfig::GRPO, -0.19123297}};
-  const std::vector<std::vector<double>> gradients = {
-      {0, -0.106613, -0.117825, 0, 0.130217, 0, 0, 0, -0.117785},
-      {0, -0.053306, -0.058913, 0, 0.097663, 0, 0, 0, -0.176677}};
-  for (int row = 0; row < 2; ++row) {
-    LossInputs inputs = GoldenInputs(GroupScaled());
-    inputs.counted = {true, true, false, true};
-    const LossResult result = GrpoLoss(inputs, {rows[row].first, 0.2, 0.2, 0}, {6, 4});
-    EXPECT_NEAR(result.loss.item<double>(), rows[row].second, 5e-9);
-    result.loss.backward();
-    ExpectNear(inputs.new_logprobs.grad(), gradients[row], 1e-6);
-    EXPECT_EQ(result.metrics.num_tokens, 6);
-    // Left out of the pass altogether it is the same.
-    const LossInputs all = GoldenInputs(GroupScaled());
-    const double without =
-        GrpoLoss(Slice(all, 0, 2), {rows[row].first, 0.2, 0.2, 0}, {6, 4}).metrics.loss +
-        GrpoLoss(Slice(all, 3, 4), {rows[row].first, 0.2, 0.2, 0}, {6, 4}).metrics.loss;
-    EXPECT_NEAR(without, rows[row].second, 5e-9);
   }
 }
 
-class EitherLoss : public ::testing::TestWithParam<proto::LearnerConfig::LossType> {
+TEST(GrpoLossGolden, KlEstimatorsEqualTheReference) {
+  for (const json& entry : Golden()["kl"]) {
+    const double difference = entry["difference"];
+    for (const char* name : {"k1", "k2", "k3"}) {
+      LossInputs inputs;
+      inputs.new_logprobs = Leaf({-1.0});
+      inputs.reference_logprobs = Constant({-1.0 - difference});
+      inputs.advantages = {0};
+      inputs.lengths = {1};
+      const LossConfig config =
+          ConfigOf(absl::StrCat("beta: 1 kl_estimator: K", std::string(name).substr(1)));
+      const LossResult result = WholeLoss(inputs, config);
+      EXPECT_NEAR(result.loss.item<double>(), entry[name], 1e-15) << name;
+      EXPECT_NEAR(result.metrics.kl_sum, entry[name], 1e-15) << name;
+      const double slope = name == std::string("k1")   ? 1
+                           : name == std::string("k2") ? difference
+                                                       : 1 - std::exp(-difference);
+      EXPECT_NEAR(GradientOf(inputs, result)[0], slope, 1e-15) << name;
+    }
+  }
+}
+
+// Every loss type with most of what can be switched on.
+class AnyLoss : public ::testing::TestWithParam<LearnerConfig::LossType> {
  protected:
-  LossConfig config_{GetParam(), 0.2, 0.28, 0.04};
+  LossConfig Config(const std::string& more = "") const {
+    const char* level = GetParam() == LearnerConfig::LUSPO ? "SEQUENCE" : "TOKEN";
+    return ConfigOf(absl::StrCat("loss_type: ", LearnerConfig::LossType_Name(GetParam()),
+                                 " importance_sampling_level: ", level,
+                                 " epsilon_high: 0.28 beta: 0.04 top_entropy_quantile: 0.7 "
+                                 "entropy_coef: 0.01 off_policy_mask_threshold: 0.2 "
+                                 "vllm_importance_sampling_mode: TOKEN_TRUNCATE ",
+                                 more));
+  }
 };
-INSTANTIATE_TEST_SUITE_P(Loss, EitherLoss,
-                         ::testing::Values(proto::LearnerConfig::DAPO, proto::LearnerConfig::GRPO),
-                         [](const auto& info) {
-                           return proto::LearnerConfig::LossType_Name(info.param);
-                         });
+INSTANTIATE_TEST_SUITE_P(Loss, AnyLoss,
+                         ::testing::Values(LearnerConfig::DAPO, LearnerConfig::GRPO,
+                                           LearnerConfig::BNPO, LearnerConfig::DR_GRPO,
+                                           LearnerConfig::CISPO, LearnerConfig::SAPO,
+                                           LearnerConfig::LUSPO, LearnerConfig::VESPO),
+                         [](const auto& info) { return LearnerConfig::LossType_Name(info.param); });
 
-TEST_P(EitherLoss, DoesNotDependOnHowTheStepIsSplitIntoMicroBatches) {
-  const LossInputs whole = GoldenInputs(GroupScaled());
-  const LossResult expected = GrpoLoss(whole, config_, {9, 4});
-  expected.loss.backward();
+TEST_P(AnyLoss, DoesNotDependOnHowTheSliceIsSplitIntoMicroBatches) {
+  const LossConfig config = Config();
+  LossInputs whole = GoldenInputs(GroupScaled());
+  const LossNormalizer normalizer = WholeBatch(config, &whole);
+  const LossResult expected = GrpoLoss(whole, config, normalizer);
+  const std::vector<double> gradient = GradientOf(whole, expected);
   for (size_t cut = 1; cut < 4; ++cut) {
-    const LossInputs split = GoldenInputs(GroupScaled());
-    const LossResult first = GrpoLoss(Slice(split, 0, cut), config_, {9, 4});
-    const LossResult second = GrpoLoss(Slice(split, cut, 4), config_, {9, 4});
-    first.loss.backward();
-    second.loss.backward();
+    LossInputs split = GoldenInputs(GroupScaled());
+    split.entropy_mask = whole.entropy_mask;
+    const LossResult first = GrpoLoss(SliceOf(split, 0, cut), config, normalizer);
+    const LossResult second = GrpoLoss(SliceOf(split, cut, 4), config, normalizer);
     EXPECT_NEAR((first.loss + second.loss).item<double>(), expected.loss.item<double>(), 1e-14);
-    EXPECT_LT((split.new_logprobs.grad() - whole.new_logprobs.grad()).abs().max().item<double>(),
-              1e-14);
+    (first.loss + second.loss).backward();
+    ExpectNear(GradientOf(split, {at::zeros({}, at::kDouble).set_requires_grad(true), {}}),
+               gradient, 1e-14);
     LossMetrics merged = first.metrics;
     merged.Merge(second.metrics);
     EXPECT_EQ(merged.num_tokens, expected.metrics.num_tokens);
-    EXPECT_NEAR(merged.kl_sum, expected.metrics.kl_sum, 1e-14);
-    EXPECT_EQ(merged.clipped_low, expected.metrics.clipped_low);
-    EXPECT_EQ(merged.clipped_high, expected.metrics.clipped_high);
-    EXPECT_EQ(merged.clipped_low_min, expected.metrics.clipped_low_min);
-    EXPECT_EQ(merged.clipped_high_max, expected.metrics.clipped_high_max);
     EXPECT_EQ(merged.ratio_min, expected.metrics.ratio_min);
     EXPECT_EQ(merged.ratio_max, expected.metrics.ratio_max);
+    const auto one = NamedMetrics(expected.metrics, config), two = NamedMetrics(merged, config);
+    ASSERT_EQ(one.size(), two.size());
+    EXPECT_GE(one.size(), 9u);
+    for (size_t i = 0; i < one.size(); ++i) {
+      EXPECT_NEAR(one[i].second, two[i].second, 1e-14) << one[i].first;
+    }
   }
 }
 
-TEST_P(EitherLoss, DoesNotDependOnTheOrderOfCompletions) {
-  const LossInputs all = GoldenInputs(GroupScaled());
-  const double expected = GrpoLoss(all, config_, {9, 4}).loss.item<double>();
-  const std::vector<size_t> order = {2, 0, 3, 1};
+TEST_P(AnyLoss, DoesNotDependOnTheOrderOfCompletions) {
+  const LossConfig config = Config();
+  LossInputs all = GoldenInputs(GroupScaled());
+  const LossNormalizer normalizer = WholeBatch(config, &all);
+  const double expected = GrpoLoss(all, config, normalizer).loss.item<double>();
+  std::vector<LossInputs> parts;
   LossInputs shuffled;
-  std::vector<at::Tensor> now, old, reference;
-  for (size_t c : order) {
-    const LossInputs one = Slice(all, c, c + 1);
-    now.push_back(one.new_logprobs);
-    old.push_back(one.old_logprobs);
-    reference.push_back(one.reference_logprobs);
+  for (size_t c : {2, 0, 3, 1}) {
+    parts.push_back(SliceOf(all, c, c + 1));
     shuffled.advantages.push_back(all.advantages[c]);
     shuffled.lengths.push_back(all.lengths[c]);
   }
-  shuffled.new_logprobs = at::cat(now);
-  shuffled.old_logprobs = at::cat(old);
-  shuffled.reference_logprobs = at::cat(reference);
-  EXPECT_NEAR(GrpoLoss(shuffled, config_, {9, 4}).loss.item<double>(), expected, 1e-14);
-}
-
-TEST_P(EitherLoss, AtRatioOneKlIsZeroAndTheValueIsMinusTheMeanAdvantage) {
-  LossInputs inputs = GoldenInputs({0.5, -0.25, 1.5, -2.0});
-  inputs.old_logprobs = inputs.new_logprobs.detach();
-  inputs.reference_logprobs = inputs.new_logprobs.detach();
-  const LossResult result = GrpoLoss(inputs, config_, {9, 4});
-  EXPECT_EQ(result.metrics.kl_sum, 0);
-  EXPECT_EQ(result.metrics.ratio_min, 1);
-  EXPECT_EQ(result.metrics.ratio_max, 1);
-  EXPECT_EQ(result.metrics.ratio_sum, 9);
-  EXPECT_EQ(result.metrics.clipped_low + result.metrics.clipped_high, 0);
-  const double mean = GetParam() == proto::LearnerConfig::GRPO
-                          ? (0.5 - 0.25 + 1.5 - 2.0) / 4
-                          : (3 * 0.5 - 2 * 0.25 + 3 * 1.5 - 2.0) / 9;
-  EXPECT_NEAR(result.loss.item<double>(), -mean, 1e-15);
-}
-
-TEST_P(EitherLoss, MaskedCompletionsGetNoGradientWhateverStandsThere) {
-  LossInputs inputs = GoldenInputs(GroupScaled());
-  inputs.counted = {true, false, true, true};
-  {
-    at::Tensor values = inputs.new_logprobs.detach();
-    values[3] = -std::numeric_limits<double>::infinity();
-    values[4] = std::numeric_limits<double>::quiet_NaN();
+  for (at::Tensor LossInputs::*field :
+       {&LossInputs::new_logprobs, &LossInputs::old_logprobs, &LossInputs::sampler_logprobs,
+        &LossInputs::reference_logprobs, &LossInputs::entropies, &LossInputs::entropy_mask}) {
+    std::vector<at::Tensor> tensors;
+    for (const LossInputs& part : parts) tensors.push_back(part.*field);
+    shuffled.*field = at::cat(tensors);
   }
-  const LossResult result = GrpoLoss(inputs, config_, {7, 4});
-  EXPECT_TRUE(std::isfinite(result.loss.item<double>()));
-  result.loss.backward();
-  const at::Tensor gradient = inputs.new_logprobs.grad();
-  EXPECT_EQ(gradient[3].item<double>(), 0);
-  EXPECT_EQ(gradient[4].item<double>(), 0);
-  EXPECT_TRUE(gradient.isfinite().all().item<bool>());
+  EXPECT_NEAR(GrpoLoss(shuffled, config, normalizer).loss.item<double>(), expected, 1e-14);
 }
 
-TEST_P(EitherLoss, CountsClippedTokensAgainstTheirAdvantage) {
-  // Ratios e^0.5 (A > 0: clipped), e^-0.5 (A < 0: clipped), and both with the other sign (not
-  // clipped).
-  const LossInputs inputs{
-      Leaf({0.5, -0.5, 0.5, -0.5}), Constant({0, 0, 0, 0}), {}, {1, -1, -1, 1}, {1, 1, 1, 1}, {}};
-  config_.beta = 0;
-  const LossMetrics metrics = GrpoLoss(inputs, config_, {4, 4}).metrics;
-  EXPECT_EQ(metrics.clipped_high, 1);
-  EXPECT_EQ(metrics.clipped_low, 1);
-  EXPECT_EQ(metrics.clipped_high_max, 1);
-  EXPECT_EQ(metrics.clipped_low_min, 0);
-  EXPECT_NEAR(metrics.ratio_sum, 2 * std::exp(0.5) + 2 * std::exp(-0.5), 1e-12);
+TEST_P(AnyLoss, TheRatioIsExactlyOneWhenTheVersionMatches) {
+  LossInputs inputs = GoldenInputs({0.5, -0.25, 1.5, -2.0});
+  inputs.reference_logprobs = inputs.new_logprobs.detach();
+  const LossConfig config = Config();
+  for (const bool given : {false, true}) {
+    inputs.old_logprobs = given ? inputs.new_logprobs.detach() : at::Tensor();
+    inputs.sampler_logprobs = inputs.new_logprobs.detach();
+    const LossMetrics metrics = WholeLoss(inputs, config).metrics;
+    EXPECT_EQ(metrics.kl_sum, 0);
+    EXPECT_EQ(metrics.ratio_min, 1);
+    EXPECT_EQ(metrics.ratio_max, 1);
+    EXPECT_EQ(metrics.ratio_sum, 9);
+    EXPECT_EQ(metrics.weight_min, 1);
+    EXPECT_EQ(metrics.weight_max, 1);
+    EXPECT_EQ(metrics.clipped_low, 0);
+    EXPECT_EQ(metrics.clipped_high, GetParam() == LearnerConfig::CISPO ? 6 : 0) << "cap of 0.28";
+  }
 }
 
-TEST_P(EitherLoss, RefusesShapesThatDoNotFit) {
+TEST_P(AnyLoss, MaskedCompletionsGetNoGradientWhateverStandsThere) {
+  const LossConfig config = Config();
+  LossInputs clean = GoldenInputs(GroupScaled());
+  clean.counted = {true, false, true, true};
+  const double expected = WholeLoss(clean, config).loss.item<double>();
+  for (const double poison : {-kInfinity, kInfinity, kNan}) {
+    LossInputs inputs = GoldenInputs(GroupScaled());
+    inputs.counted = clean.counted;
+    for (const at::Tensor& tensor :
+         {inputs.new_logprobs, inputs.old_logprobs, inputs.sampler_logprobs,
+          inputs.reference_logprobs, inputs.entropies}) {
+      tensor.detach().narrow(0, 3, 2).fill_(poison);
+    }
+    const LossResult result = WholeLoss(inputs, config);
+    EXPECT_EQ(result.loss.item<double>(), expected);
+    const std::vector<double> gradient = GradientOf(inputs, result);
+    EXPECT_EQ(gradient[3], 0);
+    EXPECT_EQ(gradient[4], 0);
+    for (const double g : gradient) EXPECT_TRUE(std::isfinite(g));
+    EXPECT_EQ(result.metrics.num_tokens, 7);
+  }
+}
+
+TEST_P(AnyLoss, ACompletionThatDoesNotCountIsOneWithoutTokens) {
+  const LossConfig config = Config();
+  LossInputs masked = GoldenInputs(GroupScaled());
+  masked.counted = {true, false, true, true};
+  const LossNormalizer normalizer = WholeBatch(config, &masked);
+  const LossInputs all = GoldenInputs(GroupScaled());
+  LossInputs without = SliceOf(masked, 2, 4);
+  without.counted.clear();
+  LossInputs first = SliceOf(masked, 0, 1);
+  first.counted.clear();
+  EXPECT_NEAR(GrpoLoss(first, config, normalizer).metrics.loss +
+                  GrpoLoss(without, config, normalizer).metrics.loss,
+              GrpoLoss(masked, config, normalizer).metrics.loss, 1e-14);
+}
+
+TEST_P(AnyLoss, NothingLeftIsALossOfZeroAndNoGradient) {
   LossInputs inputs = GoldenInputs(GroupScaled());
-  inputs.lengths = {3, 2, 3, 2};
-  EXPECT_THROW(GrpoLoss(inputs, config_, {9, 4}), c10::Error);
-  inputs = GoldenInputs(GroupScaled());
-  inputs.reference_logprobs = at::Tensor();
-  EXPECT_THROW(GrpoLoss(inputs, config_, {9, 4}), c10::Error) << "beta is not zero";
+  inputs.counted = {false, false, false, false};
+  const LossResult result = WholeLoss(inputs, Config());
+  EXPECT_EQ(result.loss.item<double>(), 0);
+  for (const double g : GradientOf(inputs, result)) EXPECT_EQ(g, 0);
+}
+
+TEST_P(AnyLoss, RefusesShapesThatDoNotFitAndWhatIsMissing) {
+  const LossConfig config = Config();
+  const auto refuses = [&](const std::function<void(LossInputs&)>& spoil) {
+    LossInputs inputs = GoldenInputs(GroupScaled());
+    const LossNormalizer normalizer = WholeBatch(config, &inputs);
+    spoil(inputs);
+    EXPECT_THROW(GrpoLoss(inputs, config, normalizer), c10::Error);
+  };
+  refuses([](LossInputs& in) { in.lengths = {3, 2, 3, 2}; });
+  refuses([](LossInputs& in) { in.advantages.pop_back(); });
+  refuses([](LossInputs& in) { in.counted = {true}; });
+  refuses([](LossInputs& in) { in.reference_logprobs = at::Tensor(); });
+  refuses([](LossInputs& in) { in.sampler_logprobs = at::Tensor(); });
+  refuses([](LossInputs& in) { in.entropies = at::Tensor(); });
+  refuses([](LossInputs& in) { in.entropy_mask = at::Tensor(); });
+  refuses([](LossInputs& in) { in.old_logprobs = in.old_logprobs.narrow(0, 0, 8); });
+}
+
+TEST(GrpoLoss, AccumulationDividesWhatIsAMeanOfASlice) {
+  const std::pair<const char*, double> types[] = {{"GRPO", 4},  {"BNPO", 4},  {"DR_GRPO", 4},
+                                                  {"SAPO", 4},  {"LUSPO", 4}, {"DAPO", 1},
+                                                  {"CISPO", 1}, {"VESPO", 1}};
+  for (const auto& [type, factor] : types) {
+    const std::string text = absl::StrCat("loss_type: ", type);
+    const double alone = WholeLoss(GoldenInputs(GroupScaled()), ConfigOf(text)).metrics.loss;
+    const double one_of_four =
+        WholeLoss(GoldenInputs(GroupScaled()), ConfigOf(text + " gradient_accumulation_steps: 4"))
+            .metrics.loss;
+    EXPECT_NEAR(one_of_four * factor, alone, 1e-15) << type;
+  }
+}
+
+TEST(GrpoLoss, TheEntropyBonusHasAGradientOnTheTokensThatPassTheMask) {
+  const LossConfig config = ConfigOf("entropy_coef: 0.5 top_entropy_quantile: 0.5");
+  LossInputs inputs = GoldenInputs(GroupScaled());
+  inputs.entropies = Leaf(Packed(Golden()["entropy"]));
+  const LossResult result = WholeLoss(inputs, config);
+  result.loss.backward();
+  // Of 0.2 1.5 0.1 | 0.9 0.4 | 0.05 2.2 1.1 | 0.7 the five from the median (0.7) up.
+  const at::Tensor gradient = inputs.entropies.grad();
+  const std::vector<double> expected = {0, -0.1, 0, -0.1, 0, 0, -0.1, -0.1, -0.1};
+  for (int i = 0; i < 9; ++i) EXPECT_NEAR(gradient[i].item<double>(), expected[i], 1e-15);
+  EXPECT_NEAR(result.metrics.policy_loss - result.metrics.loss,
+              0.5 * (1.5 + 0.9 + 2.2 + 1.1 + 0.7) / 5, 1e-15);
+}
+
+TEST(GrpoLoss, AWeightOfZeroDropsATokenWhoseRatioOverflows) {
+  LossInputs inputs;
+  inputs.new_logprobs = Leaf({-0.5, -1.0});
+  inputs.old_logprobs = Constant({-1000, -1.0});
+  inputs.sampler_logprobs = Constant({-2000, -1.0});
+  inputs.advantages = {-1, -1};
+  inputs.lengths = {1, 1};
+  const LossResult result =
+      WholeLoss(inputs, ConfigOf("vllm_importance_sampling_mode: TOKEN_MASK"));
+  EXPECT_EQ(result.loss.item<double>(), 0.5);
 }
 
 TEST(LossConfigOf, EpsilonHighDefaultsToEpsilon) {
-  proto::LearnerConfig config;
-  config.set_epsilon(0.1);
-  EXPECT_EQ(LossConfigOf(config).epsilon_high, 0.1);
-  config.set_epsilon_high(0.28);
-  EXPECT_EQ(LossConfigOf(config).epsilon_high, 0.28);
+  EXPECT_EQ(ConfigOf("epsilon: 0.1").epsilon_high, 0.1);
+  EXPECT_EQ(ConfigOf("epsilon: 0.1 epsilon_high: 0.28").epsilon_high, 0.28);
+}
+
+TEST(LossConfigOf, TheCorrectionIsOnWhereItOrItsModeIsSet) {
+  EXPECT_FALSE(ConfigOf("").correction.has_value());
+  EXPECT_EQ(ConfigOf("vllm_importance_sampling_correction: true").correction,
+            LearnerConfig::SEQUENCE_MASK);
+  EXPECT_EQ(ConfigOf("vllm_importance_sampling_mode: TOKEN_MASK").correction,
+            LearnerConfig::TOKEN_MASK);
 }
 
 }  // namespace

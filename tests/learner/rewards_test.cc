@@ -21,7 +21,7 @@ RewardConfig Config(RewardConfig::Form form) {
   return config;
 }
 
-CompletionScores Scores(absl::optional<double> u, absl::optional<double> t) { return {u, {t}}; }
+CompletionScores Scores(absl::optional<double> u, absl::optional<double> t) { return {u, {t}, {}}; }
 
 double RewardFor(const RewardConfig& config, double u, double t,
                  absl::optional<bool> unsafe = absl::nullopt) {
@@ -48,6 +48,82 @@ TEST(RewardForms, AbsoluteAndSquaredMeasureTheDistanceFromTau) {
   EXPECT_DOUBLE_EQ(RewardFor(config, 1, 0.0), 1.5);
   config.set_form(RewardConfig::SQUARED);
   EXPECT_DOUBLE_EQ(RewardFor(config, 1, 0.75), 1.5);
+}
+
+TEST(RewardForms, TheirTermsSumToTheReward) {
+  for (int form = 0; form < RewardConfig::Form_ARRAYSIZE; ++form) {
+    RewardConfig config = Config(static_cast<RewardConfig::Form>(form));
+    if (config.form() == RewardConfig::WEIGHTED_SUM) continue;
+    config.set_boundary_coefficient(2);
+    config.set_utility_weight(3);
+    const RewardComposer composer(config);
+    const std::vector<double> weights = TermWeights(config);
+    const bool both =
+        config.form() != RewardConfig::GUARD_ONLY && config.form() != RewardConfig::U_ONLY;
+    EXPECT_EQ(weights, std::vector<double>(both ? 2 : 1, 1.0));
+    for (const double t : {0.1, 0.9}) {
+      const auto rewards = composer.Evaluate({{true, {Scores(0.5, t), Scores({}, {})}}});
+      const CompletionReward& reward = rewards->at(0)[0];
+      ASSERT_EQ(reward.terms.size(), weights.size()) << RewardConfig::Form_Name(config.form());
+      EXPECT_EQ(WeightedSum(reward.terms, weights), reward.reward);
+      EXPECT_EQ(rewards->at(0)[1].terms, ScoreRow(weights.size())) << "unscored";
+      if (both && config.form() != RewardConfig::COMPOUND) {
+        EXPECT_EQ(reward.terms[0], 1.5) << "3 u";
+      }
+    }
+  }
+}
+
+TEST(RewardForms, WeightedSumNeedsAllItsScorers) {
+  RewardConfig config;
+  config.set_form(RewardConfig::WEIGHTED_SUM);
+  for (const double weight : {1.0, -0.5}) {
+    RewardConfig::Term* term = config.add_term();
+    term->set_scorer(weight > 0 ? "format" : "length");
+    term->set_weight(weight);
+  }
+  EXPECT_EQ(NeededScorers(config), (std::vector<std::string>{"format", "length"}));
+  EXPECT_EQ(TermWeights(config), (std::vector<double>{1.0, -0.5}));
+  proto::Completion completion;
+  for (const auto& [name, value] : std::vector<std::pair<const char*, double>>{
+           {"length", 4.0}, {"format", 1.0}, {"other", 9.0}}) {
+    proto::Score* score = completion.add_score();
+    score->set_scorer_name(name);
+    score->set_status(proto::SCORED);
+    score->set_value(value);
+  }
+  proto::Completion partly = completion;
+  partly.mutable_score(0)->set_status(proto::TIMED_OUT);
+  partly.mutable_score(0)->clear_value();
+  RewardComposer composer(config);
+  const auto rewards = composer.Compose({GatherScores(config, {}, {&completion, &partly})});
+  ASSERT_TRUE(rewards.ok()) << rewards.status();
+  EXPECT_EQ(rewards->at(0)[0].reward, 1.0 - 2.0);
+  EXPECT_EQ(rewards->at(0)[0].terms, (ScoreRow{1.0, 4.0})) << "as they came";
+  EXPECT_FALSE(rewards->at(0)[1].reward.has_value()) << "never a zero";
+  EXPECT_FALSE(composer.Compose({{{}, {Scores(1, 1)}}}).ok()) << "no scores of the terms";
+}
+
+TEST(RewardConfigCheck, TermsNameScorersOnceAndBelongToTheWeightedSum) {
+  proto::ScorerConfig scorer;
+  scorer.set_name("format");
+  const auto sentence = [&](const RewardConfig& config) {
+    return std::string(ValidateRewardConfig(config, {scorer}).message());
+  };
+  RewardConfig config;
+  config.set_form(RewardConfig::WEIGHTED_SUM);
+  EXPECT_THAT(sentence(config), HasSubstr("reward.term is empty"));
+  config.add_term()->set_scorer("format");
+  EXPECT_EQ(sentence(config), "");
+  config.mutable_term(0)->set_weight(std::numeric_limits<double>::infinity());
+  EXPECT_THAT(sentence(config), HasSubstr("reward.term.weight is inf for \"format\""));
+  config.mutable_term(0)->set_weight(2);
+  config.add_term()->set_scorer("format");
+  EXPECT_THAT(sentence(config), HasSubstr("\"format\" twice"));
+  config.mutable_term(1)->set_scorer("fromat");
+  EXPECT_THAT(sentence(config), HasSubstr("reward.term.scorer is \"fromat\", expected the name"));
+  config.set_form(RewardConfig::U_ONLY);
+  EXPECT_THAT(sentence(config), HasSubstr("expected form WEIGHTED_SUM"));
 }
 
 TEST(RewardForms, AblationsAndControls) {

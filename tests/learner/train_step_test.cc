@@ -226,8 +226,8 @@ TEST_F(TrainStep, GroupsThatDoNotFitOneForwardPassGiveTheSameGradient) {
   Load(proto::FLOAT64);
   std::vector<TrainGroup> groups = Groups();
   for (TrainGroup& group : groups) group.prompt = Tokens(absl::StrCat("long", group.group_id), 300);
-  ASSERT_EQ(PlanStep(groups, learner_).micro_batches.size(), 2);
-  ASSERT_EQ(PlanStep(Groups(), learner_).micro_batches.size(), 1);
+  ASSERT_EQ(PlanStep(groups, learner_).slices[0].micro_batches.size(), 2);
+  ASSERT_EQ(PlanStep(Groups(), learner_).slices[0].micro_batches.size(), 1);
   const auto trainer = MakeTrainer(TrainedAdapter());
   const auto metrics = trainer->Step(groups);
   ASSERT_TRUE(metrics.ok()) << metrics.status();
@@ -323,7 +323,7 @@ TEST_F(TrainStep, GroupsWithoutSignalAreSkippedOnlyWhenKlIsOff) {
   auto with_kl = MakeTrainer(TrainedAdapter())->Step(groups);
   ASSERT_TRUE(with_kl.ok());
   EXPECT_EQ(with_kl->num_trained, 7);
-  EXPECT_EQ(with_kl->fraction_zero_deviation, 0.5);
+  EXPECT_EQ(with_kl->fraction_zero_deviation, 4.0 / 7);
   learner_.set_beta(0);
   auto without_kl = MakeTrainer(TrainedAdapter())->Step(groups);
   ASSERT_TRUE(without_kl.ok());
