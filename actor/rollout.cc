@@ -149,6 +149,10 @@ absl::StatusOr<std::vector<proto::GroupLease>> Rollout::Lease() {
 }
 
 absl::Status Rollout::SwapTo(uint64_t version, absl::Time deadline) {
+  if (refused_.exchange(false)) {
+    parts_.adapters->Forget();
+    version_.reset();
+  }
   std::shared_ptr<const transport::AdapterBlob> blob = parts_.adapters->TakeNewer(version_);
   if ((blob == nullptr || blob->manifest.version() < version) &&
       !(version_ && *version_ >= version)) {
@@ -213,9 +217,7 @@ absl::StatusOr<Rollout::Batch> Rollout::GenerateBatch(std::vector<proto::GroupLe
   }
   if (groups.empty()) return batch;
   const absl::Time started = absl::Now();
-  WB_ASSIGN_OR_RETURN(auto sampled, parts_.policy->Generate(groups, adapter_off, [this](int64_t) {
-    return !stopped();
-  }));
+  WB_ASSIGN_OR_RETURN(auto sampled, Sample(groups, adapter_off));
   const absl::Duration took = absl::Now() - started;
   int64_t num_tokens = 0;
   for (size_t k = 0; k < sampled.size(); ++k) {
@@ -226,6 +228,21 @@ absl::StatusOr<Rollout::Batch> Rollout::GenerateBatch(std::vector<proto::GroupLe
   batch.generate_seconds = absl::ToDoubleSeconds(took) / static_cast<double>(groups.size());
   parts_.progress->CountGenerated(num_tokens, took);
   return batch;
+}
+
+// In one batch; in deterministic runs group by group, since sums round differently in batches of
+// another size.
+absl::StatusOr<std::vector<std::vector<model::Sampled>>> Rollout::Sample(
+    const std::vector<model::PromptGroup>& groups, bool adapter_off) {
+  const auto go_on = [this](int64_t) { return !stopped(); };
+  if (!parts_.config->learner().deterministic())
+    return parts_.policy->Generate(groups, adapter_off, go_on);
+  std::vector<std::vector<model::Sampled>> sampled;
+  for (const model::PromptGroup& group : groups) {
+    WB_ASSIGN_OR_RETURN(auto one, parts_.policy->Generate({group}, adapter_off, go_on));
+    sampled.push_back(std::move(one[0]));
+  }
+  return sampled;
 }
 
 proto::SubmitGroupRequest Rollout::MakeRequest(const Batch& batch, size_t i) const {
@@ -313,8 +330,10 @@ absl::Status Rollout::Submit(const proto::SubmitGroupRequest& request) {
         WB_LOG(WARNING) << "group " << request.group_id() << " was not taken: "
                         << proto::SubmitGroupResponse::Outcome_Name(response->outcome()) << " "
                         << response->message();
-        if (response->outcome() == proto::SubmitGroupResponse::REFUSED)
+        if (response->outcome() == proto::SubmitGroupResponse::REFUSED) {
           parts_.progress->SetError(response->message());
+          refused_ = true;
+        }
       }
       return absl::OkStatus();
     }

@@ -6,6 +6,7 @@
 //   SubmitGroup
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <optional>
 #include <string>
@@ -81,6 +82,8 @@ class Rollout final {
   absl::StatusOr<std::vector<proto::GroupLease>> Lease();
   absl::Status SwapTo(uint64_t version, absl::Time deadline);
   absl::StatusOr<Batch> GenerateBatch(std::vector<proto::GroupLease> leases, absl::Time leased_at);
+  absl::StatusOr<std::vector<std::vector<model::Sampled>>> Sample(
+      const std::vector<model::PromptGroup>& groups, bool adapter_off);
   absl::Status HandIn(Batch batch);
   proto::SubmitGroupRequest MakeRequest(const Batch& batch, size_t lease) const;
   absl::Status Submit(const proto::SubmitGroupRequest& request);
@@ -92,7 +95,8 @@ class Rollout final {
 
   const Parts parts_;
   BoundedQueue<Batch> queue_{2};
-  std::optional<uint64_t> version_;  // Sampled from; the generating thread's.
+  std::optional<uint64_t> version_;   // Sampled from; the generating thread's.
+  std::atomic<bool> refused_{false};  // The learner does not know the version sampled from.
   std::string fingerprint_;
   mutable Mutex mutex_;
   CondVar wake_;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Named places at which a process can be made to die, so that tests can kill it in the middle of a
-// checkpoint, a journal write or a publication. Costs one branch where the environment does not ask.
+// checkpoint, a journal write or a publication. Costs one branch where the environment does not
+// ask.
 #pragma once
 
 #include "absl/strings/string_view.h"

@@ -27,6 +27,7 @@ absl::Status SystemError(absl::string_view path, absl::string_view what, int err
       return absl::PermissionDeniedError(message);
     case ENOSPC:
     case EDQUOT:
+    case EFBIG:
       return absl::ResourceExhaustedError(message);
     default:
       return absl::UnavailableError(message);

@@ -45,13 +45,13 @@ std::string StartLine(const NodeProcess& placed, const proto::RunConfig& config,
                 absl::StrCat("--stop_file=", inputs.run_dir,
                              process.role == "learner" ? "/stop-learner" : "/stop-members")});
   if (placed.gpu) words.push_back(absl::StrCat("--gpu=", *placed.gpu));
-  if (process.spec.restart) {
-    words.insert(words.end(), {absl::StrCat("--after=", AddressFile(inputs.run_dir)),
-                               absl::StrCat("--max_restarts=", supervisor.max_restarts()),
-                               absl::StrCat("--restart_backoff=", supervisor.restart_backoff())});
-  } else {
-    words.push_back("--once");
-  }
+  words.insert(words.end(), {absl::StrCat("--max_restarts=", supervisor.max_restarts()),
+                             absl::StrCat("--restart_backoff=", supervisor.restart_backoff())});
+  if (process.role != "learner")
+    words.push_back(absl::StrCat("--after=", AddressFile(inputs.run_dir)));
+  if (!process.spec.restart_after_exit) words.push_back("--restart_crashes_only");
+  for (const std::string& argument : process.spec.restart_arguments)
+    words.push_back(absl::StrCat("--restart_argument=", argument));
   words.push_back("--");
   words.insert(words.end(), process.spec.argv.begin(), process.spec.argv.end());
   if (process.role == "learner") {
@@ -104,7 +104,8 @@ struct SuperviseFlags {
   std::string after;
   double after_timeout = 600;
   std::string stop_file;
-  bool once = false;
+  bool restart_crashes_only = false;
+  std::vector<std::string> restart_arguments;
   int32_t max_restarts = 5;
   double restart_backoff = 1.0;
   double drain_timeout = 45;
@@ -126,7 +127,10 @@ absl::StatusOr<bool> ParseSuperviseFlags(const std::vector<std::string>& argumen
   flags.Add(
       "stop_file", &parsed->stop_file,
       "end the command once this file is there: signals do not always come through a scheduler");
-  flags.Add("once", &parsed->once, "do not restart");
+  flags.Add("restart_crashes_only", &parsed->restart_crashes_only,
+            "restart only when a signal killed it, not when it ended by itself");
+  flags.Add("restart_argument", &parsed->restart_arguments,
+            "given to the command when it is started again; may be repeated");
   flags.Add("max_restarts", &parsed->max_restarts,
             "restarts before it ends with an error (default 5)");
   flags.Add("restart_backoff", &parsed->restart_backoff,
@@ -178,7 +182,8 @@ class SupervisedCommand final {
     spec.argv = flags_.command;
     if (flags_.gpu) spec.environment.emplace_back("CUDA_VISIBLE_DEVICES", VisibleGpu(*flags_.gpu));
     spec.output_path = flags_.log;
-    spec.restart = !flags_.once;
+    spec.restart_after_exit = !flags_.restart_crashes_only;
+    spec.restart_arguments = flags_.restart_arguments;
     WB_RETURN_IF_ERROR(supervisor_.Start(std::move(spec)));
     absl::Time kill_at = absl::InfiniteFuture();
     while (supervisor_.Running(flags_.name)) {
@@ -249,6 +254,7 @@ absl::StatusOr<int> Placement(const std::vector<std::string>& arguments) {
   LaunchInputs inputs;
   inputs.binary_dir = OwnFolder();
   int32_t num_nodes = 1;
+  std::string resume;
   FlagTable flags("wideberth placement",
                   "--config=FILE [--config=FILE ...] [--override='field: value' ...] --nodes=N",
                   "Prints which process of a run goes to which of N nodes, as comments, variables "
@@ -260,6 +266,8 @@ absl::StatusOr<int> Placement(const std::vector<std::string>& arguments) {
             "fields put over the files, e.g. 'learner { max_steps: 2 }'");
   flags.Add("run_dir", &inputs.run_dir,
             "folder of the run, on a disk that all nodes share (default runs/<name>-<time>)");
+  flags.Add("resume", &resume,
+            "folder of a run that goes on, with its own configuration and --override on top");
   flags.Add("nodes", &num_nodes, "number of nodes (default 1)");
   bool help = false;
   WB_ASSIGN_OR_RETURN(const std::vector<std::string> rest, flags.Parse(arguments, &help));
@@ -270,13 +278,19 @@ absl::StatusOr<int> Placement(const std::vector<std::string>& arguments) {
   if (!rest.empty())
     return absl::InvalidArgumentError(
         absl::StrCat("\"", rest[0], "\" is no flag; a configuration is --config=", rest[0]));
+  if (!resume.empty()) {
+    WB_RETURN_IF_ERROR(learner::RunFolder::CheckHoldsRun(resume));
+    inputs.resume = true;
+    inputs.run_dir = resume;
+    inputs.config_files.insert(inputs.config_files.begin(), absl::StrCat(resume, "/config.txtpb"));
+  }
   if (inputs.config_files.empty())
     return absl::InvalidArgumentError("--config is not given (see wideberth placement --help)");
   WB_ASSIGN_OR_RETURN(proto::RunConfig config, LoadRunConfig(inputs.config_files, inputs.overrides,
                                                              /*look_at_models=*/false));
   if (inputs.run_dir.empty()) inputs.run_dir = config.run_dir();
   if (inputs.run_dir.empty()) inputs.run_dir = learner::DefaultRunDir(config, absl::Now());
-  WB_RETURN_IF_ERROR(learner::RunFolder::CheckFree(inputs.run_dir));
+  if (!inputs.resume) WB_RETURN_IF_ERROR(learner::RunFolder::CheckFree(inputs.run_dir));
   WB_ASSIGN_OR_RETURN(const std::vector<NodeProcess> processes,
                       PlaceOnNodes(config, inputs, num_nodes));
   std::fputs(JobLines(config, processes, inputs, num_nodes).c_str(), stdout);

@@ -6,6 +6,7 @@
 # folder lie on a disk that all nodes share; paths are relative to the folder this is called in.
 # Usage: launch/cluster.sh --config=FILE [--config=FILE ...] [--override='field: value' ...]
 #                          --nodes=N [--run_dir=DIR] [--dry_run] [--wait] [-- SBATCH OPTIONS]
+#        launch/cluster.sh --resume=DIR --nodes=N ...     goes on with the run in DIR
 #   --run_dir=DIR  folder of the run (default runs/<name>-<time>), for the job's script and log too
 #   --dry_run      print the script, with the placement at its head, and submit nothing
 #   --wait         come back when the job has ended, with its exit code
@@ -26,13 +27,13 @@ parse() {
   placement_flags=() sbatch_options=() nodes='' dry_run=false wait_for_end=false
   while [ $# -gt 0 ]; do
     case $1 in
-      --config | --override | --nodes | --run_dir)
+      --config | --override | --nodes | --run_dir | --resume)
         [ $# -ge 2 ] || fail "$1 needs a value: $1=VALUE"
         set -- "$1=$2" "${@:3}"
         continue
         ;;
       --nodes=*) nodes=${1#*=} ;;
-      --config=* | --override=* | --run_dir=*) placement_flags+=("$1") ;;
+      --config=* | --override=* | --run_dir=* | --resume=*) placement_flags+=("$1") ;;
       --dry_run) dry_run=true ;;
       --wait) wait_for_end=true ;;
       --) shift; sbatch_options=("$@"); break ;;

@@ -137,7 +137,7 @@ absl::optional<RunResult> LocalRun::Tick() {
          absl::StrCat(status.message(), error.empty() ? "" : ": ", error));
   }
   const std::string& learner = processes_[0].name;
-  const bool learner_alive = supervisor_.pid(learner).has_value();
+  const bool learner_alive = supervisor_.Running(learner);
   switch (phase_) {
     case Phase::kStarting:
     case Phase::kRunning:

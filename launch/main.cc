@@ -13,6 +13,7 @@
 #include "launch/cluster.h"
 #include "launch/flags.h"
 #include "launch/looks.h"
+#include "launch/replay.h"
 #include "launch/run.h"
 
 namespace wideberth::launch {
@@ -41,6 +42,7 @@ const std::vector<Subcommand>& Subcommands() {
       {"placement", "which process of a run goes to which node, as launch/cluster.sh needs it",
        Placement},
       {"supervise", "one command, restarted in place; what a cluster's nodes run", Supervise},
+      {"replay", "a run's training once more from its journal", ReplayRun},
       {"tokenize", "text -> token ids", Look(Tokenize)},
       {"generate", "prompts -> completions with their log-probs", Look(Generate)},
       {"logprobs", "prompt and completion ids -> log-probs", Look(LogProbs)},

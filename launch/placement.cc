@@ -45,7 +45,10 @@ std::vector<PlacedProcess> PlaceLocally(const proto::RunConfig& config,
     learner.spec.argv.push_back(absl::StrCat("--override=", text));
   learner.spec.argv.push_back(absl::StrCat("--run_dir=", inputs.run_dir));
   learner.spec.argv.push_back(absl::StrCat("--address_file=", AddressFile(inputs.run_dir)));
-  learner.spec.restart = false;
+  if (inputs.resume) learner.spec.argv.push_back("--resume");
+  // What it ended with by itself would come again; a crash goes on from the journal.
+  learner.spec.restart_after_exit = false;
+  learner.spec.restart_arguments = {"--restarted"};
   processes.push_back(std::move(learner));
   for (const proto::ScorerConfig& scorer : config.scorer()) {
     for (int replica = 0; replica < scorer.replicas(); ++replica) {

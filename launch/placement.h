@@ -27,6 +27,7 @@ struct LaunchInputs {
   std::vector<std::string> config_files;
   std::vector<std::string> overrides;
   std::string run_dir;
+  bool resume = false;  // `run_dir` holds a run that goes on.
 };
 
 // The learner first, then scorers, then actors. Every process gets one passive OpenMP thread unless

@@ -35,6 +35,7 @@ struct RunFlags {
   std::vector<std::string> configs;
   std::vector<std::string> overrides;
   std::string run_dir;
+  std::string resume;
   bool dry_run = false;
 };
 
@@ -163,6 +164,9 @@ absl::StatusOr<bool> ParseRunFlags(const char* command, const std::vector<std::s
   if (is_run) {
     flags.Add("run_dir", &parsed->run_dir,
               "folder of the run, must not hold one yet (default runs/<name>-<time>)");
+    flags.Add("resume", &parsed->resume,
+              "folder of a run that was cut off, or that shall go on for more steps: goes on with "
+              "it. Its own configuration, with --config and --override on top");
     flags.Add("dry_run", &parsed->dry_run,
               "print the resolved configuration and the placement, start nothing");
   }
@@ -175,6 +179,14 @@ absl::StatusOr<bool> ParseRunFlags(const char* command, const std::vector<std::s
   if (!rest.empty())
     return absl::InvalidArgumentError(
         absl::StrCat("\"", rest[0], "\" is no flag; a configuration is --config=", rest[0]));
+  if (!parsed->resume.empty()) {
+    if (!parsed->run_dir.empty())
+      return absl::InvalidArgumentError(
+          "--resume names the folder of the run; leave out --run_dir");
+    WB_RETURN_IF_ERROR(learner::RunFolder::CheckHoldsRun(parsed->resume));
+    parsed->run_dir = parsed->resume;
+    parsed->configs.insert(parsed->configs.begin(), absl::StrCat(parsed->resume, "/config.txtpb"));
+  }
   if (parsed->configs.empty())
     return absl::InvalidArgumentError(
         absl::StrCat("--config is not given (see ", command, " --help)"));
@@ -207,13 +219,14 @@ absl::StatusOr<int> Run(const std::vector<std::string>& arguments) {
   if (config.run_dir().empty()) config.set_run_dir(learner::DefaultRunDir(config, absl::Now()));
   const std::string run_dir = config.run_dir();
   const std::vector<PlacedProcess> processes =
-      PlaceLocally(config, {OwnFolder(), flags.configs, flags.overrides, run_dir});
+      PlaceLocally(config, {OwnFolder(), flags.configs, flags.overrides, run_dir,
+                            /*resume=*/!flags.resume.empty()});
   if (flags.dry_run) {
     std::printf("# Resolved configuration\n%s\n# Placement\n%s", TextProto(config).c_str(),
                 PlacementTable(processes).c_str());
     return 0;
   }
-  WB_RETURN_IF_ERROR(learner::RunFolder::CheckFree(run_dir));
+  if (flags.resume.empty()) WB_RETURN_IF_ERROR(learner::RunFolder::CheckFree(run_dir));
   WB_RETURN_IF_ERROR(MakeDirectories(absl::StrCat(run_dir, "/logs")));
   SetLogToStderr(false);
   WB_RETURN_IF_ERROR(OpenLog("wideberth", LogFile(run_dir, "wideberth")));

@@ -106,7 +106,10 @@ absl::Status Supervisor::Spawn(Process& process) {
   }
   // Everything that allocates happens before fork: another thread may hold the allocator's lock at
   // that moment.
-  std::vector<std::string> argv = spec.argv, environment = MergedEnvironment(spec.environment);
+  std::vector<std::string> argv = spec.argv;
+  if (process.num_restarts > 0)
+    argv.insert(argv.end(), spec.restart_arguments.begin(), spec.restart_arguments.end());
+  std::vector<std::string> environment = MergedEnvironment(spec.environment);
   const std::vector<char*> argv_pointers = Pointers(argv),
                            environment_pointers = Pointers(environment);
   const pid_t parent = ::getpid();
@@ -149,7 +152,8 @@ absl::Status Supervisor::NoteDeath(Process& process, int wait_status) {
   const std::string& name = process.spec.name;
   process.pid = -1;
   process.last_exit = exit;
-  if (exit.ok() || !restarting_ || !process.spec.restart) {
+  if (exit.ok() || !restarting_ || !process.spec.restart ||
+      (exit.signal == 0 && !process.spec.restart_after_exit)) {
     WB_LOG(INFO) << name << " ended, " << exit.ToString();
     return absl::OkStatus();
   }

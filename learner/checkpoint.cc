@@ -42,10 +42,9 @@ absl::Status WriteOptimizer(const std::string& path, const AdamW& optimizer) {
   for (const auto& [name, tensor] : optimizer.NamedState()) {
     host.push_back(tensor.detach().to(at::kCPU).contiguous());
     const Tensor& values = host.back();
-    tensors.push_back({name, values.scalar_type() == at::kDouble ? "F64" : "F32",
-                       values.sizes().vec(),
-                       absl::string_view(static_cast<const char*>(values.data_ptr()),
-                                         values.nbytes())});
+    tensors.push_back(
+        {name, values.scalar_type() == at::kDouble ? "F64" : "F32", values.sizes().vec(),
+         absl::string_view(static_cast<const char*>(values.data_ptr()), values.nbytes())});
   }
   return WriteFileAtomically(path, model::SerializeSafetensors(tensors, {{"format", "pt"}}));
 }
@@ -56,8 +55,8 @@ absl::StatusOr<std::vector<std::pair<std::string, Tensor>>> ReadOptimizer(const 
   std::vector<std::pair<std::string, Tensor>> state;
   for (const auto& [name, stored] : files->tensors()) {
     if (stored.dtype != "F32" && stored.dtype != "F64") {
-      return absl::InvalidArgumentError(absl::StrCat(path, ": tensor \"", name, "\" is ",
-                                                     stored.dtype, ", expected F32 or F64"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(path, ": tensor \"", name, "\" is ", stored.dtype, ", expected F32 or F64"));
     }
     Tensor values = at::empty(stored.shape, stored.dtype == "F64" ? at::kDouble : at::kFloat);
     std::memcpy(values.data_ptr(), stored.data, values.nbytes());
@@ -87,8 +86,7 @@ absl::Status WriteFiles(const std::string& folder, const proto::TrainingState& s
   WB_RETURN_IF_ERROR(WriteOptimizer(absl::StrCat(folder, "/", kOptimizer), optimizer));
   CrashPoint("checkpoint.optimizer");
   WB_RETURN_IF_ERROR(WriteFileAtomically(absl::StrCat(folder, "/", kState), TextProto(state)));
-  WB_RETURN_IF_ERROR(
-      WriteFileAtomically(absl::StrCat(folder, "/config.txtpb"), TextProto(config)));
+  WB_RETURN_IF_ERROR(WriteFileAtomically(absl::StrCat(folder, "/config.txtpb"), TextProto(config)));
   WB_RETURN_IF_ERROR(WriteManifest(folder));
   CrashPoint("checkpoint.manifest");
   return SyncFolder(folder);
@@ -103,8 +101,8 @@ absl::Status CheckWhole(const std::string& folder) {
     const std::string path = absl::StrCat(folder, "/", file.name());
     WB_ASSIGN_OR_RETURN(const std::string bytes, ReadFile(path));
     if (static_cast<int64_t>(bytes.size()) != file.num_bytes()) {
-      return absl::DataLossError(absl::StrCat(path, ": has ", bytes.size(), " bytes, expected ",
-                                              file.num_bytes()));
+      return absl::DataLossError(
+          absl::StrCat(path, ": has ", bytes.size(), " bytes, expected ", file.num_bytes()));
     }
     if (const std::string found = Fingerprint(bytes); found != file.fingerprint()) {
       return absl::DataLossError(
@@ -165,9 +163,9 @@ absl::Status CheckShape(const std::string& path, const model::Adapter& found,
                      wanted.config().rank()));
   }
   if (found.config().alpha() != wanted.config().alpha()) {
-    return absl::FailedPreconditionError(
-        absl::StrCat(path, ": has alpha ", found.config().alpha(), ", policy.lora.alpha is ",
-                     wanted.config().alpha()));
+    return absl::FailedPreconditionError(absl::StrCat(path, ": has alpha ", found.config().alpha(),
+                                                      ", policy.lora.alpha is ",
+                                                      wanted.config().alpha()));
   }
   const std::vector<std::string> have = NamesOf(found), want = NamesOf(wanted);
   if (have == want) return absl::OkStatus();
@@ -215,10 +213,9 @@ absl::StatusOr<CheckpointStore::Loaded> CheckpointStore::Load(const std::string&
   loaded.path = path;
   WB_RETURN_IF_ERROR(MergeTextProtoFile(absl::StrCat(path, "/", kState), &loaded.state));
   if (loaded.state.fingerprints().base() != model.fingerprint()) {
-    return absl::FailedPreconditionError(
-        absl::StrCat(path, ": was trained on base weights with fingerprint ",
-                     loaded.state.fingerprints().base(), ", policy.model.path has ",
-                     model.fingerprint()));
+    return absl::FailedPreconditionError(absl::StrCat(
+        path, ": was trained on base weights with fingerprint ", loaded.state.fingerprints().base(),
+        ", policy.model.path has ", model.fingerprint()));
   }
   WB_ASSIGN_OR_RETURN(loaded.adapter,
                       model::Adapter::Load(path, model.spec(), dtype, model.device()));
@@ -235,13 +232,12 @@ absl::StatusOr<absl::optional<CheckpointStore::Loaded>> CheckpointStore::LoadNew
   for (const int64_t step : StepsIn(folder_)) {
     const std::string path = absl::StrCat(folder_, "/step-", step);
     if (const absl::Status whole = CheckWhole(path); !whole.ok()) {
-      WB_LOG(WARNING) << "checkpoint " << path << " is damaged and passed over: "
-                      << whole.message();
+      WB_LOG(WARNING) << "checkpoint " << path
+                      << " is damaged and passed over: " << whole.message();
       continue;
     }
-    absl::StatusOr<Loaded> loaded = model::CatchTorch(absl::StrCat("checkpoint ", path), [&] {
-      return Load(path, model, lora, dtype);
-    });
+    absl::StatusOr<Loaded> loaded = model::CatchTorch(
+        absl::StrCat("checkpoint ", path), [&] { return Load(path, model, lora, dtype); });
     if (!loaded.ok()) return loaded.status();
     return absl::optional<Loaded>(*std::move(loaded));
   }

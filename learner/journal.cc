@@ -9,12 +9,13 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/crash_point.h"
 #include "base/status.h"
 
 namespace wideberth::learner {
 namespace {
 
-constexpr int kSchemaVersion = 1;
+constexpr int kSchemaVersion = 2;
 
 // `phase`: 0 before, 1 train, 2 after. `disposition`: 0 use, 1 retry, 2 drop. Token ids are
 // little-endian int32, log-probs float32. Times are seconds since 1970. Group ids of evaluation
@@ -36,6 +37,9 @@ CREATE TABLE scores (
   latency_ms REAL, cached INTEGER, PRIMARY KEY (phase, group_id, attempt, idx, ordinal)) WITHOUT ROWID;
 CREATE TABLE steps (
   step INTEGER PRIMARY KEY, version INTEGER NOT NULL, fingerprint TEXT NOT NULL, metrics TEXT NOT NULL, ended_at REAL NOT NULL);
+CREATE TABLE trained (
+  step INTEGER NOT NULL, group_id INTEGER NOT NULL, idx INTEGER NOT NULL, reward REAL, advantage REAL NOT NULL,
+  PRIMARY KEY (step, group_id, idx)) WITHOUT ROWID;
 CREATE TABLE leases (
   lease_id TEXT NOT NULL, group_id INTEGER NOT NULL, prompt_id TEXT NOT NULL, member TEXT NOT NULL, version INTEGER NOT NULL,
   leased_at REAL NOT NULL);
@@ -48,6 +52,8 @@ enum StatementIndex {
   kInsertScore,
   kInsertStep,
   kMarkTrained,
+  kInsertTrained,
+  kDropGroup,
   kInsertLease,
   kInsertEvent
 };
@@ -55,8 +61,10 @@ constexpr const char* kStatements[] = {
     "INSERT INTO groups VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,NULL)",
     "INSERT INTO completions VALUES (?,?,?,?,?,?,?,?)",
     "INSERT INTO scores VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
-    "INSERT INTO steps VALUES (?,?,?,?,?)",
+    "INSERT OR REPLACE INTO steps VALUES (?,?,?,?,?)",
     "UPDATE groups SET step = ? WHERE phase = 1 AND group_id = ? AND disposition = 0",
+    "INSERT OR REPLACE INTO trained VALUES (?,?,?,?,?)",
+    "UPDATE groups SET disposition = 2 WHERE phase = 1 AND group_id = ? AND disposition = 0",
     "INSERT INTO leases VALUES (?,?,?,?,?,?)",
     "INSERT INTO events VALUES (?,?,?,?)",
 };
@@ -165,6 +173,8 @@ absl::StatusOr<std::unique_ptr<Journal>> Journal::Create(absl::string_view path,
 
 absl::StatusOr<std::unique_ptr<Journal>> Journal::Open(absl::string_view path) {
   std::unique_ptr<Journal> journal(new Journal(std::string(path)));
+  if (!std::filesystem::exists(journal->path_))
+    return absl::NotFoundError(absl::StrCat(path, ": there is no journal"));
   WB_RETURN_IF_ERROR(journal->OpenDatabase(/*create=*/false));
   int64_t version = 0;
   {
@@ -290,6 +300,7 @@ absl::Status Journal::InsertGroup(const JournalGroup& group) {
       .Real(request.score_seconds())
       .Real(Seconds(group.accepted_at));
   WB_RETURN_IF_ERROR(Step(statements_[kInsertGroup]));
+  CrashPoint("journal.group");
   for (int i = 0; i < request.completion_size(); ++i)
     WB_RETURN_IF_ERROR(InsertCompletion(group, i));
   return absl::OkStatus();
@@ -301,25 +312,68 @@ absl::Status Journal::AppendGroup(const JournalGroup& group) {
                 [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return InsertGroup(group); });
 }
 
-absl::Status Journal::AppendStep(int64_t step, uint64_t version, absl::string_view fingerprint,
-                                 const std::vector<uint64_t>& group_ids,
-                                 absl::string_view metrics_json, absl::Time ended_at) {
+absl::Status Journal::InsertStep(const JournalStep& step,
+                                 const std::vector<TrainedCompletion>& trained,
+                                 absl::Time ended_at) {
+  Binder(statements_[kInsertStep])
+      .Int(step.step)
+      .Int(static_cast<int64_t>(step.version))
+      .Text(step.fingerprint)
+      .Text(step.metrics_json)
+      .Real(Seconds(ended_at));
+  WB_RETURN_IF_ERROR(Step(statements_[kInsertStep]));
+  for (uint64_t id : step.group_ids) {
+    Binder(statements_[kMarkTrained]).Int(step.step).Int(static_cast<int64_t>(id));
+    WB_RETURN_IF_ERROR(Step(statements_[kMarkTrained]));
+  }
+  CrashPoint("journal.step");
+  for (const TrainedCompletion& completion : trained) {
+    Binder binder(statements_[kInsertTrained]);
+    binder.Int(step.step).Int(static_cast<int64_t>(completion.group_id)).Int(completion.index);
+    if (completion.reward.has_value()) {
+      binder.Real(*completion.reward);
+    } else {
+      binder.Null();
+    }
+    binder.Real(completion.advantage);
+    WB_RETURN_IF_ERROR(Step(statements_[kInsertTrained]));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Journal::AppendStep(const JournalStep& step,
+                                 const std::vector<TrainedCompletion>& trained,
+                                 absl::Time ended_at) {
   MutexLock lock(mutex_);
-  return Commit(absl::StrCat("step ", step, " could not be stored"),
+  return Commit(absl::StrCat("step ", step.step, " could not be stored"),
+                [&]()
+                    ABSL_NO_THREAD_SAFETY_ANALYSIS { return InsertStep(step, trained, ended_at); });
+}
+
+absl::Status Journal::DropGroup(uint64_t group_id) {
+  MutexLock lock(mutex_);
+  return Commit(absl::StrCat("group ", group_id, " could not be marked as dropped"),
                 [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-                  Binder(statements_[kInsertStep])
-                      .Int(step)
-                      .Int(static_cast<int64_t>(version))
-                      .Text(fingerprint)
-                      .Text(metrics_json)
-                      .Real(Seconds(ended_at));
-                  WB_RETURN_IF_ERROR(Step(statements_[kInsertStep]));
-                  for (uint64_t id : group_ids) {
-                    Binder(statements_[kMarkTrained]).Int(step).Int(static_cast<int64_t>(id));
-                    WB_RETURN_IF_ERROR(Step(statements_[kMarkTrained]));
-                  }
-                  return absl::OkStatus();
+                  Binder(statements_[kDropGroup]).Int(static_cast<int64_t>(group_id));
+                  return Step(statements_[kDropGroup]);
                 });
+}
+
+absl::StatusOr<int> Journal::Resume() {
+  const auto read = [](void* out, int, char** values, char**) {
+    *static_cast<int*>(out) = std::atoi(values[0]);
+    return 0;
+  };
+  MutexLock lock(mutex_);
+  int times = 0;
+  WB_RETURN_IF_ERROR(Commit("the run could not be resumed", [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    WB_RETURN_IF_ERROR(
+        Execute("INSERT INTO meta VALUES ('resumes', '1') ON CONFLICT (key) DO UPDATE SET value = "
+                "CAST(value AS INTEGER) + 1"));
+    sqlite3_exec(db_, "SELECT value FROM meta WHERE key = 'resumes'", read, &times, nullptr);
+    return absl::OkStatus();
+  }));
+  return times;
 }
 
 void Journal::NoteLease(const proto::GroupLease& lease, absl::string_view member,

@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "absl/types/optional.h"
 #include "base/mutex.h"
 #include "learner/lease_table.h"
 #include "proto/wire.pb.h"
@@ -33,6 +34,22 @@ struct JournalGroup {
   proto::SubmitGroupRequest request;
 };
 
+// One completion of a step as the optimiser saw it.
+struct TrainedCompletion {
+  uint64_t group_id = 0;
+  int index = 0;                  // Within the group's completions.
+  absl::optional<double> reward;  // Empty: unscored.
+  double advantage = 0;
+};
+
+struct JournalStep {
+  int64_t step = 0;
+  uint64_t version = 0;
+  std::string fingerprint;
+  std::string metrics_json;
+  std::vector<uint64_t> group_ids;  // Trained on, in order.
+};
+
 // Thread-safe; calls block for the disk (a group costs one synced write, a millisecond or so).
 // After a failed write (full disk) every further write fails with the same sentence and the file
 // holds exactly what was confirmed before.
@@ -41,8 +58,8 @@ class Journal {
   // A new file. AlreadyExists where there is one.
   static absl::StatusOr<std::unique_ptr<Journal>> Create(absl::string_view path,
                                                          absl::string_view run_id);
-  // An existing file; what an interrupted process left is recovered. FailedPrecondition for a file
-  // of another schema.
+  // An existing file; what an interrupted process left is recovered. NotFound where there is none,
+  // FailedPrecondition for a file of another schema.
   static absl::StatusOr<std::unique_ptr<Journal>> Open(absl::string_view path);
   ~Journal();
   Journal(const Journal&) = delete;
@@ -51,11 +68,16 @@ class Journal {
   // Durable when OK: the group, its completions and scores in one transaction. AlreadyExists for
   // the same phase, group and attempt again.
   absl::Status AppendGroup(const JournalGroup& group);
-  // Durable when OK: step `step` made `version` from `group_ids`; `metrics_json` is its line of
-  // metrics.jsonl.
-  absl::Status AppendStep(int64_t step, uint64_t version, absl::string_view fingerprint,
-                          const std::vector<uint64_t>& group_ids, absl::string_view metrics_json,
+  // Durable when OK, before the version is published: what the step made, from which groups, with
+  // which rewards and advantages; `metrics_json` is its line of metrics.jsonl. A step that is there
+  // already is replaced.
+  absl::Status AppendStep(const JournalStep& step, const std::vector<TrainedCompletion>& trained,
                           absl::Time ended_at);
+  // A group that was stored for use is not trained on after all.
+  absl::Status DropGroup(uint64_t group_id);
+  // Notes that the run goes on in another process. Returns how often it did so far, this time
+  // included.
+  absl::StatusOr<int> Resume();
 
   // Kept in memory until the next append, `Flush` or the end: losing them on a crash costs history
   // only.
@@ -67,6 +89,12 @@ class Journal {
   // Everything that was stored, in order of (phase, group, attempt).
   absl::StatusOr<std::vector<JournalGroup>> ReadGroups();
   absl::StatusOr<int64_t> NumSteps();
+  // In order. A step without usable groups has none.
+  absl::StatusOr<std::vector<JournalStep>> ReadSteps();
+  // Of step `step`, in order of group and index.
+  absl::StatusOr<std::vector<TrainedCompletion>> ReadTrained(int64_t step);
+  // As given to Create.
+  absl::StatusOr<std::string> RunId();
 
  private:
   struct LeaseNote {
@@ -88,6 +116,8 @@ class Journal {
   absl::Status InsertGroup(const JournalGroup& group) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status InsertCompletion(const JournalGroup& group, int index)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status InsertStep(const JournalStep& step, const std::vector<TrainedCompletion>& trained,
+                          absl::Time ended_at) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status InsertNotes() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   template <typename Work>
   absl::Status Commit(absl::string_view what, Work work) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -7,6 +7,7 @@
 #include <tuple>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "learner/journal.h"
 
@@ -119,6 +120,53 @@ absl::StatusOr<std::vector<JournalGroup>> Journal::ReadGroups() {
   }
   if (!scores.ok()) return Error("cannot read scores");
   return groups;
+}
+
+absl::StatusOr<std::vector<JournalStep>> Journal::ReadSteps() {
+  MutexLock lock(mutex_);
+  std::vector<JournalStep> steps;
+  std::map<int64_t, size_t> place;
+  Query rows(db_, "SELECT step, version, fingerprint, metrics FROM steps ORDER BY step");
+  while (rows.Next()) {
+    place[rows.Int(0)] = steps.size();
+    steps.push_back(
+        {rows.Int(0), static_cast<uint64_t>(rows.Int(1)), rows.Bytes(2), rows.Bytes(3), {}});
+  }
+  if (!rows.ok()) return Error("cannot read steps");
+  Query groups(db_,
+               "SELECT step, group_id FROM groups WHERE phase = 1 AND disposition = 0 AND "
+               "step IS NOT NULL ORDER BY step, group_id");
+  while (groups.Next()) {
+    const auto found = place.find(groups.Int(0));
+    if (found != place.end())
+      steps[found->second].group_ids.push_back(static_cast<uint64_t>(groups.Int(1)));
+  }
+  if (!groups.ok()) return Error("cannot read the groups of steps");
+  return steps;
+}
+
+absl::StatusOr<std::vector<TrainedCompletion>> Journal::ReadTrained(int64_t step) {
+  MutexLock lock(mutex_);
+  std::vector<TrainedCompletion> trained;
+  Query rows(db_, absl::StrCat("SELECT group_id, idx, reward, advantage FROM trained WHERE step = ",
+                               step, " ORDER BY group_id, idx")
+                      .c_str());
+  while (rows.Next()) {
+    TrainedCompletion& completion = trained.emplace_back();
+    completion.group_id = static_cast<uint64_t>(rows.Int(0));
+    completion.index = static_cast<int>(rows.Int(1));
+    if (!rows.IsNull(2)) completion.reward = rows.Real(2);
+    completion.advantage = rows.Real(3);
+  }
+  if (!rows.ok()) return Error("cannot read trained completions");
+  return trained;
+}
+
+absl::StatusOr<std::string> Journal::RunId() {
+  MutexLock lock(mutex_);
+  Query query(db_, "SELECT value FROM meta WHERE key = 'run_id'");
+  if (!query.Next()) return Error("cannot read the run's id");
+  return query.Bytes(0);
 }
 
 absl::StatusOr<int64_t> Journal::NumSteps() {

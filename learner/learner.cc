@@ -12,6 +12,7 @@
 #include "absl/time/clock.h"
 #include "base/log.h"
 #include "base/status.h"
+#include "learner/policy.h"
 #include "learner/validate_config.h"
 #include "model/catch_torch.h"
 #include "model/chat_template.h"
@@ -39,18 +40,21 @@ Learner::Learner(const proto::RunConfig& config, const Clock* clock, PromptSet p
 Learner::~Learner() = default;
 
 absl::StatusOr<std::unique_ptr<Learner>> Learner::Create(const proto::RunConfig& config,
-                                                         const Clock* clock) {
+                                                         const Clock* clock, bool resume) {
   WB_RETURN_IF_ERROR(ValidateRunConfig(config));
-  WB_RETURN_IF_ERROR(RunFolder::CheckFree(config.run_dir()));
+  WB_RETURN_IF_ERROR(resume ? RunFolder::CheckHoldsRun(config.run_dir())
+                            : RunFolder::CheckFree(config.run_dir()));
   WB_ASSIGN_OR_RETURN(PromptSet prompts, PromptSet::Load(config.prompts(), config.seed()));
   if (config.reward().form() == proto::RewardConfig::PROMPT_AWARE)
     WB_RETURN_IF_ERROR(prompts.CheckLabels());
   std::unique_ptr<Learner> learner(new Learner(config, clock, std::move(prompts)));
+  learner->resumed_ = resume;
   WB_RETURN_IF_ERROR(learner->LoadPolicy());
   WB_RETURN_IF_ERROR(learner->CheckPrompts());
-  WB_RETURN_IF_ERROR(learner->ClaimFolder());
+  WB_RETURN_IF_ERROR(resume ? learner->ReopenFolder() : learner->ClaimFolder());
   learner->MakeService();
-  const auto first = model::CatchTorch("version 0", [&] { return learner->Pack(); });
+  if (resume) WB_RETURN_IF_ERROR(learner->Restore());
+  const auto first = model::CatchTorch("the first version", [&] { return learner->Pack(); });
   WB_RETURN_IF_ERROR(first.status());
   learner->fingerprint_ = (*first)->manifest.fingerprint();
   WB_RETURN_IF_ERROR(learner->service_->Publish(*first));
@@ -58,19 +62,10 @@ absl::StatusOr<std::unique_ptr<Learner>> Learner::Create(const proto::RunConfig&
 }
 
 absl::Status Learner::LoadPolicy() {
-  WB_ASSIGN_OR_RETURN(model_, model::CausalLm::Load(config_.policy().model()));
-  const at::ScalarType master = model_->dtype() == at::kDouble ? at::kDouble : at::kFloat;
-  WB_ASSIGN_OR_RETURN(
-      adapter_, model::Adapter::Initialize(model_->spec(), config_.policy().lora(), config_.seed(),
-                                           master, model_->device()));
-  Trainer::Options options;
-  options.learner = config_.learner();
-  options.temperature = config_.generation().temperature();
-  options.max_completion_length = config_.generation().max_new_tokens();
-  options.term_weights = TermWeights(config_.reward());
-  WB_ASSIGN_OR_RETURN(trainer_, Trainer::Create(model_.get(), adapter_, options));
-  WB_LOG(INFO) << "policy " << config_.policy().model().path() << " ("
-               << model_->spec().architecture << ", weights " << model_->fingerprint() << ")";
+  WB_ASSIGN_OR_RETURN(Policy policy, Policy::Load(config_));
+  model_ = std::move(policy.model);
+  adapter_ = std::move(policy.adapter);
+  trainer_ = std::move(policy.trainer);
   return absl::OkStatus();
 }
 
@@ -106,6 +101,8 @@ absl::Status Learner::ClaimFolder() {
   WB_ASSIGN_OR_RETURN(RunFolder folder, RunFolder::Claim(config_.run_dir(), config_));
   folder_ = std::make_unique<RunFolder>(std::move(folder));
   WB_ASSIGN_OR_RETURN(journal_, Journal::Create(folder_->Join("run.db"), run_id_));
+  checkpoints_ = std::make_unique<CheckpointStore>(folder_->Join("checkpoints"),
+                                                   config_.learner().keep_last());
   return absl::OkStatus();
 }
 
@@ -139,15 +136,17 @@ void Learner::MakeService() {
   service_ = std::make_unique<LearnerService>(std::move(parts));
 }
 
+uint64_t Learner::policy_version() const {
+  MutexLock lock(mutex_);
+  return version_;
+}
+
 std::shared_ptr<const transport::AdapterBlob> Learner::Pack() const {
   auto blob = std::make_shared<transport::AdapterBlob>();
   // In the dtype the actors compute in: sampler and learner use the same bytes.
   blob->bytes = adapter_->Pack(model_->dtype(), &blob->manifest);
   blob->manifest.set_run_id(run_id_);
-  {
-    MutexLock lock(mutex_);
-    blob->manifest.set_version(version_);
-  }
+  blob->manifest.set_version(policy_version());
   blob->manifest.set_base_fingerprint(model_->fingerprint());
   return blob;
 }
@@ -168,13 +167,17 @@ void Learner::Stop(absl::string_view why) {
 void Learner::Abandon() {
   service_.reset();
   journal_.reset();
-  folder_->Abandon();
+  if (!resumed_) folder_->Abandon();  // A run that had begun before stays as it is.
 }
 
 absl::Status Learner::Run() {
   run_began_ = absl::Now();
   absl::Status ended = RunPhases();
   leases_->Close();
+  if (whole_ && checkpointed_ != static_cast<int64_t>(policy_version())) {
+    const absl::Status saved = WriteCheckpoint();
+    if (!saved.ok() && (ended.ok() || absl::IsCancelled(ended))) ended = saved;
+  }
   SetState("ending");
   // Members are told first: they leave while the results are written.
   service_->Drain();

@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "base/mutex.h"
+#include "learner/checkpoint.h"
 #include "learner/group_pool.h"
 #include "learner/journal.h"
 #include "learner/lease_table.h"
@@ -37,8 +38,11 @@ class Learner {
   // Checks everything that can be checked before a folder is touched (configuration, prompts,
   // model, prompt lengths), then claims `config.run_dir` and publishes version 0. `config` is
   // resolved: run_dir is set. Errors are one sentence each.
+  // With `resume` it takes over the run in that folder instead: loads the newest whole checkpoint,
+  // trains again on the journal's groups of the steps after it, which gives the same adapter where
+  // arithmetic is deterministic, and goes on from there; nothing that was acknowledged is lost.
   static absl::StatusOr<std::unique_ptr<Learner>> Create(const proto::RunConfig& config,
-                                                         const Clock* clock);
+                                                         const Clock* clock, bool resume = false);
   ~Learner();
   Learner(const Learner&) = delete;
   Learner& operator=(const Learner&) = delete;
@@ -67,15 +71,26 @@ class Learner {
   absl::Status LoadPolicy();
   absl::Status CheckPrompts() const;
   absl::Status ClaimFolder();
+  absl::Status ReopenFolder();
   void MakeService();
+  // Checkpoint and journal -> adapter, optimiser, statistics, version. restore.cc.
+  absl::Status Restore();
+  absl::StatusOr<uint64_t> RestoreCheckpoint();
+  absl::Status CatchUp(const JournalStep& step);
+  // What the journal has of a phase, as the lease table wants it; what may still be used goes to
+  // the pool.
+  absl::StatusOr<RestoredPhase> RestorePhase(Phase phase);
+  absl::Status WriteCheckpoint();
   // Packs the adapter as version `version_`; `Put` makes it visible to actors.
   std::shared_ptr<const transport::AdapterBlob> Pack() const;
+  uint64_t policy_version() const;
 
   absl::Status RunPhases();
   absl::Status Evaluate(Phase phase);
   absl::Status Train();
   absl::StatusOr<std::vector<AcceptedGroup>> CollectStep();
-  absl::StatusOr<StepReport> TrainOn(const std::vector<AcceptedGroup>& groups);
+  absl::Status TakeStep(const std::vector<AcceptedGroup>& groups);
+  void AddToTotals(const StepMetrics& metrics, uint64_t version);
   absl::Status PublishStep(const std::vector<AcceptedGroup>& groups, StepReport* report,
                            absl::Time began);
   absl::StatusOr<std::vector<AcceptedGroup>> Collect(Phase phase, size_t n);
@@ -87,7 +102,7 @@ class Learner {
 
   const proto::RunConfig config_;
   const Clock* const clock_;
-  const std::string run_id_;
+  std::string run_id_;
   const PromptSet prompts_;
   transport::Metrics metrics_;
   StepHistory history_{&metrics_};
@@ -97,6 +112,10 @@ class Learner {
   RewardComposer composer_;
   std::unique_ptr<RunFolder> folder_;
   std::unique_ptr<Journal> journal_;
+  std::unique_ptr<CheckpointStore> checkpoints_;
+  bool resumed_ = false;
+  int incarnation_ = 0;               // How often this run was resumed.
+  std::vector<JournalGroup> stored_;  // Of earlier processes of this run.
   std::unique_ptr<LeaseTable> leases_;
   std::unique_ptr<Members> members_;
   GroupPool pool_;
@@ -112,6 +131,10 @@ class Learner {
   int64_t trained_tokens_ = 0;
   double worst_logprob_difference_ = 0;
   double first_step_kl_ = 0;
+  int skipped_in_a_row_ = 0;
+  // Adapter, optimiser and statistics belong to `version_`: not in the middle of a step.
+  bool whole_ = true;
+  int64_t checkpointed_ = -1;  // Step of the newest checkpoint.
 
   mutable Mutex mutex_;
   std::string state_ ABSL_GUARDED_BY(mutex_) = "starting";

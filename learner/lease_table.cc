@@ -24,28 +24,44 @@ absl::string_view PhaseName(Phase phase) {
   return "unknown";
 }
 
-void LeaseTable::BeginEvaluation(Phase phase, int num_groups, int num_completions,
-                                 bool adapter_off) {
+LeaseTable::Group LeaseTable::MakeGroupLocked(uint64_t id) const {
+  Group group;
+  const auto known = restored_.groups.find(id);
+  if (known == restored_.groups.end()) return group;
+  group.attempt = known->second.attempt;
+  group.stored_leases = known->second.stored_leases;
+  if (known->second.accepted) group.state = State::kAccepted;
+  return group;
+}
+
+void LeaseTable::BeginEvaluation(Phase phase, int num_groups, int num_completions, bool adapter_off,
+                                 RestoredPhase restored) {
   MutexLock lock(mutex_);
   WB_CHECK(phase != Phase::kTrain, "training is begun by BeginTraining");
   open_ = true;
   phase_ = phase;
   adapter_off_ = adapter_off;
   num_completions_ = num_completions;
+  restored_ = std::move(restored);
   groups_.clear();
   done_.clear();
-  for (int i = 0; i < num_groups; ++i)
-    groups_[kEvaluationGroup | static_cast<uint64_t>(i)] = Group();
+  for (int i = 0; i < num_groups; ++i) {
+    const uint64_t id = kEvaluationGroup | static_cast<uint64_t>(i);
+    groups_[id] = MakeGroupLocked(id);
+  }
 }
 
-void LeaseTable::BeginTraining() {
+void LeaseTable::BeginTraining(uint64_t version, RestoredPhase restored) {
   MutexLock lock(mutex_);
   open_ = true;
   phase_ = Phase::kTrain;
   adapter_off_ = false;
   num_completions_ = options_.group_size;
+  version_ = version;
+  done_ = std::move(restored.done);
+  restored_ = std::move(restored);
   groups_.clear();
-  done_.clear();
+  next_group_ = 0;
   OpenTrainingGroupsLocked();
 }
 
@@ -59,7 +75,9 @@ void LeaseTable::OpenTrainingGroupsLocked() {
   const uint64_t steps =
       std::min<uint64_t>(options_.max_staleness + 1, options_.max_steps - version_);
   const uint64_t wanted = steps * options_.groups_per_step;
-  while (groups_.size() < wanted) groups_[next_group_++] = Group();
+  for (; groups_.size() < wanted; ++next_group_) {
+    if (!done_.contains(next_group_)) groups_[next_group_] = MakeGroupLocked(next_group_);
+  }
 }
 
 void LeaseTable::StepDone(uint64_t version, const std::vector<uint64_t>& group_ids) {
@@ -96,7 +114,9 @@ proto::GroupLease LeaseTable::MakeLeaseLocked(uint64_t group_id, Group& group,
   group.leased_version = version_;
   group.deadline = clock_->Now() + options_.lease_timeout;
   group.lease_id =
-      absl::StrCat(PhaseName(phase_), "-", group_id & ~kEvaluationGroup, "-", group.num_leases++);
+      absl::StrCat(PhaseName(phase_), "-", group_id & ~kEvaluationGroup, "-",
+                   restored_.incarnation > 0 ? absl::StrCat(restored_.incarnation, ".") : "",
+                   group.num_leases++);
   ++counters_.leased;
   proto::GroupLease lease;
   lease.set_lease_id(group.lease_id);
@@ -138,7 +158,7 @@ Outcome::Outcome LeaseTable::Begin(const proto::SubmitGroupRequest& request, std
     return Outcome::DUPLICATE;
   }
   const auto found = groups_.find(id);
-  if (found == groups_.end() || found->second.num_leases == 0) {
+  if (found == groups_.end() || (found->second.num_leases == 0 && restored_.incarnation == 0)) {
     ++counters_.refused;
     *message = absl::StrCat("group ", id, " was never leased");
     return Outcome::REFUSED;
@@ -233,6 +253,23 @@ LeaseTable::Counters LeaseTable::counters() const {
 void LeaseTable::CountRefused() {
   MutexLock lock(mutex_);
   ++counters_.refused;
+}
+
+std::vector<proto::OpenGroup> LeaseTable::OpenGroups() const {
+  MutexLock lock(mutex_);
+  std::vector<proto::OpenGroup> open;
+  for (const auto& [id, group] : groups_) {
+    proto::OpenGroup& out = open.emplace_back();
+    out.set_group_id(id);
+    out.set_attempt(group.attempt);
+    out.set_accepted(group.state == State::kAccepted);
+  }
+  return open;
+}
+
+uint64_t LeaseTable::next_group() const {
+  MutexLock lock(mutex_);
+  return next_group_;
 }
 
 int LeaseTable::NumOpen() const {

@@ -16,6 +16,7 @@
 #include "absl/time/time.h"
 #include "base/clock.h"
 #include "base/mutex.h"
+#include "proto/checkpoint.pb.h"
 #include "proto/wire.pb.h"
 
 namespace wideberth::learner {
@@ -33,6 +34,20 @@ enum class Disposition {
   kUse,    // Trained on, or counted in the evaluation.
   kRetry,  // Leased again, because scores are missing.
   kDrop,   // Never trained on; another group takes its place.
+};
+
+// What the journal knows of a phase that was begun by an earlier process.
+struct RestoredPhase {
+  struct Group {
+    int attempt = 0;
+    bool accepted = false;                // Stored for use: not leased again.
+    std::set<std::string> stored_leases;  // Leases whose result is stored already.
+  };
+  std::map<uint64_t, Group> groups;
+  std::unordered_set<uint64_t> done;  // Trained on or dropped.
+  // How often the run was resumed. Leases of earlier processes are honoured: what their holders
+  // still hand in counts, once.
+  int incarnation = 0;
 };
 
 // Thread-safe; no call blocks. Policy version = number of optimiser steps done. While training at
@@ -67,9 +82,10 @@ class LeaseTable {
       : options_(options), clock_(clock), prompt_of_(std::move(prompt_of)) {}
 
   // Leases groups 0 .. num_groups-1 of an evaluation; leases of an earlier phase are forgotten.
-  void BeginEvaluation(Phase phase, int num_groups, int num_completions, bool adapter_off);
-  // Leases training groups from now on. Group ids continue where the last step left them.
-  void BeginTraining();
+  void BeginEvaluation(Phase phase, int num_groups, int num_completions, bool adapter_off,
+                       RestoredPhase restored = {});
+  // Leases training groups from version `version` on: the smallest ids that are not done.
+  void BeginTraining(uint64_t version = 0, RestoredPhase restored = {});
   // Nothing is leased any more.
   void Close();
 
@@ -107,6 +123,9 @@ class LeaseTable {
   void CountRefused();
   // Evaluation groups that are not accepted or dropped yet.
   int NumOpen() const;
+  // For a checkpoint: what is open, and the first id of training that never was.
+  std::vector<proto::OpenGroup> OpenGroups() const;
+  uint64_t next_group() const;
 
  private:
   enum class State { kWaiting, kLeased, kStoring, kAccepted };
@@ -121,6 +140,8 @@ class LeaseTable {
     std::set<std::string>
         stored_leases;  // Leases whose result is stored already (earlier attempts).
   };
+  // A group as it is when it is opened.
+  Group MakeGroupLocked(uint64_t id) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ExpireLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void OpenTrainingGroupsLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   proto::GroupLease MakeLeaseLocked(uint64_t group_id, Group& group, const std::string& member_id)
@@ -140,6 +161,7 @@ class LeaseTable {
       ABSL_GUARDED_BY(mutex_);  // Open ones of the phase, accepted but not trained ones included.
   std::unordered_set<uint64_t> done_
       ABSL_GUARDED_BY(mutex_);  // Trained on or dropped, of the phase.
+  RestoredPhase restored_ ABSL_GUARDED_BY(mutex_);
   Counters counters_ ABSL_GUARDED_BY(mutex_);
 };
 

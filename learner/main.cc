@@ -38,6 +38,7 @@
 #include "absl/flags/flag.h"
 #include "absl/flags/parse.h"
 #include "absl/flags/usage.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/file.h"
@@ -62,6 +63,11 @@ ABSL_FLAG(std::string, run_dir, "", "folder of the run, over the configuration's
 ABSL_FLAG(std::string, address, "",
           "HOST:PORT to serve on, over learner.address; port 0: any free one");
 ABSL_FLAG(std::string, address_file, "", "written with HOST:PORT once members can connect");
+ABSL_FLAG(bool, resume, false,
+          "go on with the run in --run_dir, from its newest checkpoint and its journal");
+ABSL_FLAG(bool, restarted, false,
+          "as a supervisor starts it again: --resume with the run's own configuration and address, "
+          "or from the beginning where the run had not begun");
 ABSL_FLAG(std::string, log_file, "", "also log to this file");
 ABSL_FLAG(int, health_port, -2,
           "port of the health page, over learner.health_port; 0: any free one, -1: none");
@@ -69,12 +75,30 @@ ABSL_FLAG(int, health_port, -2,
 namespace wideberth::learner {
 namespace {
 
-absl::StatusOr<proto::RunConfig> Resolve(const Sources& sources) {
+// A restart of a run that has begun: its folder says what it is, whatever the files say now.
+bool GoesOnAfterRestart() {
+  return absl::GetFlag(FLAGS_restarted) &&
+         RunFolder::CheckHoldsRun(absl::GetFlag(FLAGS_run_dir)).ok();
+}
+
+absl::StatusOr<proto::RunConfig> Resolve(const Sources& given) {
+  const bool restart = GoesOnAfterRestart();
+  Sources sources = given;
+  if (restart) {
+    sources = {};
+    sources.files = {absl::StrCat(absl::GetFlag(FLAGS_run_dir), "/config.txtpb")};
+  }
   WB_ASSIGN_OR_RETURN(proto::RunConfig config, MergeSources(sources));
   if (!absl::GetFlag(FLAGS_run_dir).empty()) config.set_run_dir(absl::GetFlag(FLAGS_run_dir));
   if (config.run_dir().empty()) config.set_run_dir(DefaultRunDir(config, absl::Now()));
   if (!absl::GetFlag(FLAGS_address).empty())
     config.mutable_learner()->set_address(absl::GetFlag(FLAGS_address));
+  if (const std::string file = absl::GetFlag(FLAGS_address_file);
+      restart && !file.empty() && absl::GetFlag(FLAGS_address).empty()) {
+    // Members know this address and no other.
+    if (const auto address = ReadFile(file); address.ok() && !address->empty())
+      config.mutable_learner()->set_address(std::string(absl::StripAsciiWhitespace(*address)));
+  }
   if (absl::GetFlag(FLAGS_health_port) >= -1)
     config.mutable_learner()->set_health_port(absl::GetFlag(FLAGS_health_port));
   WB_RETURN_IF_ERROR(ValidateRunConfig(config, sources.files));
@@ -117,14 +141,16 @@ absl::StatusOr<Served> Serve(const proto::RunConfig& config, Learner& learner) {
 
 // `*began` is set once members can connect: what fails before leaves nothing behind.
 absl::Status Work(const Sources& sources, const sigset_t& signal_set, bool* began) {
+  const bool resume = absl::GetFlag(FLAGS_resume) || GoesOnAfterRestart();
   WB_ASSIGN_OR_RETURN(const proto::RunConfig config, Resolve(sources));
   // A learner before this one may have left its address; nobody shall go there.
-  if (const std::string file = absl::GetFlag(FLAGS_address_file); !file.empty()) {
+  if (const std::string file = absl::GetFlag(FLAGS_address_file);
+      !file.empty() && !GoesOnAfterRestart()) {
     ::unlink(file.c_str());
   }
   model::ConfigureRuntime(config.policy().model().num_threads());
   WB_ASSIGN_OR_RETURN(const std::unique_ptr<Learner> learner,
-                      Learner::Create(config, &Clock::Real()));
+                      Learner::Create(config, &Clock::Real(), resume));
   absl::StatusOr<Served> served = Serve(config, *learner);
   if (!served.ok()) {
     learner->Abandon();

@@ -54,10 +54,32 @@ absl::StatusOr<RunFolder> RunFolder::Claim(absl::string_view path,
   // Between the first look and the lock another learner may have come and gone.
   WB_RETURN_IF_ERROR(CheckFree(path));
   WB_RETURN_IF_ERROR(WriteFileAtomically(absl::StrCat(path, "/config.txtpb"), TextProto(resolved)));
+  return Open(path, *std::move(lock));
+}
+
+absl::Status RunFolder::CheckHoldsRun(absl::string_view path) {
+  const std::filesystem::path folder{std::string(path)};
+  std::error_code ignored;
+  for (const char* name : {"config.txtpb", "run.db"}) {
+    if (std::filesystem::exists(folder / name, ignored)) continue;
+    return absl::NotFoundError(
+        absl::StrCat(path, ": holds no run that could be resumed (", name, " is not there)"));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<RunFolder> RunFolder::Reopen(absl::string_view path) {
+  WB_RETURN_IF_ERROR(CheckHoldsRun(path));
+  absl::StatusOr<FileLock> lock = FileLock::Acquire(absl::StrCat(path, "/lock"));
+  if (!lock.ok()) return Annotate(lock.status(), absl::StrCat("run_dir ", path, " is in use"));
+  return Open(path, *std::move(lock));
+}
+
+absl::StatusOr<RunFolder> RunFolder::Open(absl::string_view path, FileLock lock) {
   const std::string metrics = absl::StrCat(path, "/metrics.jsonl");
   const int fd = ::open(metrics.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
   if (fd < 0) return WriteError(metrics, errno);
-  return RunFolder(std::string(path), *std::move(lock), fd);
+  return RunFolder(std::string(path), std::move(lock), fd);
 }
 
 RunFolder::~RunFolder() {
@@ -77,6 +99,17 @@ absl::Status RunFolder::AppendMetrics(absl::string_view json_line) {
   if (::ftruncate(metrics_fd_, before.st_size) != 0)
     return WriteError(Join("metrics.jsonl"), errno);
   return WriteError(Join("metrics.jsonl"), error);
+}
+
+absl::Status RunFolder::RewriteMetrics(const std::vector<std::string>& json_lines) {
+  std::string text;
+  for (const std::string& line : json_lines) absl::StrAppend(&text, line, "\n");
+  const std::string path = Join("metrics.jsonl");
+  WB_RETURN_IF_ERROR(WriteFileAtomically(path, text));
+  const int fd = ::open(path.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);
+  if (fd < 0) return WriteError(path, errno);
+  ::close(std::exchange(metrics_fd_, fd));
+  return absl::OkStatus();
 }
 
 absl::Status RunFolder::Write(absl::string_view name, absl::string_view bytes) const {

@@ -5,6 +5,7 @@
 
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -24,6 +25,10 @@ class RunFolder {
   static absl::StatusOr<RunFolder> Claim(absl::string_view path, const proto::RunConfig& resolved);
   // The check alone, without touching anything: for the launcher before it starts processes.
   static absl::Status CheckFree(absl::string_view path);
+  // Takes over the folder of a run that ended or died; nothing in it is changed. NotFound for a
+  // folder without a run, FailedPrecondition for one that a running learner holds.
+  static absl::StatusOr<RunFolder> Reopen(absl::string_view path);
+  static absl::Status CheckHoldsRun(absl::string_view path);
 
   RunFolder(RunFolder&& other) noexcept
       : path_(std::move(other.path_)),
@@ -36,6 +41,8 @@ class RunFolder {
   // returned OK; what a full disk cut off is taken back. ResourceExhausted or Unavailable with the
   // path.
   absl::Status AppendMetrics(absl::string_view json_line);
+  // metrics.jsonl holds exactly these lines from now on.
+  absl::Status RewriteMetrics(const std::vector<std::string>& json_lines);
   // Whole or absent.
   absl::Status Write(absl::string_view name, absl::string_view bytes) const;
 
@@ -47,6 +54,7 @@ class RunFolder {
   std::string Join(absl::string_view name) const;
 
  private:
+  static absl::StatusOr<RunFolder> Open(absl::string_view path, FileLock lock);
   RunFolder(std::string path, FileLock lock, int metrics_fd)
       : path_(std::move(path)), lock_(std::move(lock)), metrics_fd_(metrics_fd) {}
   std::string path_;

@@ -227,6 +227,11 @@ absl::Status LearnerService::Publish(std::shared_ptr<const transport::AdapterBlo
   return parts_.shelf->Publish(std::move(blob));
 }
 
+void LearnerService::NoteVersion(uint64_t version, const std::string& fingerprint) {
+  MutexLock lock(mutex_);
+  versions_[version] = {fingerprint, parts_.clock->Now(), absl::nullopt};
+}
+
 MissingScores LearnerService::missing_scores() const {
   MutexLock lock(mutex_);
   return missing_;

@@ -58,6 +58,12 @@ class LearnerService final : public transport::LearnerHandler {
 
   // Puts a version on the shelf; from now on groups sampled with it are accepted.
   absl::Status Publish(std::shared_ptr<const transport::AdapterBlob> blob);
+  // A version that an earlier process of this run published: groups sampled with it are ours.
+  void NoteVersion(uint64_t version, const std::string& fingerprint);
+  // Whether the group was sampled with a version of this run as it is known now.
+  bool Published(const proto::SubmitGroupRequest& request, Phase phase) const {
+    return ForeignPolicy(request, phase).empty();
+  }
   // From now on every answer says that the run ends.
   void Drain() { draining_ = true; }
   // Takes back the leases of members that fell silent.

@@ -8,9 +8,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/crash_point.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "learner/evaluation.h"
+#include "learner/group_training.h"
 #include "learner/learner.h"
 #include "model/catch_torch.h"
 
@@ -18,56 +20,6 @@ namespace wideberth::learner {
 namespace {
 
 double Since(absl::Time began) { return absl::ToDoubleSeconds(absl::Now() - began); }
-
-// The completions of a group that can be trained on, with their rewards in the same order.
-TrainGroup MakeTrainGroup(const AcceptedGroup& group, const std::vector<CompletionReward>& rewards,
-                          bool on_policy) {
-  TrainGroup out;
-  out.group_id = group.request.group_id();
-  out.source = group.member;
-  out.on_policy = on_policy;
-  out.prompt.assign(group.request.prompt_token_id().begin(), group.request.prompt_token_id().end());
-  for (int c = 0; c < group.request.completion_size(); ++c) {
-    const proto::Completion& completion = group.request.completion(c);
-    if (completion.token_id().empty()) continue;
-    TrainCompletion train;
-    train.index = c;
-    train.tokens.assign(completion.token_id().begin(), completion.token_id().end());
-    train.sampler_logprobs.assign(completion.logprob().begin(), completion.logprob().end());
-    train.finish = completion.finish_reason();
-    train.reward = rewards[c].reward;
-    train.terms = rewards[c].terms;
-    out.completions.push_back(std::move(train));
-  }
-  return out;
-}
-
-struct Mean {
-  double sum = 0;
-  int64_t n = 0;
-  void Add(double value) {
-    sum += value;
-    ++n;
-  }
-  absl::optional<double> value() const {
-    return n > 0 ? absl::optional<double>(sum / static_cast<double>(n)) : absl::nullopt;
-  }
-};
-
-void DescribeScores(const std::vector<std::vector<CompletionReward>>& rewards, StepReport* report) {
-  Mean u, t, boundary;
-  for (const std::vector<CompletionReward>& group : rewards) {
-    for (const CompletionReward& reward : group) {
-      if (reward.utility.has_value()) u.Add(*reward.utility);
-      if (!reward.t.has_value()) continue;
-      t.Add(*reward.t);
-      boundary.Add(InBoundaryMass(*reward.t) ? 1.0 : 0.0);
-    }
-  }
-  report->u_mean = u.value();
-  report->t_mean = t.value();
-  report->boundary_mass = boundary.value();
-}
 
 std::string LastUserMessage(const proto::Prompt& prompt) {
   for (int i = prompt.message_size() - 1; i >= 0; --i) {
@@ -103,17 +55,20 @@ absl::Status Learner::Evaluate(Phase phase) {
   const bool before = phase == Phase::kEvaluateBefore;
   SetState(before ? "evaluating" : "evaluating again");
   const int n = config_.evaluation().num_prompts();
+  WB_ASSIGN_OR_RETURN(RestoredPhase restored, RestorePhase(phase));
   leases_->BeginEvaluation(phase, n, config_.evaluation().num_completions(),
-                           /*adapter_off=*/before);
+                           /*adapter_off=*/before, std::move(restored));
   WB_ASSIGN_OR_RETURN(const std::vector<AcceptedGroup> groups, Collect(phase, n));
+  // A resumed run has seen scores already; before training there were none.
+  const RewardComposer fresh(config_.reward());
   if (before) evaluation_.resize(n);
   for (int i = 0; i < n; ++i) {
     report::PromptPair& pair = evaluation_[i];
     pair.prompt_id = groups[i].prompt.id();
     pair.prompt = LastUserMessage(groups[i].prompt);
     WB_ASSIGN_OR_RETURN((before ? pair.before : pair.after),
-                        EvaluateGroup(groups[i], config_.reward(), composer_, *model_, !before,
-                                      config_.generation().temperature()));
+                        EvaluateGroup(groups[i], config_.reward(), before ? fresh : composer_,
+                                      *model_, !before, config_.generation().temperature()));
   }
   WB_LOG(INFO) << "evaluated " << n << " held-out prompts "
                << (before ? "with the base model" : "with the trained policy");
@@ -124,16 +79,14 @@ absl::Status Learner::Train() {
   SetState("collecting");
   step_began_ = absl::Now();
   const absl::Time began = step_began_;
-  leases_->BeginTraining();
-  for (int64_t step = 0; step < config_.learner().max_steps(); ++step) {
+  const uint64_t first = policy_version();
+  if (first > 0 && first >= static_cast<uint64_t>(config_.learner().max_steps()))
+    return absl::OkStatus();
+  WB_ASSIGN_OR_RETURN(RestoredPhase restored, RestorePhase(Phase::kTrain));
+  leases_->BeginTraining(first, std::move(restored));
+  for (int64_t step = static_cast<int64_t>(first); step < config_.learner().max_steps(); ++step) {
     WB_ASSIGN_OR_RETURN(const std::vector<AcceptedGroup> groups, CollectStep());
-    const double waited = Since(step_began_);
-    SetState("training");
-    const absl::Time train_began = absl::Now();
-    WB_ASSIGN_OR_RETURN(StepReport report, TrainOn(groups));
-    report.seconds.wait = waited;
-    report.seconds.train = Since(train_began);
-    WB_RETURN_IF_ERROR(PublishStep(groups, &report, absl::Now()));
+    WB_RETURN_IF_ERROR(TakeStep(groups));
     training_time_ = absl::Now() - began;
     SetState("collecting");
     MutexLock lock(mutex_);
@@ -142,13 +95,33 @@ absl::Status Learner::Train() {
   return absl::OkStatus();
 }
 
+absl::Status Learner::TakeStep(const std::vector<AcceptedGroup>& groups) {
+  const double waited = Since(step_began_);
+  SetState("training");
+  const absl::Time train_began = absl::Now();
+  whole_ = false;
+  WB_ASSIGN_OR_RETURN(StepReport report, TrainOnGroups(groups, policy_version(), &composer_,
+                                                       trainer_.get(), config_.reward()));
+  CrashPoint("step.trained");
+  report.seconds.wait = waited;
+  report.seconds.train = Since(train_began);
+  WB_RETURN_IF_ERROR(PublishStep(groups, &report, absl::Now()));
+  whole_ = true;
+  const int every = config_.learner().checkpoint_every();
+  if (every > 0 && report.step % every == 0) WB_RETURN_IF_ERROR(WriteCheckpoint());
+  skipped_in_a_row_ = report.metrics.skipped ? skipped_in_a_row_ + 1 : 0;
+  if (skipped_in_a_row_ == 0) return absl::OkStatus();
+  WB_LOG(WARNING) << "step " << report.step << " skipped: " << report.metrics.skipped_why;
+  if (skipped_in_a_row_ < config_.learner().max_skipped_steps()) return absl::OkStatus();
+  return absl::InternalError(absl::StrCat(
+      "steps ", report.step - skipped_in_a_row_ + 1, " to ", report.step, " were skipped, ",
+      report.metrics.skipped_why, "; learner.max_skipped_steps is ",
+      config_.learner().max_skipped_steps(), ", the adapter before them is in the checkpoint"));
+}
+
 absl::StatusOr<std::vector<AcceptedGroup>> Learner::CollectStep() {
   const size_t wanted = config_.learner().groups_per_step();
-  uint64_t version;
-  {
-    MutexLock lock(mutex_);
-    version = version_;
-  }
+  const uint64_t version = policy_version();
   std::vector<AcceptedGroup> step;
   while (step.size() < wanted) {
     WB_ASSIGN_OR_RETURN(std::vector<AcceptedGroup> groups,
@@ -156,6 +129,7 @@ absl::StatusOr<std::vector<AcceptedGroup>> Learner::CollectStep() {
     for (AcceptedGroup& group : groups) {
       if (group.request.policy_version() + config_.learner().max_staleness() < version) {
         leases_->DropAccepted(group.request.group_id());
+        WB_RETURN_IF_ERROR(journal_->DropGroup(group.request.group_id()));
         continue;
       }
       step.push_back(std::move(group));
@@ -167,41 +141,11 @@ absl::StatusOr<std::vector<AcceptedGroup>> Learner::CollectStep() {
   return step;
 }
 
-absl::StatusOr<StepReport> Learner::TrainOn(const std::vector<AcceptedGroup>& groups) {
-  std::vector<GroupScores> scores;
-  for (const AcceptedGroup& group : groups) {
-    std::vector<const proto::Completion*> completions;
-    for (const proto::Completion& completion : group.request.completion())
-      completions.push_back(&completion);
-    const absl::optional<bool> unsafe =
-        group.prompt.has_unsafe() ? absl::optional<bool>(group.prompt.unsafe()) : absl::nullopt;
-    scores.push_back(GatherScores(config_.reward(), unsafe, completions));
-  }
-  WB_ASSIGN_OR_RETURN(const auto rewards, composer_.Compose(scores));
-  StepReport report;
-  std::vector<TrainGroup> train;
-  Mean staleness;
-  for (size_t i = 0; i < groups.size(); ++i) {
-    MutexLock lock(mutex_);
-    const int64_t behind = static_cast<int64_t>(version_ - groups[i].request.policy_version());
-    train.push_back(MakeTrainGroup(groups[i], rewards[i], behind == 0));
-    staleness.Add(static_cast<double>(behind));
-    report.staleness_max = std::max(report.staleness_max, behind);
-    report.seconds.generate += groups[i].request.generate_seconds();
-    report.seconds.score += groups[i].request.score_seconds();
-  }
-  report.staleness_mean = staleness.value().value_or(0.0);
-  DescribeScores(rewards, &report);
-  WB_ASSIGN_OR_RETURN(report.metrics, trainer_->Step(train));
-  return report;
-}
-
 absl::Status Learner::PublishStep(const std::vector<AcceptedGroup>& groups, StepReport* report,
                                   absl::Time began) {
   uint64_t version;
   {
     MutexLock lock(mutex_);
-    report->sync_seconds = absl::nullopt;
     version = ++version_;
   }
   WB_ASSIGN_OR_RETURN(const auto blob,
@@ -217,24 +161,30 @@ absl::Status Learner::PublishStep(const std::vector<AcceptedGroup>& groups, Step
   report->missing = service_->missing_scores();
   const absl::Time now = clock_->Now();
   report->unix_time = absl::ToDoubleSeconds(now - absl::UnixEpoch());
-  std::vector<uint64_t> ids;
-  for (const AcceptedGroup& group : groups) ids.push_back(group.request.group_id());
-  WB_RETURN_IF_ERROR(service_->Publish(blob));
-  leases_->StepDone(version, ids);
-  // Actors are at work again; what follows costs them nothing.
   report->seconds.publish = Since(began);
   report->seconds.total = Since(step_began_);
   step_began_ = absl::Now();
-  trained_tokens_ += report->metrics.num_completion_tokens;
-  worst_logprob_difference_ =
-      std::max(worst_logprob_difference_, report->metrics.logprob_difference_max);
-  if (version == 1) first_step_kl_ = report->metrics.kl;
-  const std::string json = StepJson(*report);
-  WB_RETURN_IF_ERROR(journal_->AppendStep(report->step, version, fingerprint_, ids, json, now));
-  WB_RETURN_IF_ERROR(folder_->AppendMetrics(json));
+  JournalStep step{report->step, version, fingerprint_, StepJson(*report), {}};
+  for (const AcceptedGroup& group : groups) step.group_ids.push_back(group.request.group_id());
+  // Before anybody can sample with it: whoever comes back after a crash finds every version that
+  // was seen outside.
+  WB_RETURN_IF_ERROR(journal_->AppendStep(step, TrainedCompletions(report->metrics), now));
+  CrashPoint("publish.journaled");
+  WB_RETURN_IF_ERROR(service_->Publish(blob));
+  leases_->StepDone(version, step.group_ids);
+  CrashPoint("publish.done");
+  // Actors are at work again; what follows costs them nothing.
+  AddToTotals(report->metrics, version);
+  WB_RETURN_IF_ERROR(folder_->AppendMetrics(step.metrics_json));
   history_.Add(*report);
   WB_LOG(INFO) << StepLine(*report, config_.learner().max_steps());
   return absl::OkStatus();
+}
+
+void Learner::AddToTotals(const StepMetrics& metrics, uint64_t version) {
+  trained_tokens_ += metrics.num_completion_tokens;
+  worst_logprob_difference_ = std::max(worst_logprob_difference_, metrics.logprob_difference_max);
+  if (version == 1) first_step_kl_ = metrics.kl;
 }
 
 report::Summary Learner::MakeSummary(const absl::Status& ended) const {

@@ -91,6 +91,11 @@ absl::StatusOr<std::shared_ptr<const AdapterBlob>> AdapterReceiver::WaitFor(uint
       last_error_.ok() ? std::string() : absl::StrCat("; last failure: ", last_error_.message())));
 }
 
+void AdapterReceiver::Forget() {
+  MutexLock lock(mutex_);
+  staged_ = nullptr;
+}
+
 absl::Status AdapterReceiver::Acknowledge(uint64_t version, const std::string& fingerprint) {
   proto::AcknowledgeAdapterRequest request;
   request.set_member_id(member_id_());

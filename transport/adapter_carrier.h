@@ -84,6 +84,10 @@ class AdapterReceiver final {
   // otherwise, Cancelled after Stop.
   absl::StatusOr<std::shared_ptr<const AdapterBlob>> WaitFor(uint64_t version, absl::Time deadline);
 
+  // Drops the staged version: the next one received may have any number. For a learner that does
+  // not know what we have (it was restarted and its arithmetic is not deterministic).
+  void Forget();
+
   // Tells the learner which version is sampled from now; called after the swap. Blocks for one
   // unary call.
   absl::Status Acknowledge(uint64_t version, const std::string& fingerprint);

@@ -131,9 +131,11 @@ TEST(RunTest, CompletesWhenAScorerIsKilledInTheMiddleOfItsWork) {
   EXPECT_TRUE(NoProcessLeft());
 }
 
-TEST(RunTest, EndsWithASentenceWhenTheLearnerIsKilled) {
+TEST(RunTest, EndsWithASentenceWhenTheLearnerIsKilledAndMayNotBeStartedAgain) {
   const TinyRun run;
-  Process process(LongRun(run), run.Join(""));
+  Process process(run.Command({"--override=learner { max_steps: 12 }",
+                               "--override=supervisor { max_restarts: 0 }"}),
+                  run.Join(""));
   ASSERT_TRUE(Eventually([&] { return run.Metrics().size() >= 2; })) << process.err();
   ::kill(run.PidOf("learner-0"), SIGKILL);
   EXPECT_EQ(process.Wait(), 10);

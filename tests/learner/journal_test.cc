@@ -81,7 +81,10 @@ TEST_F(JournalTest, WhatGoesInComesOut) {
     JournalGroup evaluation = MakeGroup(kEvaluationGroup | 1);
     evaluation.phase = Phase::kEvaluateAfter;
     ASSERT_TRUE((*journal)->AppendGroup(evaluation).ok());
-    ASSERT_TRUE((*journal)->AppendStep(0, 1, "fp", {7}, "{}", absl::UnixEpoch()).ok());
+    ASSERT_TRUE((*journal)
+                    ->AppendStep({0, 1, "fp", "{}", {7}}, {{7, 1, 0.5, -1.25}, {7, 0, {}, 0}},
+                                 absl::UnixEpoch())
+                    .ok());
   }
   auto journal = Journal::Open(path());
   ASSERT_TRUE(journal.ok()) << journal.status();
@@ -91,6 +94,17 @@ TEST_F(JournalTest, WhatGoesInComesOut) {
   EXPECT_EQ((*groups)[0].prompt_id, "prompt-7");
   EXPECT_EQ((*groups)[0].member, "actor-0");
   EXPECT_EQ((*groups)[0].step, 0);
+  const auto steps = (*journal)->ReadSteps();
+  ASSERT_EQ(steps->size(), 1u);
+  EXPECT_EQ((*steps)[0].fingerprint, "fp");
+  EXPECT_EQ((*steps)[0].group_ids, (std::vector<uint64_t>{7}));
+  const auto trained = (*journal)->ReadTrained(0);
+  ASSERT_EQ(trained->size(), 2u);
+  EXPECT_FALSE((*trained)[0].reward.has_value()) << "an unscored completion has no reward";
+  EXPECT_EQ((*trained)[1].reward, 0.5);
+  EXPECT_EQ((*trained)[1].advantage, -1.25);
+  EXPECT_EQ((*journal)->Resume().value(), 1);
+  EXPECT_EQ((*journal)->Resume().value(), 2);
   EXPECT_EQ((*groups)[0].accepted_at, stored.accepted_at);
   EXPECT_EQ((*groups)[1].phase, Phase::kEvaluateAfter);
   EXPECT_EQ((*groups)[1].request.group_id(), kEvaluationGroup | 1);

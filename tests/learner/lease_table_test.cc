@@ -313,5 +313,61 @@ TEST_F(LeaseTableTest, ManyActorsAtOnceCountEveryGroupExactlyOnce) {
   EXPECT_EQ(trained.size(), static_cast<size_t>(kSteps * kGroups));
 }
 
+TEST_F(LeaseTableTest, ATableThatIsTakenUpAgainLeasesWhatIsOpenAndNothingTwice) {
+  LeaseTable table = Table(3, 0);
+  RestoredPhase restored;
+  restored.incarnation = 2;
+  restored.done = {0, 1, 2, 4};
+  restored.groups[3].accepted = true;
+  restored.groups[5].attempt = 1;
+  restored.groups[5].stored_leases = {"train-5-0"};
+  table.BeginTraining(7, restored);
+  const auto leases = table.Take("a", 10);
+  EXPECT_THAT(Ids(leases), ElementsAre(5, 6)) << "3 is accepted, 4 was dropped";
+  EXPECT_EQ(leases[0].policy_version(), 7u);
+  EXPECT_EQ(leases[0].lease_id(), "train-5-2.0") << "no lease id of an earlier process again";
+  EXPECT_EQ(table.next_group(), 7u);
+  // The holder of a lease of the earlier process hands in; nobody else's result counts then.
+  proto::SubmitGroupRequest late = Result(leases[1]);
+  late.set_lease_id("train-6-0");
+  EXPECT_EQ(Submit(table, late), Outcome::ACCEPTED);
+  EXPECT_EQ(Submit(table, Result(leases[1])), Outcome::DUPLICATE);
+  // A stored attempt of the earlier process is not stored twice.
+  proto::SubmitGroupRequest again = Result(leases[0]);
+  again.set_lease_id("train-5-0");
+  EXPECT_EQ(Submit(table, again), Outcome::DUPLICATE);
+  for (const uint64_t done : {0u, 4u}) {
+    proto::SubmitGroupRequest old = Result(leases[0]);
+    old.set_group_id(done);
+    EXPECT_EQ(Submit(table, old), Outcome::DUPLICATE);
+  }
+  table.StepDone(8, {3, 5, 6});
+  EXPECT_THAT(Ids(table.Take("a", 10)), ElementsAre(7, 8, 9));
+}
+
+TEST_F(LeaseTableTest, AnEvaluationThatIsTakenUpAgainAsksOnlyForWhatIsMissing) {
+  LeaseTable table = Table(3, 0);
+  RestoredPhase restored;
+  restored.incarnation = 1;
+  restored.groups[kEvaluationGroup | 0].accepted = true;
+  table.BeginEvaluation(Phase::kEvaluateBefore, 2, 3, /*adapter_off=*/true, restored);
+  EXPECT_THAT(Ids(table.Take("a", 10)), ElementsAre(kEvaluationGroup | 1));
+  EXPECT_EQ(table.NumOpen(), 1);
+}
+
+TEST_F(LeaseTableTest, ACheckpointSeesWhatIsOpen) {
+  LeaseTable table = Table(2, 0);
+  table.BeginTraining();
+  const auto leases = table.Take("a", 2);
+  Submit(table, Result(leases[0]));
+  Submit(table, Result(leases[1]), Disposition::kRetry);
+  const auto open = table.OpenGroups();
+  ASSERT_EQ(open.size(), 2u);
+  EXPECT_TRUE(open[0].accepted());
+  EXPECT_FALSE(open[1].accepted());
+  EXPECT_EQ(open[1].attempt(), 1);
+  EXPECT_EQ(table.next_group(), 2u);
+}
+
 }  // namespace
 }  // namespace wideberth::learner
