@@ -72,6 +72,11 @@ void LocalRun::StartMembers() {
   }
 }
 
+RunEnd LocalRun::EndOfLearner() const {
+  const ProcessExit exit = supervisor_.last_exit(processes_[0].name).value_or(ProcessExit{1, 0});
+  return exit.signal == 0 && exit.code == 2 ? RunEnd::kBadInput : RunEnd::kLearnerFailed;
+}
+
 std::string LocalRun::LearnerSentence() const {
   const std::string& name = processes_[0].name;
   const std::string log = LogFile(options_.run_dir, name);
@@ -143,7 +148,7 @@ absl::optional<RunResult> LocalRun::Tick() {
     case Phase::kRunning:
       if (!learner_alive) {
         const bool clean = supervisor_.last_exit(learner).value_or(ProcessExit{1, 0}).ok();
-        if (!clean) Fail(RunEnd::kLearnerFailed, learner, LearnerSentence());
+        if (!clean) Fail(EndOfLearner(), learner, LearnerSentence());
         if (clean) LearnerEnded();
       } else if (phase_ == Phase::kStarting) {
         StartMembers();

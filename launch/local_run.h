@@ -19,8 +19,9 @@ namespace wideberth::launch {
 
 // How a run ended, as the command's exit code: which role failed first.
 enum class RunEnd {
-  kDone = 0,   // max_steps, or drained after one signal.
-  kError = 1,  // Before any process worked.
+  kDone = 0,      // max_steps, or drained after one signal.
+  kError = 1,     // Before any process worked.
+  kBadInput = 2,  // The learner refused its input; nothing was changed.
   kLearnerFailed = 10,
   kScorerFailed = 11,
   kActorFailed = 12,
@@ -67,6 +68,7 @@ class LocalRun final {
   void Fail(RunEnd end, const std::string& name, const std::string& sentence);
   void BeginDrain();
   void LearnerEnded();
+  RunEnd EndOfLearner() const;
   std::string LearnerSentence() const;
 
   const Options options_;

@@ -13,6 +13,7 @@
 #include "launch/cluster.h"
 #include "launch/flags.h"
 #include "launch/looks.h"
+#include "launch/loss_look.h"
 #include "launch/replay.h"
 #include "launch/run.h"
 
@@ -46,6 +47,7 @@ const std::vector<Subcommand>& Subcommands() {
       {"tokenize", "text -> token ids", Look(Tokenize)},
       {"generate", "prompts -> completions with their log-probs", Look(Generate)},
       {"logprobs", "prompt and completion ids -> log-probs", Look(LogProbs)},
+      {"loss", "log-probs and rewards -> advantages, loss and its gradient", Look(Loss)},
       {"score", "prompt and completion -> a scorer's typed result", Look(Score)},
   };
   return subcommands;

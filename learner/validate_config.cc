@@ -83,13 +83,18 @@ void CheckModel(const proto::ModelConfig& model, const std::string& field, Check
 void CheckPolicy(const proto::PolicyConfig& policy, Checker* check) {
   CheckModel(policy.model(), "policy.model", check);
   check->AtLeast(policy.lora().rank(), 1, "policy.lora.rank")
-      .Positive(policy.lora().alpha(), "policy.lora.alpha");
+      .Positive(policy.lora().alpha(), "policy.lora.alpha")
+      .Require(policy.lora().dropout() >= 0 && policy.lora().dropout() < 1, "policy.lora.dropout",
+               policy.lora().dropout(), "at least 0 and below 1");
   const std::set<std::string> targets = {"q_proj",    "k_proj",  "v_proj",   "o_proj",
                                          "gate_proj", "up_proj", "down_proj"};
   std::set<std::string> seen;
   for (const std::string& target : policy.lora().target()) {
-    check->Require(targets.contains(target), "policy.lora.target", absl::StrCat("\"", target, "\""),
-                   absl::StrCat("one of ", absl::StrJoin(targets, ", ")));
+    // Which layers there are is known once the model is.
+    check->Require(targets.contains(target.substr(target.rfind('.') + 1)), "policy.lora.target",
+                   absl::StrCat("\"", target, "\""),
+                   absl::StrCat("one of ", absl::StrJoin(targets, ", "),
+                                " or a module of that name such as \"layers.3.mlp.up_proj\""));
     check->Require(seen.insert(target).second, "policy.lora.target",
                    absl::StrCat("\"", target, "\" twice"), "each projection once");
   }

@@ -5,14 +5,13 @@
 
 #include <cmath>
 #include <cstring>
-#include <nlohmann/json.hpp>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/file.h"
 #include "base/hash.h"
 #include "base/status.h"
+#include "model/peft_config.h"
 #include "model/random.h"
 #include "model/runtime.h"
 #include "model/safetensors.h"
@@ -22,6 +21,7 @@ namespace {
 
 using ::at::Tensor;
 constexpr char kPeftPrefix[] = "base_model.model.";
+constexpr char kScoreHead[] = "score.weight";
 
 std::string DTypeName(at::ScalarType type) {
   switch (type) {
@@ -58,65 +58,6 @@ std::string TensorName(int64_t layer, int projection, bool is_a) {
                       is_a ? ".lora_A.weight" : ".lora_B.weight");
 }
 
-absl::StatusOr<proto::LoraConfig> ReadPeftConfig(const std::string& file) {
-  WB_ASSIGN_OR_RETURN(const std::string text, ReadFile(file));
-  const auto json = nlohmann::json::parse(text, nullptr, false);
-  if (!json.is_object())
-    return absl::InvalidArgumentError(absl::StrCat(file, ": is not a JSON object"));
-  proto::LoraConfig config;
-  try {
-    if (json.value("peft_type", "LORA") != "LORA") {
-      return absl::InvalidArgumentError(
-          absl::StrCat(file, ": peft_type is ", json["peft_type"].dump(), ", expected \"LORA\""));
-    }
-    for (const char* unsupported : {"use_dora", "use_rslora", "fan_in_fan_out"}) {
-      if (json.contains(unsupported) && json[unsupported].is_boolean() &&
-          json[unsupported].get<bool>()) {
-        return absl::InvalidArgumentError(
-            absl::StrCat(file, ": ", unsupported, " is true, which is not supported"));
-      }
-    }
-    if (json.contains("bias") && json["bias"] != "none") {
-      return absl::InvalidArgumentError(
-          absl::StrCat(file, ": bias is ", json["bias"].dump(), ", expected \"none\""));
-    }
-    config.set_rank(json.at("r").get<int>());
-    config.set_alpha(json.at("lora_alpha").get<double>());
-    const auto& targets = json.at("target_modules");
-    if (targets.is_array()) {
-      for (const auto& target : targets) config.add_target(target.get<std::string>());
-    } else if (targets != "all-linear") {
-      return absl::InvalidArgumentError(
-          absl::StrCat(file, ": target_modules is ", targets.dump(),
-                       ", expected a list of names or \"all-linear\""));
-    }
-  } catch (const nlohmann::json::exception& error) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(file, ": r, lora_alpha and target_modules are needed: ", error.what()));
-  }
-  return config;
-}
-
-absl::StatusOr<std::array<bool, kNumProjections>> Targets(const proto::LoraConfig& config) {
-  std::array<bool, kNumProjections> wanted;
-  wanted.fill(config.target_size() == 0);
-  for (const std::string& target : config.target()) {
-    int found = -1;
-    std::vector<absl::string_view> names;
-    for (int p = 0; p < kNumProjections; ++p) {
-      names.push_back(ProjectionName(static_cast<Projection>(p)));
-      if (target == names.back()) found = p;
-    }
-    if (found < 0) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "lora.target \"", target, "\" is no projection of this model, expected some of ",
-          absl::StrJoin(names, ", ")));
-    }
-    wanted[found] = true;
-  }
-  return wanted;
-}
-
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<Adapter>> Adapter::Shaped(const ModelSpec& spec,
@@ -124,11 +65,15 @@ absl::StatusOr<std::shared_ptr<Adapter>> Adapter::Shaped(const ModelSpec& spec,
   if (config.rank() < 1)
     return absl::InvalidArgumentError(
         absl::StrCat("lora.rank is ", config.rank(), ", must be at least 1"));
-  WB_ASSIGN_OR_RETURN(const auto wanted, Targets(config));
-  std::shared_ptr<Adapter> adapter(new Adapter(config, spec.num_layers));
-  for (auto& layer : adapter->layers_) {
+  if (!(config.dropout() >= 0 && config.dropout() < 1))
+    return absl::InvalidArgumentError(
+        absl::StrCat("lora.dropout is ", config.dropout(), ", must be at least 0 and below 1"));
+  WB_ASSIGN_OR_RETURN(const auto wanted, TargetModules(spec, config));
+  std::shared_ptr<Adapter> adapter(new Adapter(config, spec));
+  for (int64_t i = 0; i < spec.num_layers; ++i) {
+    auto& layer = adapter->layers_[i];
     for (int p = 0; p < kNumProjections; ++p) {
-      if (!wanted[p]) continue;
+      if (!wanted[i][p]) continue;
       const auto projection = static_cast<Projection>(p);
       layer[p].a = at::empty({config.rank(), ProjectionInputs(spec, projection)},
                              at::TensorOptions(at::kMeta));
@@ -174,33 +119,27 @@ absl::StatusOr<std::shared_ptr<Adapter>> Adapter::Load(absl::string_view folder,
   if (!adapter.ok()) return Annotate(adapter.status(), config_file);
   WB_ASSIGN_OR_RETURN(const std::shared_ptr<const WeightFiles> files,
                       WeightFiles::OpenFile(absl::StrCat(folder, "/adapter_model.safetensors")));
-  size_t used = 0;
-  for (int64_t i = 0; i < spec.num_layers; ++i) {
-    for (int p = 0; p < kNumProjections; ++p) {
-      Pair& pair = (*adapter)->layers_[i][p];
-      if (!pair.a.defined()) continue;
-      for (bool is_a : {true, false}) {
-        Tensor& tensor = is_a ? pair.a : pair.b;
-        const std::string name = absl::StrCat(kPeftPrefix, TensorName(i, p, is_a));
-        WB_ASSIGN_OR_RETURN(const StoredTensor stored, files->Find(name, tensor.sizes().vec()));
-        const at::ScalarType type = stored.dtype == "BF16"  ? at::kBFloat16
-                                    : stored.dtype == "F16" ? at::kHalf
-                                    : stored.dtype == "F64" ? at::kDouble
-                                                            : at::kFloat;
-        if (DTypeName(type) != stored.dtype) {
-          return absl::InvalidArgumentError(absl::StrCat(stored.file, ": tensor \"", name, "\" is ",
-                                                         stored.dtype,
-                                                         ", expected F32, BF16, F16 or F64"));
-        }
-        tensor = CopyOf(stored.data, stored.shape, type, dtype, device);
-        ++used;
-      }
+  if (files->tensors().count(absl::StrCat(kPeftPrefix, kScoreHead)) > 0)
+    (*adapter)->score_head_ = at::empty({1, spec.hidden}, at::TensorOptions(at::kMeta));
+  const std::vector<Slot> slots = (*adapter)->Slots();
+  for (const auto& [short_name, tensor] : slots) {
+    const std::string name = absl::StrCat(kPeftPrefix, short_name);
+    WB_ASSIGN_OR_RETURN(const StoredTensor stored, files->Find(name, tensor->sizes().vec()));
+    const at::ScalarType type = stored.dtype == "BF16"  ? at::kBFloat16
+                                : stored.dtype == "F16" ? at::kHalf
+                                : stored.dtype == "F64" ? at::kDouble
+                                                        : at::kFloat;
+    if (DTypeName(type) != stored.dtype) {
+      return absl::InvalidArgumentError(absl::StrCat(stored.file, ": tensor \"", name, "\" is ",
+                                                     stored.dtype,
+                                                     ", expected F32, BF16, F16 or F64"));
     }
+    *tensor = CopyOf(stored.data, stored.shape, type, dtype, device);
   }
-  if (used != files->tensors().size()) {
+  if (slots.size() != files->tensors().size()) {
     return absl::InvalidArgumentError(
         absl::StrCat(files->source(), ": has ", files->tensors().size(),
-                     " tensors, of which this model and ", "adapter_config.json use ", used));
+                     " tensors, of which this model and adapter_config.json use ", slots.size()));
   }
   return adapter;
 }
@@ -216,28 +155,9 @@ absl::Status Adapter::Save(absl::string_view folder, absl::string_view base_mode
   }
   WB_RETURN_IF_ERROR(WriteFileAtomically(absl::StrCat(folder, "/adapter_model.safetensors"),
                                          SerializeSafetensors(tensors, {{"format", "pt"}})));
-  std::vector<std::string> targets(config_.target().begin(), config_.target().end());
-  if (targets.empty()) {
-    for (int p = 0; p < kNumProjections; ++p)
-      targets.emplace_back(ProjectionName(static_cast<Projection>(p)));
-  }
-  nlohmann::ordered_json json = {{"peft_type", "LORA"},
-                                 {"task_type", "CAUSAL_LM"},
-                                 {"base_model_name_or_path", std::string(base_model_path)},
-                                 {"r", config_.rank()},
-                                 {"lora_alpha", config_.alpha()},
-                                 {"lora_dropout", 0.0},
-                                 {"target_modules", targets},
-                                 {"bias", "none"},
-                                 {"fan_in_fan_out", false},
-                                 {"init_lora_weights", true},
-                                 {"inference_mode", true},
-                                 {"use_rslora", false},
-                                 {"use_dora", false},
-                                 {"modules_to_save", nullptr}};
-  if (config_.alpha() == std::floor(config_.alpha()))
-    json["lora_alpha"] = static_cast<int64_t>(config_.alpha());
-  return WriteFileAtomically(absl::StrCat(folder, "/adapter_config.json"), json.dump(2) + "\n");
+  return WriteFileAtomically(
+      absl::StrCat(folder, "/adapter_config.json"),
+      PeftConfigText(config_, base_model_path, /*score_head=*/score_head_.defined()));
 }
 
 std::string Adapter::Pack(at::ScalarType dtype, proto::AdapterManifest* manifest) const {
@@ -269,35 +189,29 @@ absl::StatusOr<std::shared_ptr<Adapter>> Adapter::Unpack(const proto::AdapterMan
   absl::StatusOr<std::shared_ptr<Adapter>> adapter = Shaped(spec, manifest.lora());
   if (!adapter.ok()) return Annotate(adapter.status(), what);
   const at::ScalarType stored = ScalarTypeOf(manifest.dtype());
-  const auto wanted = (*adapter)->NamedTensors();
-  if (static_cast<size_t>(manifest.tensor_size()) != wanted.size()) {
+  if (manifest.tensor_size() > 0 &&
+      manifest.tensor(manifest.tensor_size() - 1).name() == kScoreHead)
+    (*adapter)->score_head_ = at::empty({1, spec.hidden}, at::TensorOptions(at::kMeta));
+  const std::vector<Slot> slots = (*adapter)->Slots();
+  if (static_cast<size_t>(manifest.tensor_size()) != slots.size()) {
     return absl::InvalidArgumentError(absl::StrCat(what, ": has ", manifest.tensor_size(),
-                                                   " tensors, this model expects ", wanted.size()));
+                                                   " tensors, this model expects ", slots.size()));
   }
   int next = 0;
-  for (auto& layer : (*adapter)->layers_) {
-    for (Pair& pair : layer) {
-      if (!pair.a.defined()) continue;
-      for (Tensor* tensor : {&pair.a, &pair.b}) {
-        const proto::TensorSpec& sent = manifest.tensor(next);
-        const std::vector<int64_t> shape(sent.shape().begin(), sent.shape().end());
-        if (sent.name() != wanted[next].first || at::IntArrayRef(shape) != tensor->sizes()) {
-          return absl::InvalidArgumentError(
-              absl::StrCat(what, ": tensor \"", sent.name(), "\" [", absl::StrJoin(shape, ", "),
-                           "], expected \"", wanted[next].first, "\" [",
-                           absl::StrJoin(tensor->sizes(), ", "), "]"));
-        }
-        const uint64_t num_bytes =
-            static_cast<uint64_t>(tensor->numel()) * c10::elementSize(stored);
-        if (sent.offset_bytes() > bytes.size() || num_bytes > bytes.size() - sent.offset_bytes()) {
-          return absl::InvalidArgumentError(absl::StrCat(what, ": tensor \"", sent.name(),
-                                                         "\" ends past the buffer of ",
-                                                         bytes.size(), " bytes"));
-        }
-        *tensor = CopyOf(bytes.data() + sent.offset_bytes(), shape, stored, dtype, device);
-        ++next;
-      }
+  for (const auto& [name, tensor] : slots) {
+    const proto::TensorSpec& sent = manifest.tensor(next++);
+    const std::vector<int64_t> shape(sent.shape().begin(), sent.shape().end());
+    if (sent.name() != name || at::IntArrayRef(shape) != tensor->sizes()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(what, ": tensor \"", sent.name(), "\" [", absl::StrJoin(shape, ", "),
+                       "], expected \"", name, "\" [", absl::StrJoin(tensor->sizes(), ", "), "]"));
     }
+    const uint64_t num_bytes = static_cast<uint64_t>(tensor->numel()) * c10::elementSize(stored);
+    if (sent.offset_bytes() > bytes.size() || num_bytes > bytes.size() - sent.offset_bytes()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          what, ": tensor \"", sent.name(), "\" ends past the buffer of ", bytes.size(), " bytes"));
+    }
+    *tensor = CopyOf(bytes.data() + sent.offset_bytes(), shape, stored, dtype, device);
   }
   return adapter;
 }
@@ -307,16 +221,39 @@ const Adapter::Pair* Adapter::Find(int64_t layer, Projection projection) const {
   return pair.a.defined() ? &pair : nullptr;
 }
 
-std::vector<std::pair<std::string, Tensor>> Adapter::NamedTensors() const {
-  std::vector<std::pair<std::string, Tensor>> tensors;
+double Adapter::scaling() const {
+  const double rank = config_.rank();
+  return config_.alpha() / (config_.rslora() ? std::sqrt(rank) : rank);
+}
+
+absl::Status Adapter::SetScoreHead(Tensor head) {
+  if (head.sizes() != at::IntArrayRef({1, hidden_})) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "a score head is [", absl::StrJoin(head.sizes(), ", "), "], expected [1, ", hidden_, "]"));
+  }
+  score_head_ = std::move(head);
+  return absl::OkStatus();
+}
+
+std::vector<Adapter::Slot> Adapter::Slots() {
+  std::vector<Slot> slots;
   for (size_t i = 0; i < layers_.size(); ++i) {
     for (int p = 0; p < kNumProjections; ++p) {
-      const Pair& pair = layers_[i][p];
+      Pair& pair = layers_[i][p];
       if (!pair.a.defined()) continue;
-      tensors.emplace_back(TensorName(static_cast<int64_t>(i), p, true), pair.a);
-      tensors.emplace_back(TensorName(static_cast<int64_t>(i), p, false), pair.b);
+      slots.emplace_back(TensorName(static_cast<int64_t>(i), p, true), &pair.a);
+      slots.emplace_back(TensorName(static_cast<int64_t>(i), p, false), &pair.b);
     }
   }
+  if (score_head_.defined()) slots.emplace_back(kScoreHead, &score_head_);
+  return slots;
+}
+
+std::vector<std::pair<std::string, Tensor>> Adapter::NamedTensors() const {
+  std::vector<std::pair<std::string, Tensor>> tensors;
+  // Slots hands out places to write to, which this does not.
+  for (const auto& [name, tensor] : const_cast<Adapter*>(this)->Slots())
+    tensors.emplace_back(name, *tensor);
   return tensors;
 }
 

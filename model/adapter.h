@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// LoRA weights of one policy version: y = W x + (alpha / r) B A x, kept apart from W. Made by the
-// learner, sent over the weight wire, applied by CausalLm in actor and learner alike; without an
-// adapter the model is the reference policy. Files are PEFT's.
+// LoRA weights of one policy version: y = W x + s B A x, kept apart from W. Made by the learner,
+// sent over the weight wire, applied by CausalLm in actor and learner alike; without an adapter the
+// model is the reference policy. Of a trained reward model it carries the score head too. Files are
+// PEFT's.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -53,20 +54,30 @@ class Adapter {
 
   // Null where the projection is not a target.
   const Pair* Find(int64_t layer, Projection projection) const;
-  double scaling() const { return config_.alpha() / config_.rank(); }
+  // s: alpha / r, or alpha / sqrt(r) with rslora.
+  double scaling() const;
   const proto::LoraConfig& config() const { return config_; }
+  // [1, H], which stands in place of CausalLm::head(); undefined where there is none. PEFT's
+  // modules_to_save ["score"].
+  const at::Tensor& score_head() const { return score_head_; }
+  // InvalidArgument for another shape.
+  absl::Status SetScoreHead(at::Tensor head);
   // PEFT names without "base_model.model.", e.g. "model.layers.0.self_attn.q_proj.lora_A.weight";
-  // layer-major, then projection, A before B.
+  // layer-major, then projection, A before B; "score.weight" last.
   std::vector<std::pair<std::string, at::Tensor>> NamedTensors() const;
   std::vector<at::Tensor> Parameters() const;
 
  private:
-  Adapter(proto::LoraConfig config, int64_t num_layers)
-      : config_(std::move(config)), layers_(num_layers) {}
+  using Slot = std::pair<std::string, at::Tensor*>;
+  Adapter(proto::LoraConfig config, const ModelSpec& spec)
+      : config_(std::move(config)), hidden_(spec.hidden), layers_(spec.num_layers) {}
   static absl::StatusOr<std::shared_ptr<Adapter>> Shaped(const ModelSpec& spec,
                                                          const proto::LoraConfig& config);
+  std::vector<Slot> Slots();
 
   proto::LoraConfig config_;
+  int64_t hidden_;
+  at::Tensor score_head_;
   std::vector<std::array<Pair, kNumProjections>> layers_;
 };
 

@@ -16,6 +16,7 @@
 #include "model/attention.h"
 #include "model/catch_torch.h"
 #include "model/fused.h"
+#include "model/lora_linear.h"
 #include "model/runtime.h"
 #include "model/safetensors.h"
 #include "model/small_gemm.h"
@@ -156,19 +157,26 @@ Tensor CausalLm::Indices(const std::vector<int64_t>& values) const {
 }
 
 Tensor CausalLm::Project(int64_t layer, Projection projection, const Tensor& x_NI,
-                         const Adapter* adapter) const {
-  const Linear& linear = layers_[layer].linears[static_cast<int>(projection)];
-  Tensor y = TimesTransposed(x_NI, linear.weight);
-  if (linear.bias.defined()) y = y + linear.bias;
+                         const ForwardOptions& options) const {
+  const int p = static_cast<int>(projection);
+  const Linear& linear = layers_[layer].linears[p];
+  const Adapter* adapter = options.adapter;
   const Adapter::Pair* lora = adapter == nullptr ? nullptr : adapter->Find(layer, projection);
-  if (lora == nullptr) return y;
-  const Tensor low = at::mm(x_NI, lora->a.t());
-  if (!c10::GradMode::is_enabled()) return y.addmm_(low, lora->b.t(), 1.0, adapter->scaling());
-  return at::addmm(y, low, lora->b.t(), 1.0, adapter->scaling());
+  if (lora == nullptr) {
+    const Tensor y = TimesTransposed(x_NI, linear.weight);
+    return linear.bias.defined() ? y + linear.bias : y;
+  }
+  Dropout dropout;
+  if (options.dropout_seed) {
+    dropout = {adapter->config().dropout(), *options.dropout_seed,
+               static_cast<uint32_t>(layer * kNumProjections + p)};
+  }
+  return LoraLinear(x_NI, linear.weight, linear.bias, lora->a, lora->b, adapter->scaling(),
+                    dropout);
 }
 
-Tensor CausalLm::RunLayers(const Tensor& ids_N, const Tensor& positions_N, const Adapter* adapter,
-                           const Attend& attend) const {
+Tensor CausalLm::RunLayers(const Tensor& ids_N, const Tensor& positions_N,
+                           const ForwardOptions& options, const Attend& attend) const {
   const int64_t n = ids_N.size(0), d = spec_.head_dim;
   const Tensor angles_NE = at::outer(positions_N.to(at::kFloat), inverse_frequencies_);
   const Tensor cos_NE = angles_NE.cos(), sin_NE = angles_NE.sin();
@@ -177,18 +185,18 @@ Tensor CausalLm::RunLayers(const Tensor& ids_N, const Tensor& positions_N, const
     const Layer& layer = layers_[i];
     const Tensor attention_in = RmsNorm(x_NH, layer.input_norm, spec_.norm_epsilon);
     const Tensor q =
-        Rotate(Project(i, Projection::kQ, attention_in, adapter).view({n, spec_.num_heads, d}),
+        Rotate(Project(i, Projection::kQ, attention_in, options).view({n, spec_.num_heads, d}),
                cos_NE, sin_NE);
     const Tensor k =
-        Rotate(Project(i, Projection::kK, attention_in, adapter).view({n, spec_.num_kv_heads, d}),
+        Rotate(Project(i, Projection::kK, attention_in, options).view({n, spec_.num_kv_heads, d}),
                cos_NE, sin_NE);
     const Tensor v =
-        Project(i, Projection::kV, attention_in, adapter).view({n, spec_.num_kv_heads, d});
-    x_NH = x_NH + Project(i, Projection::kO, attend(i, q, k, v), adapter);
+        Project(i, Projection::kV, attention_in, options).view({n, spec_.num_kv_heads, d});
+    x_NH = x_NH + Project(i, Projection::kO, attend(i, q, k, v), options);
     const Tensor mlp_in = RmsNorm(x_NH, layer.post_attention_norm, spec_.norm_epsilon);
-    const Tensor gated = SwiGlu(Project(i, Projection::kGate, mlp_in, adapter),
-                                Project(i, Projection::kUp, mlp_in, adapter));
-    x_NH = x_NH + Project(i, Projection::kDown, gated, adapter);
+    const Tensor gated = SwiGlu(Project(i, Projection::kGate, mlp_in, options),
+                                Project(i, Projection::kUp, mlp_in, options));
+    x_NH = x_NH + Project(i, Projection::kDown, gated, options);
   }
   return RmsNorm(x_NH, final_norm_, spec_.norm_epsilon);
 }
@@ -207,7 +215,7 @@ Tensor CausalLm::Hidden(const TokenTree& tree, const ForwardOptions& options) co
   }
   const TreeAttention attention(tree, options.prefix, *this);
   if (options.root_kv != nullptr) attention.PrepareRootKv(options.root_kv);
-  return RunLayers(Indices(ids), Indices(positions), options.adapter,
+  return RunLayers(Indices(ids), Indices(positions), options,
                    [&](int64_t layer, const Tensor& q, const Tensor& k, const Tensor& v) {
                      if (options.root_kv != nullptr)
                        attention.KeepRootKv(layer, k, v, options.root_kv);

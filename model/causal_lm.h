@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/types/optional.h"
 #include "model/adapter.h"
 #include "model/model_spec.h"
 #include "model/token_tree.h"
@@ -31,6 +32,10 @@ struct KvPrefix {
 struct ForwardOptions {
   const Adapter* adapter = nullptr;  // Null: the base model (reference policy).
   const KvPrefix* prefix = nullptr;  // Stands before every root of the tree.
+  // Set in the pass that trains: the adapter's inputs are dropped with its config's probability,
+  // which elements is a function of this seed, layer, projection and row alone. Otherwise nothing
+  // is.
+  absl::optional<uint64_t> dropout_seed;
   // When set: receives one KvPrefix per *root* node of the tree (without `prefix`), in order.
   std::vector<KvPrefix>* root_kv = nullptr;
 };
@@ -47,13 +52,13 @@ class CausalLm final {
   // gradients are on. Throws c10::Error: call it inside CatchTorch.
   at::Tensor Hidden(const TokenTree& tree, const ForwardOptions& options) const;
 
-  // The layers themselves, attention left to the caller: Hidden and DecodeBatch are the two
-  // callers. ids and positions int64 [N]; attend(layer, q [N, Q, D], k [N, K, D], v [N, K, D]),
-  // rotary applied, returns [N, Q * D].
+  // The layers themselves, attention and with it prefix and root_kv left to the caller: Hidden and
+  // DecodeBatch are the two callers. ids and positions int64 [N]; attend(layer, q [N, Q, D], k [N,
+  // K, D], v [N, K, D]), rotary applied, returns [N, Q * D].
   using Attend =
       std::function<at::Tensor(int64_t, const at::Tensor&, const at::Tensor&, const at::Tensor&)>;
   at::Tensor RunLayers(const at::Tensor& ids_N, const at::Tensor& positions_N,
-                       const Adapter* adapter, const Attend& attend) const;
+                       const ForwardOptions& options, const Attend& attend) const;
 
   const ModelSpec& spec() const { return spec_; }
   at::ScalarType dtype() const { return dtype_; }
@@ -81,7 +86,7 @@ class CausalLm final {
   absl::Status LoadTensors(TensorReader& reader);
   void MakeInverseFrequencies();
   at::Tensor Project(int64_t layer, Projection projection, const at::Tensor& x_NI,
-                     const Adapter* adapter) const;
+                     const ForwardOptions& options) const;
 
   ModelSpec spec_;
   at::ScalarType dtype_ = at::kFloat;

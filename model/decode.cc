@@ -57,7 +57,9 @@ Tensor DecodeBatch::Step(const std::vector<int32_t>& tokens, const Adapter* adap
       {size(), spec.num_kv_heads, spec.num_heads / spec.num_kv_heads, longest_prompt_ + step_ + 1},
       -std::numeric_limits<float>::infinity(),
       at::TensorOptions(model_.dtype()).device(model_.device()));
-  Tensor hidden_BH = model_.RunLayers(model_.Indices(ids), model_.Indices(positions), adapter,
+  ForwardOptions options;
+  options.adapter = adapter;
+  Tensor hidden_BH = model_.RunLayers(model_.Indices(ids), model_.Indices(positions), options,
                                       [this](int64_t layer, const Tensor& q, const Tensor& k,
                                              const Tensor& v) { return Attend(layer, q, k, v); });
   ++step_;

@@ -15,6 +15,12 @@ import tiny_models
 
 POSITIONS = [0, 5, 20, 31]
 FULL = ("q_proj.lora_A", "q_proj.lora_B", "down_proj.lora_A", "down_proj.lora_B")
+CASES = {
+    "all": tiny_models.TARGETS,
+    "qv": ("q_proj", "v_proj"),
+    "rslora": tiny_models.TARGETS,
+    "modules": ("k_proj", "layers.1.mlp.up_proj", "model.layers.2.self_attn.o_proj"),
+}
 
 
 def exact_norms(model):
@@ -32,7 +38,7 @@ def exact_norms(model):
             module.forward = forward.__get__(module)
 
 
-def run(kind, targets, dtype, ids):
+def run(kind, targets, dtype, ids, rslora):
     from peft import LoraConfig, get_peft_model
 
     base = tiny_models.build(kind, dtype)
@@ -42,6 +48,7 @@ def run(kind, targets, dtype, ids):
         r=4,
         lora_alpha=8,
         target_modules=targets,
+        use_rslora=rslora,
         lora_dropout=0.0,
         bias="none",
         task_type="CAUSAL_LM",
@@ -81,6 +88,7 @@ def chosen(names, layers):
         picks += [n for n in names if part in n and layer in n]
     if len(picks) < 4:
         picks += [n for n in names if "v_proj" in n and last in n]
+    picks += [n for n in names if n not in picks]
     return picks[:4]
 
 
@@ -96,13 +104,13 @@ def saved_config(model):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kind", choices=["llama", "qwen2"], required=True)
-    parser.add_argument("--case", choices=["all", "qv"], required=True)
+    parser.add_argument("--case", choices=list(CASES), required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    targets = list(tiny_models.TARGETS) if args.case == "all" else ["q_proj", "v_proj"]
+    targets = list(CASES[args.case])
     ids = tiny_models.integers("sequence for adapters", 32, 3, 320)
     single, double = (
-        run(args.kind, targets, dtype, ids) for dtype in (torch.float32, torch.float64)
+        run(args.kind, targets, dtype, ids, args.case == "rslora") for dtype in (torch.float32, torch.float64)
     )
     exact = double["gradients"]
     difference = max(

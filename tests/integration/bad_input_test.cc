@@ -148,6 +148,20 @@ TEST(BadInputTest, AScorerWhoseModelDoesNotFitEndsTheRunAtOnce) {
   EXPECT_TRUE(NoProcessLeft());
 }
 
+TEST(BadInputTest, APromptThatOnlyTheLearnerCanJudgeIsBadInputToo) {
+  const TinyRun run;
+  const std::string prompts = ReadFile(run.Join("prompts.jsonl")).value_or("");
+  const std::string longer(2000, 'x');  // One token a letter; the model has 512 positions.
+  ASSERT_TRUE(
+      WriteFileAtomically(run.Join("prompts.jsonl"), prompts + "{\"prompt\": \"" + longer + "\"}\n")
+          .ok());
+  const Finished finished = Execute(run.Command());
+  EXPECT_EQ(finished.code, 2) << finished.err;
+  EXPECT_THAT(finished.err, HasSubstr("prompts.jsonl:11"));
+  EXPECT_FALSE(run.Exists("run.db"));
+  EXPECT_TRUE(NoProcessLeft());
+}
+
 TEST(BadInputTest, AnUnreachableLearnerIsToldInBoundedTime) {
   for (const std::vector<std::string>& role :
        {std::vector<std::string>{"wideberth-actor"},
