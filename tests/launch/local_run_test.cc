@@ -117,7 +117,7 @@ TEST_F(LocalRunTest, ALearnerThatNeverServesEndsTheRun) {
   Add("actor", "actor-0", "touch $DIR/started");
   Start();
   const RunResult result = UntilEnd();
-  EXPECT_EQ(result.end, RunEnd::kLearnerFailed);
+  EXPECT_EQ(result.end, RunEnd::kBadInput);
   EXPECT_EQ(result.sentence, "learner-0 ended (exit code 2): no such model");
   EXPECT_FALSE(ReadFile(folder_.Join("started")).ok());
 }
