@@ -4,14 +4,11 @@
 
 #include <ATen/ATen.h>
 
-#include <cmath>
 #include <cstdio>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
-#include "base/nearest_name.h"
 #include "base/status.h"
 #include "base/text_proto.h"
 #include "launch/flags.h"
@@ -61,14 +58,20 @@ class Fields {
     return Wrong("field \"", name, "\" is missing, expected ", expected);
   }
 
-  // Names that look like a field's are typing errors; others are somebody's own and passed over.
+  // Names that begin like a field's are taken for it, mistyped; others are somebody's own and
+  // passed over.
   absl::Status CheckNames() const {
-    const std::vector<std::string> known(std::begin(kFields), std::end(kFields));
     for (const auto& [name, value] : object_.items()) {
-      if (std::find(known.begin(), known.end(), name) != known.end()) continue;
-      const std::string nearest = NearestName(name, known);
-      if (!nearest.empty()) {
-        return Wrong("there is no field \"", name, "\"; the nearest is \"", nearest, "\"");
+      const char* alike = nullptr;
+      for (const char* field : kFields) {
+        if (name == field) {
+          alike = nullptr;
+          break;
+        }
+        if (name.substr(0, 3) == std::string(field).substr(0, 3)) alike = field;
+      }
+      if (alike != nullptr) {
+        return Wrong("there is no field \"", name, "\", expected \"", alike, "\"");
       }
     }
     return absl::OkStatus();
