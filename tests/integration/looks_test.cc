@@ -3,10 +3,15 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+#include <iostream>
+#include <tuple>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "base/file.h"
 #include "tests/integration/tiny_run.h"
+#include "tests/testing/paths.h"
 #include "tests/testing/tiny_model.h"
 
 namespace wideberth {
@@ -118,6 +123,125 @@ TEST_F(LooksTest, ScoreGivesTheTypedResult) {
   EXPECT_FALSE(lines[1].contains("value"));
 }
 
+// The reference's four sequences of 3, 2, 3 and 1 tokens.
+json GoldenBatch(json* golden) {
+  const auto text = ReadFile(testing::GoldenPath("grpo.json"));
+  *golden = text.ok() ? json::parse(*text) : json();
+  json batch;
+  for (const char* field : {"mask", "new", "old", "sampler", "reference", "entropy", "rewards",
+                            "weights", "group_size", "max_completion_length", "truncated"}) {
+    batch[field] = (*golden)[field];
+  }
+  return batch;
+}
+
+TEST_F(LooksTest, LossGivesTrlsNumbersPaddedOrRagged) {
+  json golden;
+  const json padded = GoldenBatch(&golden);
+  json ragged = padded, poisoned = padded, wider = padded;
+  for (const char* field : {"mask", "new", "old", "sampler", "reference", "entropy"}) {
+    for (size_t b = 0; b < 4; ++b) {
+      const size_t length = std::vector<size_t>{3, 2, 3, 1}[b];
+      while (ragged[field][b].size() > length) ragged[field][b].erase(length);
+      wider[field][b].push_back(0);
+      wider[field][b].push_back(0);
+      if (field == std::string("mask")) continue;
+      for (size_t t = length; t < 3; ++t) poisoned[field][b][t] = nullptr;
+    }
+  }
+  std::string input;
+  for (const json& batch : {padded, ragged, poisoned, wider}) {
+    absl::StrAppend(&input, batch.dump(), "\n");
+  }
+  for (const json& entry : golden["cases"]) {
+    SCOPED_TRACE(entry["name"]);
+    const auto lines = Lines(Execute(
+        {"wideberth", "loss", "--override=" + entry["override"].get<std::string>()}, input));
+    ASSERT_EQ(lines.size(), 4u);
+    for (const json& line : lines) EXPECT_EQ(line, lines[0]);
+    EXPECT_NEAR(lines[0]["loss"].get<double>(), entry["loss"].get<double>(), 5e-9);
+    ASSERT_EQ(lines[0]["grad"].size(), 9u);
+    for (size_t i = 0; i < 9; ++i) {
+      EXPECT_NEAR(lines[0]["grad"][i].get<double>(), entry["gradient"][i].get<double>(), 1e-9);
+    }
+    for (size_t i = 0; i < 4; ++i) {
+      EXPECT_NEAR(lines[0]["advantages"][i].get<double>(), entry["advantages"][i].get<double>(),
+                  1e-12);
+    }
+    for (const auto& [name, value] : entry["metrics"].items()) {
+      EXPECT_TRUE(lines[0]["metrics"].contains(name)) << name;
+    }
+  }
+}
+
+TEST_F(LooksTest, LossTakesAdvantagesAndNeedsNoOldLogProbs) {
+  const auto lines =
+      Lines(Execute({"wideberth", "loss", "--override=loss_type: GRPO"},
+                    "{\"mask\": [[1, 1], [1]], \"new\": [[-1, -2], [-3]], \"advantages\": [1, 3], "
+                    "\"id\": \"mine\"}\n"));
+  ASSERT_EQ(lines.size(), 1u);
+  EXPECT_EQ(lines[0]["loss"], -2.0);
+  EXPECT_EQ(lines[0]["grad"], (json{-0.25, -0.25, -1.5}));
+  EXPECT_FALSE(lines[0]["metrics"].contains("entropy")) << "none were given";
+}
+
+TEST_F(LooksTest, LossSaysWhatIsWrongWithALine) {
+  json golden;
+  const json good = GoldenBatch(&golden);
+  const auto sentence = [&](const std::string& override_text, const json& change) {
+    json line = good;
+    line.merge_patch(change);  // null removes a field
+    const Finished finished =
+        Execute({"wideberth", "loss", "--override=" + override_text}, line.dump() + "\n");
+    EXPECT_EQ(finished.code, 2);
+    EXPECT_EQ(finished.out, "");
+    return finished.err;
+  };
+  const std::tuple<const char*, json, const char*> cases[] = {
+      {"", {{"mask", nullptr}}, "standard input:1: field \"mask\" is missing"},
+      {"", {{"mask", {{1, 2}, {1}, {1}, {1}}}}, "mask[0][1] is 2, expected 0 or 1"},
+      {"", {{"new", {{-1}, {-1}}}}, "field \"new\" has 2 entries, expected 4"},
+      {"", {{"new", {{-1}, {-1}, {-1}, {-1}}}}, "new[0] has 1 entries, expected at least 3"},
+      {"",
+       {{"old", {{"x", 0, 0}, {0, 0}, {0, 0, 0}, {0}}}},
+       "old[0][0] is \"x\", expected a number"},
+      {"", {{"rewards", {{1}, {1, 2}, {1}, {1}}}}, "rewards[1] has 2 scores, expected 1"},
+      {"", {{"weights", {1, 2, 3}}}, "field \"weights\" has 3 entries, expected 2, one a scorer"},
+      {"", {{"group_size", 3}}, "group_size is 3, expected a divisor of the 4 sequences"},
+      {"", {{"advantages", {1, 1, 1, 1}}}, "has \"rewards\" and \"advantages\""},
+      {"", {{"samplers", 1}}, "there is no field \"samplers\", expected \"sampler\""},
+      {"beta: 0.1", {{"reference", nullptr}}, "field \"reference\" is missing"},
+      {"entropy_coef: 0.1", {{"entropy", nullptr}}, "field \"entropy\" is missing"},
+      {"vllm_importance_sampling_correction: true",
+       {{"sampler", nullptr}},
+       "field \"sampler\" is missing"},
+      {"old_policy: SAMPLER", {{"sampler", nullptr}}, "as old_policy is SAMPLER"},
+      {"loss_type: DR_GRPO",
+       {{"max_completion_length", nullptr}},
+       "field \"max_completion_length\" is missing"},
+      {"mask_truncated_completions: true",
+       {{"truncated", nullptr}},
+       "field \"truncated\" is missing"},
+      {"epsilon: -1", {}, "--override: epsilon is -1, must be a number of at least 0"},
+      {"loss_typ: GRPO", {}, "the nearest valid name is \"loss_type\""}};
+  for (const auto& [override_text, change, expected] : cases) {
+    EXPECT_THAT(sentence(override_text, change), HasSubstr(expected));
+  }
+}
+
+// TRL's own code on 200 random batches with random options.
+TEST_F(LooksTest, LossEqualsTrlOnRandomBatches) {
+  const char* const python = std::getenv("WIDEBERTH_PYTHON");
+  const char* const bin = std::getenv("WIDEBERTH_BIN");
+  if (python == nullptr || Execute({python, "-c", "import trl"}).code != 0)
+    GTEST_SKIP() << "WIDEBERTH_PYTHON does not name a Python with trl";
+  ASSERT_NE(bin, nullptr);
+  const Finished finished = Execute(
+      {python, "tests/golden/compare_trl_loss.py", "--binary", std::string(bin) + "/wideberth"});
+  std::cout << finished.out;
+  EXPECT_EQ(finished.code, 0) << finished.err;
+}
+
 TEST_F(LooksTest, ABadLineIsNamedAfterTheResultsOfTheGoodOnes) {
   const Finished finished = Execute(
       {"wideberth", "generate", "--model", model_, "--max_new_tokens=2"}, "fine\n{\"prompt\": \n");
@@ -145,7 +269,7 @@ TEST_F(LooksTest, EverySubcommandExplainsItself) {
   EXPECT_THAT(Execute({"wideberth", "--version"}).out, HasSubstr("wideberth 0."));
   const Finished help = Execute({"wideberth", "--help"});
   EXPECT_EQ(help.code, 0);
-  for (const char* name : {"run", "check", "tokenize", "generate", "logprobs", "score"}) {
+  for (const char* name : {"run", "check", "tokenize", "generate", "logprobs", "loss", "score"}) {
     EXPECT_THAT(help.out, HasSubstr(absl::StrCat("  ", name, " ")));
     const Finished one = Execute({"wideberth", name, "--help"});
     EXPECT_EQ(one.code, 0) << name;
