@@ -301,20 +301,22 @@ class Loss {
     size_t token = 0;
     for (size_t c = 0; c < lengths_.size(); ++c) {
       int64_t low = 0, high = 0;
-      for (int64_t i = 0; i < lengths_[c]; ++i, ++token) {
-        const double ratio = ratios[token];
+      const auto count = [&](double ratio) {
         low += ratio < 1 - config_.epsilon && advantages_[c] < 0 && !cispo;
         high += ratio > upper && advantages_[c] > 0;
+      };
+      // One ratio a completion counts once, and is there without tokens as well.
+      if (config_.sequence_level) {
+        count(lengths_[c] > 0 ? ratios[token] : std::min(1.0, config_.delta.value_or(1.0)));
+      }
+      for (int64_t i = 0; i < lengths_[c]; ++i, ++token) {
+        const double ratio = ratios[token];
+        if (!config_.sequence_level) count(ratio);
         metrics->ratio_sum += ratio;
         metrics->ratio_min = token == 0 ? ratio : std::min(metrics->ratio_min, ratio);
         metrics->ratio_max = token == 0 ? ratio : std::max(metrics->ratio_max, ratio);
       }
-      // One ratio a completion counts once, and is there (as 1) without tokens as well.
       const auto length = static_cast<double>(config_.sequence_level ? 1 : lengths_[c]);
-      if (config_.sequence_level) {
-        low = std::min<int64_t>(low, 1);
-        high = std::min<int64_t>(high, 1);
-      }
       metrics->clipped_low += low;
       metrics->clipped_high += high;
       if (length == 0) continue;

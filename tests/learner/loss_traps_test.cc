@@ -218,6 +218,10 @@ TEST(Trap21, FractionsOfACompletionSkipTheFullyMaskedOnes) {
   inputs.counted = {true, false};
   metrics = WholeLoss(inputs, ConfigOf("importance_sampling_level: SEQUENCE")).metrics;
   EXPECT_EQ(metrics.clipped_low_min, 0);
+  inputs.advantages = {-1, 1};
+  metrics =
+      WholeLoss(inputs, ConfigOf("importance_sampling_level: SEQUENCE loss_type: CISPO")).metrics;
+  EXPECT_EQ(metrics.clipped_high, 1) << "1 is above cispo's cap of 0.2";
 }
 
 }  // namespace

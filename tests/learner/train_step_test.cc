@@ -9,6 +9,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 #include <memory>
 
 #include "tests/testing/paths.h"
@@ -350,6 +351,287 @@ TEST_F(TrainStep, ABf16BaseSumsGradientsInFloat32AndStartsEachStepAnew) {
   EXPECT_FALSE(first.equal(first.to(at::kBFloat16).to(at::kFloat))) << "a sum of two passes";
   ASSERT_TRUE(trainer->Step(groups).ok());
   EXPECT_TRUE(trainer->optimizer().NamedState()[0].second.equal(first));
+}
+
+// What the last update's gradient was, by the first moment with beta1 = 0.
+std::vector<at::Tensor> GradientOf(const Trainer& trainer) {
+  std::vector<at::Tensor> gradients;
+  const auto state = trainer.optimizer().NamedState();
+  for (size_t i = 0; i < state.size(); i += 2) gradients.push_back(state[i].second.clone());
+  return gradients;
+}
+
+TEST_F(TrainStep, AccumulatedSlicesGiveTheGradientOfOne) {
+  Load(proto::FLOAT64);
+  // Means of a slice do not add up to the mean of the whole; dapo's tokens do.
+  learner_.set_loss_type(LearnerConfig::DAPO);
+  const auto whole = MakeTrainer(TrainedAdapter());
+  ASSERT_TRUE(whole->Step(Groups()).ok());
+  for (const int slices : {2, 3, 9}) {
+    learner_.set_gradient_accumulation_steps(slices);
+    const auto trainer = MakeTrainer(TrainedAdapter());
+    const auto metrics = trainer->Step(Groups());
+    ASSERT_TRUE(metrics.ok()) << metrics.status();
+    EXPECT_EQ(trainer->optimizer().num_steps(), 1);
+    EXPECT_EQ(metrics->num_trained, 6);
+    EXPECT_LT(LargestDifference(GradientOf(*trainer), GradientOf(*whole)), 1e-12) << slices;
+  }
+}
+
+TEST_F(TrainStep, Trap06DaposNormaliserIsTheVersionEvenWhereAnUpdateTakesASliceOfIt) {
+  Load(proto::FLOAT64);
+  learner_.set_beta(0);
+  learner_.set_learning_rate(0);  // Both updates at the same point.
+  learner_.set_steps_per_generation(2);
+  const auto split = MakeTrainer(TrainedAdapter());
+  const auto metrics = split->Step(Groups());
+  ASSERT_TRUE(metrics.ok()) << metrics.status();
+  ASSERT_EQ(metrics->updates.size(), 2u);
+  learner_.clear_steps_per_generation();
+  const auto whole = MakeTrainer(TrainedAdapter())->Step(Groups());
+  EXPECT_NEAR(metrics->updates[0].loss + metrics->updates[1].loss, whole->loss, 1e-12)
+      << "each is the smaller for it";
+  EXPECT_EQ(metrics->loss, metrics->updates[1].loss);
+}
+
+TEST_F(TrainStep, LaterSlicesKeepTheRatioToThePolicyBeforeTheFirstUpdate) {
+  Load(proto::FLOAT64);
+  learner_.set_steps_per_generation(2);
+  const auto trainer = MakeTrainer(TrainedAdapter());
+  const auto metrics = trainer->Step(Groups());
+  ASSERT_TRUE(metrics.ok()) << metrics.status();
+  EXPECT_EQ(trainer->optimizer().num_steps(), 2);
+  EXPECT_LT(metrics->clipping.ratio_min, 0.999) << "the second slice's";
+  // Without a step in between every ratio is 1.
+  learner_.set_learning_rate(0);
+  const auto still = MakeTrainer(TrainedAdapter())->Step(Groups());
+  EXPECT_NEAR(still->clipping.ratio_min, 1, 1e-12);
+  EXPECT_NEAR(still->clipping.ratio_max, 1, 1e-12);
+}
+
+TEST_F(TrainStep, Trap08AMaskedCompletionHasNoGradientAndLeavesOnlyDaposNormaliser) {
+  Load(proto::FLOAT64);
+  learner_.set_mask_truncated_completions(true);
+  for (const auto type : {LearnerConfig::DAPO, LearnerConfig::GRPO}) {
+    learner_.set_loss_type(type);
+    const StepPlan plan = PlanStep(Groups(), learner_);
+    EXPECT_EQ(plan.num_tokens, 1 + 4 + 6 + 2);
+    EXPECT_EQ(plan.slices[0].num_completions, 6) << "they dilute grpo";
+    const auto metrics = MakeTrainer(TrainedAdapter())->Step(Groups());
+    ASSERT_TRUE(metrics.ok()) << metrics.status();
+    EXPECT_EQ(metrics->num_trained, 4);
+    EXPECT_EQ(metrics->num_completion_tokens, plan.num_tokens);
+  }
+}
+
+TEST_F(TrainStep, Trap11TheReferenceIsTemperedToo) {
+  Load(proto::FLOAT64);
+  for (const double temperature : {0.8, 1.7}) {
+    temperature_ = temperature;
+    const auto metrics = MakeTrainer(TrainedAdapter())->Step(Groups());
+    ASSERT_TRUE(metrics.ok()) << metrics.status();
+    double sum = 0;
+    int64_t num_tokens = 0;
+    const at::NoGradGuard no_grad;
+    const std::shared_ptr<Adapter> adapter = TrainedAdapter();
+    for (const TrainGroup& group : Groups()) {
+      for (size_t i = 0; i < group.completions.size(); ++i) {
+        if (!group.completions[i].reward.has_value()) continue;
+        const at::Tensor d =
+            SeparateLogProbs(group, i, nullptr) - SeparateLogProbs(group, i, adapter.get());
+        sum += (d.exp() - d - 1).sum().item<double>();
+        num_tokens += d.numel();
+      }
+    }
+    EXPECT_NEAR(metrics->kl, sum / static_cast<double>(num_tokens), 1e-10);
+  }
+}
+
+TEST_F(TrainStep, Trap12WithoutBetaThereIsNoReferencePassAndNoKl) {
+  Load(proto::FLOAT32);
+  const auto names = [&] {
+    std::vector<std::string> found;
+    const auto metrics = MakeTrainer(TrainedAdapter())->Step(Groups());
+    for (const auto& [name, value] : metrics->named) found.push_back(name);
+    EXPECT_EQ(metrics->reference_seconds > 0, learner_.beta() != 0);
+    return found;
+  };
+  EXPECT_THAT(names(), ::testing::Contains("kl"));
+  learner_.set_beta(0);
+  EXPECT_THAT(names(), ::testing::Not(::testing::Contains("kl")));
+}
+
+TEST_F(TrainStep, Trap18TheSamplerAsOldPolicyLeavesNothingToCorrect) {
+  Load(proto::FLOAT64);
+  std::vector<TrainGroup> groups = Groups();
+  FillSamplerLogProbs(&groups, FreshAdapter().get());  // Another policy than the one trained.
+  learner_.set_old_policy(LearnerConfig::SAMPLER);
+  const auto plain = MakeTrainer(TrainedAdapter())->Step(groups);
+  ASSERT_TRUE(plain.ok()) << plain.status();
+  EXPECT_GT(plain->clipping.ratio_max, 1.01) << "current to sampler";
+  learner_.set_vllm_importance_sampling_mode(LearnerConfig::SEQUENCE_MASK);
+  const auto corrected = MakeTrainer(TrainedAdapter())->Step(groups);
+  EXPECT_EQ(corrected->clipping.weight_min, 1);
+  EXPECT_EQ(corrected->clipping.weight_max, 1);
+  EXPECT_EQ(corrected->loss, plain->loss);
+}
+
+// Decoupled PPO: current to proximal is 1 on the first update, proximal to behaviour weighs it.
+TEST_F(TrainStep, TheProximalPolicyIsWeighedAgainstTheSampler) {
+  Load(proto::FLOAT64);
+  std::vector<TrainGroup> groups = Groups();
+  FillSamplerLogProbs(&groups, TrainedAdapter().get());
+  for (float& logprob : groups[1].completions[1].sampler_logprobs) logprob += 0.5f;
+  learner_.set_beta(0);
+  learner_.set_vllm_importance_sampling_mode(LearnerConfig::TOKEN_TRUNCATE);
+  const auto metrics = MakeTrainer(TrainedAdapter())->Step(groups);
+  ASSERT_TRUE(metrics.ok()) << metrics.status();
+  EXPECT_EQ(metrics->clipping.ratio_min, 1);
+  EXPECT_EQ(metrics->clipping.ratio_max, 1);
+  EXPECT_NEAR(metrics->clipping.weight_min, std::exp(-0.5), 1e-5);
+  EXPECT_NEAR(metrics->clipping.weight_max, 1, 1e-5);
+  EXPECT_NEAR(metrics->clipping.sampler_difference_max, 0.5, 1e-5);
+}
+
+TEST_F(TrainStep, TheEntropyBonusHasTheGradientOfTheEntropyOfSeparateSequences) {
+  for (const double quantile : {1.0, 0.4}) {
+    Load(proto::FLOAT64);
+    learner_.set_beta(0);
+    std::vector<TrainGroup> groups = Groups();
+    for (TrainGroup& group : groups) {
+      for (TrainCompletion& completion : group.completions) {
+        if (completion.reward.has_value()) completion.reward = 1.0;  // The bonus alone is left.
+      }
+    }
+    learner_.set_entropy_coef(0.3);
+    learner_.set_top_entropy_quantile(quantile);
+    const auto trainer = MakeTrainer(TrainedAdapter());
+    const auto metrics = trainer->Step(groups);
+    ASSERT_TRUE(metrics.ok()) << metrics.status();
+
+    const std::shared_ptr<Adapter> adapter = TrainedAdapter();
+    for (at::Tensor& tensor : adapter->Parameters()) tensor.set_requires_grad(true);
+    std::vector<at::Tensor> entropies;
+    for (const TrainGroup& group : groups) {
+      for (const TrainCompletion& completion : group.completions) {
+        if (!completion.reward.has_value()) continue;
+        std::vector<int32_t> all = group.prompt;
+        all.insert(all.end(), completion.tokens.begin(), completion.tokens.end());
+        model::TokenTree tree;
+        tree.Add(all);
+        model::ForwardOptions options;
+        options.adapter = adapter.get();
+        const at::Tensor logprob_TV =
+            at::log_softmax(
+                at::matmul(model_->Hidden(tree, options), model_->head().t()) / temperature_, -1)
+                .narrow(0, static_cast<int64_t>(group.prompt.size()) - 1,
+                        static_cast<int64_t>(completion.tokens.size()));
+        entropies.push_back(-(logprob_TV.exp() * logprob_TV).sum(-1));
+      }
+    }
+    const at::Tensor entropy = at::cat(entropies);
+    const at::Tensor mask = HighEntropyMask(entropy, EntropyThreshold(entropy, quantile));
+    const at::Tensor expected = -0.3 * entropy.masked_select(mask).mean();
+    expected.backward();
+    EXPECT_NEAR(metrics->loss, expected.item<double>(), 1e-10);
+    EXPECT_EQ(metrics->clipping.policy_loss, 0);
+    std::vector<at::Tensor> gradients;
+    for (const at::Tensor& tensor : adapter->Parameters()) gradients.push_back(tensor.grad());
+    EXPECT_LT(LargestDifference(GradientOf(*trainer), gradients), 1e-9);
+    double scale = 0;
+    for (const at::Tensor& g : gradients) scale = std::max(scale, g.abs().max().item<double>());
+    EXPECT_GT(scale, 1e-3) << "nothing was compared";
+  }
+}
+
+TEST_F(TrainStep, TheEntropyMaskIsOneForAllMicroBatchesOfASlice) {
+  Load(proto::FLOAT64);
+  learner_.set_top_entropy_quantile(0.5);
+  const auto together = MakeTrainer(TrainedAdapter());
+  ASSERT_TRUE(together->Step(Groups()).ok());
+  learner_.set_micro_batch_tokens(1);
+  const auto apart = MakeTrainer(TrainedAdapter());
+  ASSERT_TRUE(apart->Step(Groups()).ok());
+  EXPECT_LT(LargestDifference(GradientOf(*together), GradientOf(*apart)), 1e-12);
+}
+
+TEST_F(TrainStep, ALossThatIsNotFiniteSkipsTheUpdateAndSaysWhere) {
+  Load(proto::FLOAT64);
+  const std::shared_ptr<Adapter> adapter = TrainedAdapter();
+  const auto trainer = MakeTrainer(adapter);
+  const at::Tensor weight = adapter->Parameters()[0].detach();
+  const at::Tensor before = weight.clone();
+  weight[0][0] = std::numeric_limits<double>::quiet_NaN();
+  const std::vector<at::Tensor> snapshot = Snapshot(*adapter);
+  const auto metrics = trainer->Step(Groups());
+  ASSERT_TRUE(metrics.ok()) << metrics.status();
+  EXPECT_TRUE(metrics->skipped);
+  EXPECT_EQ(metrics->skipped_why,
+            "optimiser step 1 was skipped: the loss is nan on groups 40 to 41, expected a finite "
+            "number");
+  EXPECT_EQ(trainer->optimizer().num_steps(), 0);
+  for (size_t i = 1; i < snapshot.size(); ++i) {
+    EXPECT_TRUE(adapter->Parameters()[i].equal(snapshot[i]));
+  }
+  // The next step is as if there had been none.
+  weight.copy_(before);
+  const auto next = trainer->Step(Groups());
+  ASSERT_TRUE(next.ok()) << next.status();
+  EXPECT_FALSE(next->skipped);
+  EXPECT_EQ(trainer->optimizer().num_steps(), 1);
+  const auto fresh = MakeTrainer(TrainedAdapter());
+  ASSERT_TRUE(fresh->Step(Groups()).ok());
+  EXPECT_EQ(LargestDifference(Snapshot(*adapter), Snapshot(fresh->adapter())), 0);
+}
+
+TEST_F(TrainStep, TheLearningRateFollowsTheOptimisersSteps) {
+  Load(proto::FLOAT32);
+  learner_.set_max_steps(2);
+  learner_.set_num_iterations(2);
+  learner_.set_lr_scheduler_type(LearnerConfig::LINEAR);
+  const auto trainer = MakeTrainer(TrainedAdapter());
+  std::vector<double> rates;
+  for (int step = 0; step < 2; ++step) {
+    const auto metrics = trainer->Step(Groups());
+    ASSERT_TRUE(metrics.ok()) << metrics.status();
+    for (const UpdateMetrics& update : metrics->updates) rates.push_back(update.learning_rate);
+  }
+  const double peak = learner_.learning_rate();
+  ASSERT_EQ(rates.size(), 4u);
+  for (int i = 0; i < 4; ++i) EXPECT_NEAR(rates[i], peak * (4 - i) / 4, 1e-15);
+}
+
+TEST_F(TrainStep, EveryCompletionsRewardAndAdvantageAreReported) {
+  Load(proto::FLOAT32);
+  std::vector<TrainGroup> groups = Groups();
+  for (TrainGroup& group : groups) {
+    for (size_t i = 0; i < group.completions.size(); ++i) {
+      group.completions[i].index = static_cast<int64_t>(i) + 5;
+    }
+  }
+  const auto metrics = MakeTrainer(TrainedAdapter())->Step(groups);
+  ASSERT_TRUE(metrics.ok()) << metrics.status();
+  ASSERT_EQ(metrics->completions.size(), 7u);
+  EXPECT_EQ(metrics->completions[2].group_id, 40u);
+  EXPECT_EQ(metrics->completions[2].completion, 7);
+  EXPECT_FALSE(metrics->completions[2].reward.has_value());
+  EXPECT_EQ(metrics->completions[2].advantage, 0);
+  EXPECT_EQ(metrics->completions[5].group_id, 41u);
+  EXPECT_EQ(metrics->completions[5].reward, 2.0);
+  EXPECT_GT(metrics->completions[5].advantage, 0.5);
+}
+
+TEST_F(TrainStep, DrGrpoDividesByTheLongestACompletionMayBe) {
+  Load(proto::FLOAT64);
+  learner_.set_loss_type(LearnerConfig::DR_GRPO);
+  const auto loss = [&](int64_t longest) {
+    auto trainer =
+        Trainer::Create(model_.get(), TrainedAdapter(), {learner_, temperature_, longest, {}});
+    const auto metrics = (*trainer)->Step(Groups());
+    return metrics.ok() ? metrics->loss : 0.0;
+  };
+  EXPECT_NE(loss(16), 0);
+  EXPECT_NEAR(loss(16), 2 * loss(32), 1e-12);
 }
 
 TEST_F(TrainStep, RefusesAnAdapterOfAnotherType) {
