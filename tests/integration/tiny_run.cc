@@ -105,7 +105,7 @@ bool Process::Running() {
 }
 
 int Process::Wait() {
-  for (int i = 0; i < 24000 && Running(); ++i) ::poll(nullptr, 0, 5);
+  for (int i = 0; i < 60000 && Running(); ++i) ::poll(nullptr, 0, 5);
   return ended_ ? code_ : -1;
 }
 

@@ -24,7 +24,7 @@ class Process {
   Process(const Process&) = delete;
   Process& operator=(const Process&) = delete;
 
-  // Exit code, or 128 + signal; -1 when it does not end within two minutes.
+  // Exit code, or 128 + signal; -1 when it does not end within five minutes.
   int Wait();
   void Signal(int signal) const;
   bool Running();
