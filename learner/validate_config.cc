@@ -267,8 +267,32 @@ std::string Locate(absl::string_view field, const std::vector<std::string>& file
   return found;
 }
 
+// Fields of the schema that nothing acts on yet: a run that would ignore them is refused.
+void CheckServed(const proto::RunConfig& config, Checker* check) {
+  const auto refuse = [&](bool asked, const std::string& field, const std::string& found,
+                          const std::string& expected) {
+    check->Require(!asked, field, found, absl::StrCat(expected, " (not supported yet)"));
+  };
+  const proto::LearnerConfig& learner = config.learner();
+  refuse(learner.task() != proto::RL, "learner.task", proto::Task_Name(learner.task()), "RL");
+  refuse(learner.world_size() != 1, "learner.world_size", absl::StrCat(learner.world_size()), "1");
+  refuse(learner.activation_checkpointing(), "learner.activation_checkpointing", "true", "false");
+  refuse(learner.log_completions(), "learner.log_completions", "true", "false");
+  refuse(config.policy().lora().dropout() > 0, "policy.lora.dropout",
+         absl::StrCat(config.policy().lora().dropout()), "0");
+  refuse(config.has_data(), "data", "set", "left out");
+  for (int i = 0; i < config.scorer_size(); ++i) {
+    const std::string field = absl::StrCat("scorer[", i, "]");
+    refuse(config.scorer(i).kind() == proto::ScorerConfig::GENERATIVE, field + ".kind",
+           "GENERATIVE", "VERDICT or REWARD");
+    refuse(config.scorer(i).has_adapter(), field + ".adapter",
+           absl::StrCat("\"", config.scorer(i).adapter(), "\""), "left out");
+  }
+}
+
 absl::Status CheckAll(const proto::RunConfig& config) {
   Checker check;
+  CheckServed(config, &check);
   CheckPolicy(config.policy(), &check);
   CheckGeneration(config.generation(), &check);
   CheckLearner(config.learner(), &check);

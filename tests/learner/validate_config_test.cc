@@ -57,6 +57,25 @@ class ValidateConfigTest : public ::testing::Test {
 
 TEST_F(ValidateConfigTest, AGoodOneIsAccepted) { EXPECT_EQ(Sentence(""), ""); }
 
+TEST_F(ValidateConfigTest, WhatNothingActsOnIsRefusedRatherThanIgnored) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"learner { task: SFT }", "learner.task is SFT, must be RL"},
+      {"learner { world_size: 2 }", "learner.world_size is 2, must be 1"},
+      {"learner { activation_checkpointing: true }", "must be false"},
+      {"learner { log_completions: true }", "must be false"},
+      {"policy { lora { dropout: 0.1 } }", "policy.lora.dropout is 0.1, must be 0"},
+      {"data { path: \"rows.jsonl\" }", "data is set, must be left out"},
+      {"scorer { name: \"x\" model { path: \"m\" } kind: GENERATIVE }",
+       "scorer[2].kind is GENERATIVE"},
+      {"scorer { name: \"x\" model { path: \"m\" } adapter: \"a\" }",
+       "scorer[2].adapter is \"a\""}};
+  for (const auto& [overlay, sentence] : cases) {
+    EXPECT_THAT(Sentence(overlay), HasSubstr(sentence));
+    EXPECT_THAT(Sentence(overlay), EndsWith("(not supported yet)"));
+    EXPECT_THAT(Sentence(overlay), HasSubstr("over.txtpb:1: "));
+  }
+}
+
 TEST_F(ValidateConfigTest, GroupSizeOneIsRefusedWithFileAndLine) {
   EXPECT_THAT(Sentence("# comment\nlearner {\n  max_steps: 3\n  group_size: 1\n}\n"),
               EndsWith("over.txtpb:4: learner.group_size is 1, must be at least 2"));
