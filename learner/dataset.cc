@@ -304,6 +304,28 @@ absl::StatusOr<GuardRows> ReadGuardRows(const Paths& paths, const proto::DataCon
       config.label_field(), "\" or \"", config.response_field(), "\", expected labels"));
 }
 
+absl::Status CheckData(const proto::RunConfig& config) {
+  const proto::DataConfig& data = config.data();
+  for (const auto* paths : {&data.path(), &data.validation_path()}) {
+    if (paths->empty()) continue;
+    switch (config.learner().task()) {
+      case proto::RL:
+        break;
+      case proto::SFT:
+        WB_RETURN_IF_ERROR(ReadSftRows(*paths).status());
+        break;
+      case proto::DPO:
+      case proto::REWARD:
+        WB_RETURN_IF_ERROR(ReadPreferenceRows(*paths).status());
+        break;
+      case proto::GUARD:
+        WB_RETURN_IF_ERROR(ReadGuardRows(*paths, data).status());
+        break;
+    }
+  }
+  return absl::OkStatus();
+}
+
 std::vector<int64_t> RowOrder::Batch(int64_t step) {
   const int64_t epoch = step / steps_per_epoch();
   if (epoch != epoch_) {

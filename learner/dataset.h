@@ -63,6 +63,9 @@ struct GuardRows {
 absl::StatusOr<GuardRows> ReadGuardRows(
     const google::protobuf::RepeatedPtrField<std::string>& paths, const proto::DataConfig& config);
 
+// Reads everything that the task of `config` (not RL) would train and validate on, and drops it.
+absl::Status CheckData(const proto::RunConfig& config);
+
 // Which rows every optimiser step takes. A batch does not reach over the end of an epoch, so the
 // last one of an epoch may be smaller. Depends on its arguments only: the number of the step is the
 // data cursor. Not thread-safe.

@@ -237,6 +237,7 @@ absl::Status SupervisedRun::Note(const SupervisedStep& result, double seconds) {
     rows_seen_ = order_->RowsBefore(step);
   }
   ordered_json line = {{"step", step},
+                       {"max_steps", num_steps_},
                        {"loss", result.loss},
                        {"grad_norm", result.grad_norm},
                        {"learning_rate", result.learning_rate},
@@ -274,7 +275,7 @@ absl::Status SupervisedRun::Validate() {
   if (absl::IsCancelled(validation.status())) return absl::CancelledError(StopReason());
   WB_RETURN_IF_ERROR(validation.status());
   const int64_t step = steps_done();
-  ordered_json line = {{"step", step}, {"eval_loss", validation->loss}};
+  ordered_json line = {{"step", step}, {"max_steps", num_steps_}, {"eval_loss", validation->loss}};
   for (const auto& [name, value] : validation->metrics) line[absl::StrCat("eval_", name)] = value;
   line["eval_rows"] = num_rows;
   line["eval_seconds"] = absl::ToDoubleSeconds(absl::Now() - began);

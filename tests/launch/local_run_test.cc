@@ -88,6 +88,17 @@ TEST_F(LocalRunTest, EndsWhenTheLearnerEndsAndTellsMembersItsAddress) {
             "told --learner=127.0.0.1:4711\n");
 }
 
+TEST_F(LocalRunTest, ALearnerOnItsOwnServesNobodyAndMayTakeItsTime) {
+  Add("learner", "learner-0", "echo training; while [ ! -e $DIR/done ]; do sleep 0.01; done");
+  Start();
+  UntilLogged("learner-0", "training");
+  clock_.Advance(absl::Hours(5));
+  ASSERT_FALSE(run_->Tick());
+  ASSERT_TRUE(WriteFileAtomically(folder_.Join("done"), "").ok());
+  const RunResult result = UntilEnd();
+  EXPECT_EQ(result.end, RunEnd::kDone) << result.sentence;
+}
+
 TEST_F(LocalRunTest, AMemberThatStaysIsAskedAndThenKilled) {
   Add("learner", "learner-0", serve_ + "while [ ! -e $DIR/worked ]; do sleep 0.01; done");
   Add("actor", "actor-0",
