@@ -238,7 +238,10 @@ absl::StatusOr<int> Run(const std::vector<std::string>& arguments) {
   std::printf("run folder %s\n", run_dir.c_str());
   std::fflush(stdout);
   const Signals signals;
-  LocalRun run({.run_dir = run_dir, .supervisor = config.supervisor()}, processes, Clock::Real());
+  LocalRun run({.run_dir = run_dir,
+                .supervisor = config.supervisor(),
+                .learner_serves = config.learner().task() == proto::RL},
+               processes, Clock::Real());
   RunResult result;
   if (const absl::Status started = run.Start(); !started.ok()) {
     result = {RunEnd::kError, false, std::string(started.message()), ""};

@@ -36,8 +36,9 @@ class LocalRunTest : public ::testing::Test {
     processes_.push_back(process);
   }
 
-  void Start() {
+  void Start(bool learner_serves = true) {
     LocalRun::Options options;
+    options.learner_serves = learner_serves;
     options.run_dir = folder_.path();
     options.supervisor.set_max_restarts(2);
     options.supervisor.set_restart_backoff(1e-3);
@@ -90,7 +91,7 @@ TEST_F(LocalRunTest, EndsWhenTheLearnerEndsAndTellsMembersItsAddress) {
 
 TEST_F(LocalRunTest, ALearnerOnItsOwnServesNobodyAndMayTakeItsTime) {
   Add("learner", "learner-0", "echo training; while [ ! -e $DIR/done ]; do sleep 0.01; done");
-  Start();
+  Start(/*learner_serves=*/false);
   UntilLogged("learner-0", "training");
   clock_.Advance(absl::Hours(5));
   ASSERT_FALSE(run_->Tick());
