@@ -279,13 +279,15 @@ void CheckServed(const proto::RunConfig& config, Checker* check) {
     check->Require(!asked, field, found, absl::StrCat(expected, " (not supported yet)"));
   };
   const proto::LearnerConfig& learner = config.learner();
-  refuse(learner.task() != proto::RL, "learner.task", proto::Task_Name(learner.task()), "RL");
+  const bool rl = learner.task() == proto::RL;
+  refuse(learner.task() == proto::DPO || learner.task() == proto::REWARD, "learner.task",
+         proto::Task_Name(learner.task()), "RL, SFT or GUARD");
   refuse(learner.world_size() != 1, "learner.world_size", absl::StrCat(learner.world_size()), "1");
   refuse(learner.activation_checkpointing(), "learner.activation_checkpointing", "true", "false");
   refuse(learner.log_completions(), "learner.log_completions", "true", "false");
-  refuse(config.policy().lora().dropout() > 0, "policy.lora.dropout",
+  refuse(rl && config.policy().lora().dropout() > 0, "policy.lora.dropout",
          absl::StrCat(config.policy().lora().dropout()), "0");
-  refuse(config.has_data(), "data", "set", "left out");
+  refuse(rl && config.has_data(), "data", "set", "left out");
   for (int i = 0; i < config.scorer_size(); ++i) {
     const std::string field = absl::StrCat("scorer[", i, "]");
     refuse(config.scorer(i).kind() == proto::ScorerConfig::GENERATIVE, field + ".kind",
