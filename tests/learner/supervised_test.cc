@@ -329,6 +329,29 @@ TEST_F(SupervisedTest, DropoutIsTheStepsOwnAndOffInValidation) {
   EXPECT_EQ(validate(), validate());
 }
 
+TEST_F(SupervisedTest, ABf16BaseTrainsAFloat32AdapterThroughACopy) {
+  config_.mutable_policy()->mutable_model()->set_dtype(proto::BFLOAT16);
+  *config_.mutable_scorer(0)->mutable_model() = config_.policy().model();
+  model_ = *model::CausalLm::Load(config_.policy().model());
+  adapter_ = *model::Adapter::Initialize(model_->spec(), config_.policy().lora(), 3, at::kFloat,
+                                         at::kCPU);
+  const auto task = Task(proto::GUARD, "guard.jsonl");
+  const auto trainer = Trainer();
+  const std::vector<Pass> passes = task->Plan(Split::kTrain, AllRows(*task), 64);
+  const auto validate = [&](const SupervisedTrainer& with) {
+    return with.Validate(*task, passes, [] { return false; })->loss;
+  };
+  const double before = validate(*trainer);
+  for (int64_t step = 0; step < 10; ++step) {
+    const auto done = trainer->Step(*task, passes, step);
+    ASSERT_TRUE(done.ok()) << done.status();
+    EXPECT_EQ(done->skipped, "");
+  }
+  EXPECT_LT(validate(*trainer), 0.7 * before);
+  // The copy is what the masters say.
+  EXPECT_EQ(validate(*Trainer()), validate(*trainer));
+}
+
 // A task whose loss is not a number on the passes it is told.
 class BrokenTask final : public SupervisedTask {
  public:
