@@ -69,6 +69,10 @@ absl::StatusOr<std::unique_ptr<SupervisedTrainer>> SupervisedTrainer::Create(
     WB_ASSIGN_OR_RETURN(working,
                         model::Adapter::Initialize(model->spec(), master->config(), /*seed=*/0,
                                                    model->dtype(), model->device()));
+    if (master->score_head().defined()) {
+      const at::Tensor head = at::empty_like(master->score_head().detach(), model->dtype());
+      WB_RETURN_IF_ERROR(working->SetScoreHead(head));
+    }
   }
   return model::CatchTorch("preparing to train", [&] {
     return std::unique_ptr<SupervisedTrainer>(

@@ -20,6 +20,7 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "base/text_proto.h"
+#include "learner/reward_model.h"
 #include "learner/supervised_task.h"
 #include "learner/validate_config.h"
 #include "model/catch_torch.h"
@@ -92,6 +93,8 @@ absl::Status SupervisedRun::LoadEverything() {
   WB_ASSIGN_OR_RETURN(
       adapter_, model::Adapter::Initialize(model_->spec(), config_.policy().lora(), config_.seed(),
                                            MasterType(*model_), model_->device()));
+  if (config_.learner().task() == proto::REWARD)
+    WB_RETURN_IF_ERROR(AddScoreHead(*model_, config_.seed(), adapter_.get()));
   WB_ASSIGN_OR_RETURN(task_, MakeSupervisedTask(config_, *model_));
   const int64_t num_rows = task_->num_rows(Split::kTrain);
   order_ = std::make_unique<RowOrder>(num_rows, config_.data(), config_.seed());

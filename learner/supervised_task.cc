@@ -2,7 +2,9 @@
 #include "learner/supervised_task.h"
 
 #include "absl/strings/str_cat.h"
+#include "learner/dpo.h"
 #include "learner/guard.h"
+#include "learner/reward_model.h"
 #include "learner/sft.h"
 
 namespace wideberth::learner {
@@ -12,6 +14,10 @@ absl::StatusOr<std::unique_ptr<SupervisedTask>> MakeSupervisedTask(const proto::
   switch (config.learner().task()) {
     case proto::SFT:
       return SftTask::Create(config, model);
+    case proto::DPO:
+      return DpoTask::Create(config, model);
+    case proto::REWARD:
+      return RewardTask::Create(config, model);
     case proto::GUARD:
       return GuardTask::Create(config, model);
     default:

@@ -37,6 +37,19 @@ absl::Status ValidateDataConfig(const proto::DataConfig& data) {
                  "data.validate_every", data.validate_every(), "0 without data.validation_path");
 }
 
+absl::Status NotNegative(double value, absl::string_view field) {
+  return Require(std::isfinite(value) && value >= 0, field, value, "a number of at least 0");
+}
+
+absl::Status ValidateDpo(const proto::DpoConfig& dpo) {
+  WB_RETURN_IF_ERROR(Positive(dpo.beta(), "learner.dpo.beta"));
+  // At one half chosen and rejected mean the same; beyond, they change places.
+  WB_RETURN_IF_ERROR(Require(dpo.label_smoothing() >= 0 && dpo.label_smoothing() < 0.5,
+                             "learner.dpo.label_smoothing", dpo.label_smoothing(),
+                             "at least 0 and below 0.5"));
+  return NotNegative(dpo.sft_weight(), "learner.dpo.sft_weight");
+}
+
 absl::Status ValidateGuard(const proto::RunConfig& config) {
   const proto::GuardConfig& guard = config.learner().guard();
   WB_RETURN_IF_ERROR(Positive(guard.positive_weight(), "learner.guard.positive_weight"));
@@ -69,7 +82,17 @@ absl::Status ValidateTaskOnData(const proto::RunConfig& config) {
   WB_RETURN_IF_ERROR(Require(config.learner().world_size() == 1, "learner.world_size",
                              config.learner().world_size(),
                              absl::StrCat("1 for learner.task ", task)));
-  return config.learner().task() == proto::GUARD ? ValidateGuard(config) : absl::OkStatus();
+  switch (config.learner().task()) {
+    case proto::DPO:
+      return ValidateDpo(config.learner().dpo());
+    case proto::REWARD:
+      return NotNegative(config.learner().reward_model().center_rewards_coefficient(),
+                         "learner.reward_model.center_rewards_coefficient");
+    case proto::GUARD:
+      return ValidateGuard(config);
+    default:
+      return absl::OkStatus();
+  }
 }
 
 }  // namespace wideberth::learner

@@ -310,7 +310,7 @@ def main():
     for index, case in enumerate(CASES):
         rows = given_rows(case, index)
         steps, weights = run(case, rows)
-        steps = [{name: golden_file.digits(v, 15) for name, v in step.items()} for step in steps]
+        steps = [{name: golden_file.digits(v, 17) for name, v in step.items()} for step in steps]
         cases.append(
             {
                 **case,
