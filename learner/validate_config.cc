@@ -280,8 +280,6 @@ void CheckServed(const proto::RunConfig& config, Checker* check) {
   };
   const proto::LearnerConfig& learner = config.learner();
   const bool rl = learner.task() == proto::RL;
-  refuse(learner.task() == proto::DPO || learner.task() == proto::REWARD, "learner.task",
-         proto::Task_Name(learner.task()), "RL, SFT or GUARD");
   refuse(learner.world_size() != 1, "learner.world_size", absl::StrCat(learner.world_size()), "1");
   refuse(learner.activation_checkpointing(), "learner.activation_checkpointing", "true", "false");
   refuse(learner.log_completions(), "learner.log_completions", "true", "false");

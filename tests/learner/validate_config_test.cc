@@ -59,7 +59,6 @@ TEST_F(ValidateConfigTest, AGoodOneIsAccepted) { EXPECT_EQ(Sentence(""), ""); }
 
 TEST_F(ValidateConfigTest, WhatNothingActsOnIsRefusedRatherThanIgnored) {
   const std::pair<const char*, const char*> cases[] = {
-      {"learner { task: DPO }", "learner.task is DPO, must be RL, SFT or GUARD"},
       {"learner { world_size: 2 }", "learner.world_size is 2, must be 1"},
       {"learner { activation_checkpointing: true }", "must be false"},
       {"learner { log_completions: true }", "must be false"},
