@@ -52,6 +52,7 @@ LocalRun::LocalRun(Options options, std::vector<PlacedProcess> processes, const 
 
 absl::Status LocalRun::Start() {
   phase_deadline_ = clock_.Now() + options_.learner_start_timeout;
+  if (!options_.learner_serves) phase_ = Phase::kRunning;
   return supervisor_.Start(processes_[0].spec);
 }
 

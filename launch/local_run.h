@@ -42,6 +42,8 @@ class LocalRun final {
   struct Options {
     std::string run_dir;
     proto::SupervisorConfig supervisor;
+    // False for a learner on its own, which serves nobody: there is no address to wait for.
+    bool learner_serves = true;
     absl::Duration learner_start_timeout =
         absl::Minutes(10);  // Large weights take a while to read.
     absl::Duration exit_grace =

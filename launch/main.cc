@@ -14,6 +14,7 @@
 #include "launch/flags.h"
 #include "launch/looks.h"
 #include "launch/loss_look.h"
+#include "launch/mine.h"
 #include "launch/replay.h"
 #include "launch/run.h"
 
@@ -44,6 +45,7 @@ const std::vector<Subcommand>& Subcommands() {
        Placement},
       {"supervise", "one command, restarted in place; what a cluster's nodes run", Supervise},
       {"replay", "a run's training once more from its journal", ReplayRun},
+      {"mine", "a run's answers and their labels -> preference pairs for DPO", Look(Mine)},
       {"tokenize", "text -> token ids", Look(Tokenize)},
       {"generate", "prompts -> completions with their log-probs", Look(Generate)},
       {"logprobs", "prompt and completion ids -> log-probs", Look(LogProbs)},

@@ -50,6 +50,8 @@ std::vector<PlacedProcess> PlaceLocally(const proto::RunConfig& config,
   learner.spec.restart_after_exit = false;
   learner.spec.restart_arguments = {"--restarted"};
   processes.push_back(std::move(learner));
+  // The other tasks read their data and need nobody.
+  if (config.learner().task() != proto::RL) return processes;
   for (const proto::ScorerConfig& scorer : config.scorer()) {
     for (int replica = 0; replica < scorer.replicas(); ++replica) {
       PlacedProcess placed = Place("scorer", absl::StrCat("scorer-", scorer.name(), "-", replica),

@@ -21,6 +21,7 @@
 #include "launch/local_run.h"
 #include "launch/placement.h"
 #include "launch/run_progress.h"
+#include "learner/dataset.h"
 #include "learner/run_folder.h"
 #include "learner/validate_config.h"
 #include "model/model_spec.h"
@@ -129,8 +130,8 @@ RunResult Watch(LocalRun& run, const proto::RunConfig& config, const std::string
     const absl::optional<RunResult> result = run.Tick();
     if (const absl::optional<StepMetrics> step = metrics.Poll()) {
       eta.Note(step->step, absl::Now());
-      display.Show(ProgressLine(*step, config.learner().max_steps(),
-                                eta.Remaining(config.learner().max_steps())));
+      const int64_t max_steps = step->max_steps.value_or(config.learner().max_steps());
+      display.Show(ProgressLine(*step, max_steps, eta.Remaining(max_steps)));
     }
     if (result) return *result;
     if (!told_address && !run.learner_address().empty()) {
@@ -205,7 +206,10 @@ absl::StatusOr<proto::RunConfig> LoadRunConfig(const std::vector<std::string>& f
   WB_RETURN_IF_ERROR(learner::ValidateRunConfig(config, files));
   for (const proto::ScorerConfig& scorer : config.scorer())
     WB_RETURN_IF_ERROR(scorer::ValidateScorerConfig(scorer));
-  if (look_at_models) WB_RETURN_IF_ERROR(LookAtModels(config));
+  if (look_at_models) {
+    WB_RETURN_IF_ERROR(LookAtModels(config));
+    if (config.learner().task() != proto::RL) WB_RETURN_IF_ERROR(learner::CheckData(config));
+  }
   return config;
 }
 
@@ -234,7 +238,10 @@ absl::StatusOr<int> Run(const std::vector<std::string>& arguments) {
   std::printf("run folder %s\n", run_dir.c_str());
   std::fflush(stdout);
   const Signals signals;
-  LocalRun run({.run_dir = run_dir, .supervisor = config.supervisor()}, processes, Clock::Real());
+  LocalRun run({.run_dir = run_dir,
+                .supervisor = config.supervisor(),
+                .learner_serves = config.learner().task() == proto::RL},
+               processes, Clock::Real());
   RunResult result;
   if (const absl::Status started = run.Start(); !started.ok()) {
     result = {RunEnd::kError, false, std::string(started.message()), ""};
@@ -253,6 +260,12 @@ absl::StatusOr<int> Check(const std::vector<std::string>& arguments) {
   if (!go) return 0;
   WB_ASSIGN_OR_RETURN(const proto::RunConfig config,
                       LoadRunConfig(flags.configs, flags.overrides, /*look_at_models=*/true));
+  if (config.learner().task() != proto::RL) {
+    std::printf("%s can run: %s, %d epoch(s) in steps of %d rows\n", config.name().c_str(),
+                proto::Task_Name(config.learner().task()).c_str(), config.data().num_epochs(),
+                config.data().batch_size());
+    return 0;
+  }
   std::printf("%s can run: %d scorer(s), %d actor(s), %d steps of %d x %d completions\n",
               config.name().c_str(), config.scorer_size(), config.actor().replicas(),
               config.learner().max_steps(), config.learner().groups_per_step(),

@@ -29,6 +29,9 @@ absl::optional<StepMetrics> ParseStepMetrics(absl::string_view json_line) {
     return absl::nullopt;
   StepMetrics metrics;
   metrics.step = line["step"].get<int64_t>();
+  if (const auto steps = Number(line, "max_steps"))
+    metrics.max_steps = static_cast<int64_t>(*steps);
+  metrics.loss = Number(line, "loss");
   metrics.reward = Number(line, "reward_mean");
   metrics.t = Number(line, "t_mean");
   metrics.boundary_mass = Number(line, "boundary_mass");
@@ -40,6 +43,7 @@ absl::optional<StepMetrics> ParseStepMetrics(absl::string_view json_line) {
 std::string ProgressLine(const StepMetrics& metrics, int64_t max_steps,
                          absl::optional<absl::Duration> remaining) {
   std::string line = absl::StrCat("step ", metrics.step, "/", max_steps);
+  if (metrics.loss && !metrics.reward) absl::StrAppendFormat(&line, "  loss %.4f", *metrics.loss);
   if (metrics.reward) absl::StrAppendFormat(&line, "  reward %.3f", *metrics.reward);
   if (metrics.t) absl::StrAppendFormat(&line, "  t %.3f", *metrics.t);
   if (metrics.boundary_mass)

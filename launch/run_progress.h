@@ -14,12 +14,14 @@ namespace wideberth::launch {
 // One step, as far as its line has it.
 struct StepMetrics {
   int64_t step = 0;
-  absl::optional<double> reward, t, boundary_mass, kl, tokens_per_second;
+  absl::optional<int64_t> max_steps;  // Where the configuration alone does not say it.
+  absl::optional<double> loss, reward, t, boundary_mass, kl, tokens_per_second;
 };
 
 // nullopt for what is no line of a step.
 absl::optional<StepMetrics> ParseStepMetrics(absl::string_view json_line);
 
+// "step 3/40  loss 0.731  812 tok/s  ETA 2m10s", or of an RL run, which has rewards,
 // "step 3/40  reward 0.512  t 0.214  near 0.5 12.5 %  KL 0.0031  812 tok/s  ETA 2m10s"; what is
 // missing is left out.
 std::string ProgressLine(const StepMetrics& metrics, int64_t max_steps,

@@ -222,6 +222,9 @@ absl::StatusOr<CheckpointStore::Loaded> CheckpointStore::Load(const std::string&
   WB_ASSIGN_OR_RETURN(
       const std::shared_ptr<model::Adapter> wanted,
       model::Adapter::Initialize(model.spec(), lora, /*seed=*/0, dtype, model.device()));
+  // Only the task knows whether there is a score head; the optimiser's tensors are checked by name.
+  if (loaded.adapter->score_head().defined())
+    WB_RETURN_IF_ERROR(wanted->SetScoreHead(loaded.adapter->score_head()));
   WB_RETURN_IF_ERROR(CheckShape(path, *loaded.adapter, *wanted));
   WB_ASSIGN_OR_RETURN(loaded.optimizer, ReadOptimizer(absl::StrCat(path, "/", kOptimizer)));
   return loaded;

@@ -47,6 +47,7 @@
 #include "learner/learner.h"
 #include "learner/run_folder.h"
 #include "learner/sources.h"
+#include "learner/supervised_run.h"
 #include "learner/validate_config.h"
 #include "model/runtime.h"
 #include "transport/health.h"
@@ -105,8 +106,9 @@ absl::StatusOr<proto::RunConfig> Resolve(const Sources& given) {
   return config;
 }
 
+template <typename AnyLearner>
 absl::StatusOr<std::unique_ptr<transport::HealthPage>> ServeHealth(const proto::RunConfig& config,
-                                                                   const Learner& learner) {
+                                                                   const AnyLearner& learner) {
   transport::HealthPage::Options page;
   page.role = "learner";
   page.name = "learner-0";
@@ -139,10 +141,43 @@ absl::StatusOr<Served> Serve(const proto::RunConfig& config, Learner& learner) {
   return served;
 }
 
+template <typename AnyLearner>
+std::jthread StopOnSignal(AnyLearner& learner, const sigset_t& signal_set) {
+  return std::jthread([&learner, signal_set](std::stop_token stop) {
+    const timespec look = {0, 200'000'000};
+    while (!stop.stop_requested()) {
+      const int signal = ::sigtimedwait(&signal_set, nullptr, &look);
+      if (signal <= 0) continue;
+      WB_LOG(INFO) << "signal " << signal << ": ending";
+      learner.Stop(absl::StrCat("stopped by signal ", signal));
+    }
+  });
+}
+
+// SFT, DPO, REWARD and GUARD: nobody is served but those who look at the health page.
+absl::Status WorkOnData(const proto::RunConfig& config, bool resume, const sigset_t& signal_set,
+                        bool* began) {
+  model::ConfigureRuntime(config.policy().model().num_threads());
+  WB_ASSIGN_OR_RETURN(const std::unique_ptr<SupervisedRun> run,
+                      SupervisedRun::Create(config, &Clock::Real(), resume));
+  const auto health = ServeHealth(config, *run);
+  if (!health.ok()) {
+    run->Abandon();
+    return health.status();
+  }
+  *began = true;
+  const std::string page = (*health)->address();
+  WB_LOG(INFO) << "run " << run->run_id() << " in " << config.run_dir()
+               << (page.empty() ? "" : absl::StrCat(", health page http://", page, "/"));
+  const std::jthread signals = StopOnSignal(*run, signal_set);
+  return run->Run();
+}
+
 // `*began` is set once members can connect: what fails before leaves nothing behind.
 absl::Status Work(const Sources& sources, const sigset_t& signal_set, bool* began) {
   const bool resume = absl::GetFlag(FLAGS_resume) || GoesOnAfterRestart();
   WB_ASSIGN_OR_RETURN(const proto::RunConfig config, Resolve(sources));
+  if (config.learner().task() != proto::RL) return WorkOnData(config, resume, signal_set, began);
   // A learner before this one may have left its address; nobody shall go there.
   if (const std::string file = absl::GetFlag(FLAGS_address_file);
       !file.empty() && !GoesOnAfterRestart()) {
@@ -157,15 +192,7 @@ absl::Status Work(const Sources& sources, const sigset_t& signal_set, bool* bega
     return served.status();
   }
   *began = true;
-  const std::jthread signals([&learner, signal_set](std::stop_token stop) {
-    const timespec look = {0, 200'000'000};
-    while (!stop.stop_requested()) {
-      const int signal = ::sigtimedwait(&signal_set, nullptr, &look);
-      if (signal <= 0) continue;
-      WB_LOG(INFO) << "signal " << signal << ": ending";
-      learner->Stop(absl::StrCat("stopped by signal ", signal));
-    }
-  });
+  const std::jthread signals = StopOnSignal(*learner, signal_set);
   const absl::Status ended = learner->Run();
   served->server->Shutdown(absl::Seconds(2));
   return ended;

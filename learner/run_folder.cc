@@ -60,8 +60,13 @@ absl::StatusOr<RunFolder> RunFolder::Claim(absl::string_view path,
 absl::Status RunFolder::CheckHoldsRun(absl::string_view path) {
   const std::filesystem::path folder{std::string(path)};
   std::error_code ignored;
+  // A run on given data has no journal.
+  proto::RunConfig config;
+  const bool journal = !MergeTextProtoFile((folder / "config.txtpb").string(), &config).ok() ||
+                       config.learner().task() == proto::RL;
   for (const char* name : {"config.txtpb", "run.db"}) {
     if (std::filesystem::exists(folder / name, ignored)) continue;
+    if (absl::string_view(name) == "run.db" && !journal) continue;
     return absl::NotFoundError(
         absl::StrCat(path, ": holds no run that could be resumed (", name, " is not there)"));
   }

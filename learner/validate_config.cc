@@ -18,6 +18,7 @@
 #include "base/status.h"
 #include "base/text_proto.h"
 #include "learner/rewards.h"
+#include "learner/validate_data.h"
 #include "learner/validate_loss.h"
 
 namespace wideberth::learner {
@@ -138,6 +139,11 @@ void CheckLearner(const proto::LearnerConfig& learner, Checker* check) {
       .Positive(learner.adam_epsilon(), "learner.adam_epsilon")
       .NotNegative(learner.weight_decay(), "learner.weight_decay")
       .NotNegative(learner.max_grad_norm(), "learner.max_grad_norm")
+      .AtLeast(learner.warmup_steps(), 0, "learner.warmup_steps")
+      .Within(learner.warmup_ratio(), 0, 1, "learner.warmup_ratio")
+      .AtLeast(learner.checkpoint_every(), 0, "learner.checkpoint_every")
+      .AtLeast(learner.keep_last(), 1, "learner.keep_last")
+      .AtLeast(learner.max_skipped_steps(), 1, "learner.max_skipped_steps")
       .Positive(learner.lease_timeout(), "learner.lease_timeout")
       .Positive(learner.member_timeout(), "learner.member_timeout")
       .Positive(learner.step_timeout(), "learner.step_timeout")
@@ -191,7 +197,6 @@ void CheckRest(const proto::RunConfig& config, Checker* check) {
   check
       ->Require(!config.name().empty() && config.name().find('/') == std::string::npos, "name",
                 absl::StrCat("\"", config.name(), "\""), "a name without /")
-      .Present(config.prompts().path_size() > 0, "prompts.path", "a JSON lines file")
       .AtLeast(config.prompts().num_held_out(), 0, "prompts.num_held_out")
       .AtLeast(config.actor().replicas(), 1, "actor.replicas")
       .AtLeast(config.actor().num_threads(), 0, "actor.num_threads")
@@ -274,13 +279,13 @@ void CheckServed(const proto::RunConfig& config, Checker* check) {
     check->Require(!asked, field, found, absl::StrCat(expected, " (not supported yet)"));
   };
   const proto::LearnerConfig& learner = config.learner();
-  refuse(learner.task() != proto::RL, "learner.task", proto::Task_Name(learner.task()), "RL");
+  const bool rl = learner.task() == proto::RL;
   refuse(learner.world_size() != 1, "learner.world_size", absl::StrCat(learner.world_size()), "1");
   refuse(learner.activation_checkpointing(), "learner.activation_checkpointing", "true", "false");
   refuse(learner.log_completions(), "learner.log_completions", "true", "false");
-  refuse(config.policy().lora().dropout() > 0, "policy.lora.dropout",
+  refuse(rl && config.policy().lora().dropout() > 0, "policy.lora.dropout",
          absl::StrCat(config.policy().lora().dropout()), "0");
-  refuse(config.has_data(), "data", "set", "left out");
+  refuse(rl && config.has_data(), "data", "set", "left out");
   for (int i = 0; i < config.scorer_size(); ++i) {
     const std::string field = absl::StrCat("scorer[", i, "]");
     refuse(config.scorer(i).kind() == proto::ScorerConfig::GENERATIVE, field + ".kind",
@@ -296,9 +301,16 @@ absl::Status CheckAll(const proto::RunConfig& config) {
   CheckPolicy(config.policy(), &check);
   CheckGeneration(config.generation(), &check);
   CheckLearner(config.learner(), &check);
-  CheckScorers(config, &check);
-  check.Also(
-      ValidateRewardConfig(config.reward(), {config.scorer().begin(), config.scorer().end()}));
+  const bool rl = config.learner().task() == proto::RL;
+  // The others need no scorer but a guard's own.
+  if (rl || config.scorer_size() > 0) CheckScorers(config, &check);
+  if (rl) {
+    check.Present(config.prompts().path_size() > 0, "prompts.path", "a JSON lines file");
+    check.Also(
+        ValidateRewardConfig(config.reward(), {config.scorer().begin(), config.scorer().end()}));
+  } else {
+    check.Also(ValidateTaskOnData(config));
+  }
   CheckPlacement(config, &check);
   CheckRest(config, &check);
   return check.status();

@@ -12,9 +12,11 @@ for kind in llama llama3_rope qwen2; do "$python" tests/golden/make_tiny_logits.
 "$python" tests/golden/make_lora.py --kind llama --case rslora
 "$python" tests/golden/make_lora.py --kind llama --case modules
 "$python" tests/golden/make_scorers.py
+"$python" tests/golden/make_classification.py
 "$python" tests/golden/make_sampling.py
 "$python" tests/golden/make_adamw.py
 "$python" tests/golden/make_schedules.py
+"$python" tests/golden/make_supervised.py
 "$python" tests/golden/make_grpo.py --reference "$shared/reference"
 "$python" tests/golden/make_real_model.py --model "$shared/data/model-stories260k/hf" --out stories260k.json
 if [ "$#" -gt 1 ]; then

@@ -32,6 +32,10 @@ TEST(ConfigsTest, EveryRunIsValidAndItsPromptsAreThere) {
   for (const std::string& file : files) {
     const auto config = LoadRunConfig({file}, {}, /*look_at_models=*/false);
     ASSERT_TRUE(config.ok()) << config.status().message();
+    if (config->learner().task() != proto::RL) {
+      EXPECT_EQ(PlaceLocally(*config, {"bin", {file}, {}, "runs/x"}).size(), 1u) << file;
+      continue;
+    }
     const auto prompts = learner::PromptSet::Load(config->prompts(), config->seed());
     EXPECT_TRUE(prompts.ok()) << file << ": " << prompts.status().message();
     EXPECT_GE(PlaceLocally(*config, {"bin", {file}, {}, "runs/x"}).size(), 3u) << file;

@@ -36,8 +36,9 @@ class LocalRunTest : public ::testing::Test {
     processes_.push_back(process);
   }
 
-  void Start() {
+  void Start(bool learner_serves = true) {
     LocalRun::Options options;
+    options.learner_serves = learner_serves;
     options.run_dir = folder_.path();
     options.supervisor.set_max_restarts(2);
     options.supervisor.set_restart_backoff(1e-3);
@@ -86,6 +87,17 @@ TEST_F(LocalRunTest, EndsWhenTheLearnerEndsAndTellsMembersItsAddress) {
   EXPECT_EQ(run_->learner_address(), "127.0.0.1:4711");
   EXPECT_EQ(ReadFile(LogFile(folder_.path(), "actor-0")).value_or(""),
             "told --learner=127.0.0.1:4711\n");
+}
+
+TEST_F(LocalRunTest, ALearnerOnItsOwnServesNobodyAndMayTakeItsTime) {
+  Add("learner", "learner-0", "echo training; while [ ! -e $DIR/done ]; do sleep 0.01; done");
+  Start(/*learner_serves=*/false);
+  UntilLogged("learner-0", "training");
+  clock_.Advance(absl::Hours(5));
+  ASSERT_FALSE(run_->Tick());
+  ASSERT_TRUE(WriteFileAtomically(folder_.Join("done"), "").ok());
+  const RunResult result = UntilEnd();
+  EXPECT_EQ(result.end, RunEnd::kDone) << result.sentence;
 }
 
 TEST_F(LocalRunTest, AMemberThatStaysIsAskedAndThenKilled) {

@@ -19,6 +19,10 @@ TEST(ProgressLineTest, ShowsWhatIsThereAndLeavesOutWhatIsNot) {
   const auto unscored = ParseStepMetrics(R"({"step": 4, "t_mean": null})");
   ASSERT_TRUE(unscored);
   EXPECT_EQ(ProgressLine(*unscored, 40, absl::nullopt), "step 4/40");
+  const auto supervised = ParseStepMetrics(R"({"step": 4, "max_steps": 9, "loss": 0.5})");
+  ASSERT_TRUE(supervised);
+  EXPECT_EQ(ProgressLine(*supervised, *supervised->max_steps, absl::nullopt),
+            "step 4/9  loss 0.5000");
   EXPECT_FALSE(ParseStepMetrics("{\"step\": 3"));
   EXPECT_FALSE(ParseStepMetrics("{\"event\": \"end\"}"));
 }

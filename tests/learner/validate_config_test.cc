@@ -59,7 +59,6 @@ TEST_F(ValidateConfigTest, AGoodOneIsAccepted) { EXPECT_EQ(Sentence(""), ""); }
 
 TEST_F(ValidateConfigTest, WhatNothingActsOnIsRefusedRatherThanIgnored) {
   const std::pair<const char*, const char*> cases[] = {
-      {"learner { task: SFT }", "learner.task is SFT, must be RL"},
       {"learner { world_size: 2 }", "learner.world_size is 2, must be 1"},
       {"learner { activation_checkpointing: true }", "must be false"},
       {"learner { log_completions: true }", "must be false"},
@@ -148,6 +147,87 @@ TEST_F(ValidateConfigTest, EachOwnersFieldsAreChecked) {
 TEST_F(ValidateConfigTest, WhatIsMissingIsNamed) {
   EXPECT_EQ(ValidateRunConfig({}).message(),
             "policy.model.path is not set, must be a Hugging Face folder");
+}
+
+constexpr char kGuard[] = R"(name: "guard"
+policy { model { path: "models/tiny" } }
+data { path: "rows.jsonl" validation_path: "val.jsonl" }
+scorer {
+  name: "g"
+  model { path: "models/tiny" }
+  template: "{completion}"
+  positive: "yes"
+  negative: "no"
+}
+learner { task: GUARD }
+)";
+
+// The sentence for the guard's configuration with `overlay` merged over it.
+std::string GuardSentence(const std::string& overlay) {
+  proto::RunConfig config;
+  EXPECT_TRUE(MergeTextProto(kGuard, "guard", &config).ok());
+  EXPECT_TRUE(MergeTextProto(overlay, "overlay", &config).ok());
+  return std::string(ValidateRunConfig(config).message());
+}
+
+TEST(ValidateTaskTest, AGuardNeedsNeitherPromptsNorRewards) { EXPECT_EQ(GuardSentence(""), ""); }
+
+TEST(ValidateTaskTest, SftNeedsNoScorer) {
+  proto::RunConfig config;
+  ASSERT_TRUE(MergeTextProto(R"(policy { model { path: "m" } } data { path: "rows.jsonl" }
+                                learner { task: SFT })",
+                             "sft", &config)
+                  .ok());
+  EXPECT_TRUE(ValidateRunConfig(config).ok()) << ValidateRunConfig(config);
+  config.clear_data();
+  EXPECT_EQ(ValidateRunConfig(config).message(), "data.path is not set, must be a JSON lines file");
+}
+
+TEST(ValidateTaskTest, EveryFieldOfATaskIsChecked) {
+  const struct {
+    const char* overlay;
+    const char* sentence;
+  } kBad[] = {
+      {"data { batch_size: 0 }", "data.batch_size is 0, must be at least 1"},
+      {"data { max_tokens: 1 }", "data.max_tokens is 1, must be at least 2"},
+      {"data { num_epochs: 0 }", "data.num_epochs is 0, must be at least 1"},
+      {"data { validate_every: -1 }", "data.validate_every is -1, must be at least 0"},
+      {"data { max_validation_rows: 0 }", "data.max_validation_rows is 0, must be at least 1"},
+      {"learner { world_size: 2 }", "learner.world_size is 2, must be 1"},
+      {"learner { guard { positive_weight: 0 } }",
+       "learner.guard.positive_weight is 0, must be a positive number"},
+      {"learner { guard { negative_weight: nan } }",
+       "learner.guard.negative_weight is nan, must be a positive number"},
+      {"scorer { name: 'h' model { path: 'm' } }",
+       "scorer is there 2 times, must be there once for learner.task GUARD: the scorer that shall "
+       "serve the guard"},
+      {"policy { model { path: 'other' } }",
+       "scorer[0].model.path is \"models/tiny\", must be policy.model.path, \"other\", for "
+       "learner.task GUARD"},
+      {"learner { warmup_steps: -1 }", "learner.warmup_steps is -1, must be at least 0"},
+      {"learner { warmup_ratio: 2 }", "learner.warmup_ratio is 2, must be between 0 and 1"},
+      {"learner { checkpoint_every: -1 }", "learner.checkpoint_every is -1, must be at least 0"},
+      {"learner { keep_last: 0 }", "learner.keep_last is 0, must be at least 1"},
+      {"learner { max_skipped_steps: 0 }", "learner.max_skipped_steps is 0, must be at least 1"},
+  };
+  for (const auto& bad : kBad)
+    EXPECT_THAT(GuardSentence(bad.overlay), ::testing::StartsWith(bad.sentence));
+  proto::RunConfig config;
+  ASSERT_TRUE(MergeTextProto(kGuard, "guard", &config).ok());
+  config.mutable_data()->clear_validation_path();
+  EXPECT_TRUE(ValidateRunConfig(config).ok());
+  config.mutable_learner()->mutable_guard()->set_calibrate(true);
+  EXPECT_EQ(ValidateRunConfig(config).message(),
+            "learner.guard.calibrate is true, must be false without data.validation_path");
+  config.mutable_learner()->mutable_guard()->set_calibrate(false);
+  config.mutable_data()->set_validate_every(3);
+  EXPECT_EQ(ValidateRunConfig(config).message(),
+            "data.validate_every is 3, must be 0 without data.validation_path");
+  config.clear_data();
+  config.mutable_data()->add_path("rows.jsonl");
+  config.mutable_scorer(0)->set_kind(proto::ScorerConfig::REWARD);
+  EXPECT_EQ(ValidateRunConfig(config).message(),
+            "scorer[0].kind is REWARD, must be VERDICT for learner.task GUARD");
 }
 
 }  // namespace

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "learner/supervised.h"
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+#include "learner/schedule.h"
+#include "model/catch_torch.h"
+
+namespace wideberth::learner {
+namespace {
+
+void AddMeans(const std::map<std::string, Mean>& from, std::map<std::string, Mean>* to) {
+  for (const auto& [name, mean] : from) {
+    (*to)[name].sum += mean.sum;
+    (*to)[name].count += mean.count;
+  }
+}
+
+std::map<std::string, double> Values(const std::map<std::string, Mean>& means) {
+  std::map<std::string, double> values;
+  for (const auto& [name, mean] : means) values[name] = mean.value();
+  return values;
+}
+
+// Neighbouring steps and passes get masks that have nothing to do with each other.
+uint64_t DropoutSeed(uint64_t seed, int64_t step, size_t pass) {
+  uint64_t x = seed;
+  for (const uint64_t next : {static_cast<uint64_t>(step), static_cast<uint64_t>(pass)}) {
+    x = (x + 0x9E3779B97F4A7C15u) ^ (next * 0xD1B54A32D192ED03u);
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+    x ^= x >> 31;
+  }
+  return x;
+}
+
+}  // namespace
+
+at::Tensor ModelInUse::Hidden(const model::TokenTree& tree, bool with_adapter) const {
+  const at::AutoGradMode gradients(with_adapter && at::GradMode::is_enabled());
+  model::ForwardOptions options;
+  if (with_adapter) {
+    options.adapter = adapter;
+    options.dropout_seed = dropout_seed;
+  }
+  return model->Hidden(tree, options);
+}
+
+absl::StatusOr<std::unique_ptr<SupervisedTrainer>> SupervisedTrainer::Create(
+    const model::CausalLm* model, std::shared_ptr<model::Adapter> master,
+    const proto::RunConfig& config, int64_t num_steps) {
+  const at::ScalarType wanted = model->dtype() == at::kDouble ? at::kDouble : at::kFloat;
+  for (const auto& [name, tensor] : master->NamedTensors()) {
+    if (tensor.scalar_type() == wanted && tensor.device() == model->device()) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("adapter tensor ", name, " is ", c10::toString(tensor.scalar_type()), " on ",
+                     tensor.device().str(), ", expected ", c10::toString(wanted), " on ",
+                     model->device().str()));
+  }
+  std::shared_ptr<model::Adapter> working = master;
+  if (model->dtype() != wanted) {
+    WB_ASSIGN_OR_RETURN(working,
+                        model::Adapter::Initialize(model->spec(), master->config(), /*seed=*/0,
+                                                   model->dtype(), model->device()));
+    if (master->score_head().defined()) {
+      const at::Tensor head = at::empty_like(master->score_head().detach(), model->dtype());
+      WB_RETURN_IF_ERROR(working->SetScoreHead(head));
+    }
+  }
+  return model::CatchTorch("preparing to train", [&] {
+    return std::unique_ptr<SupervisedTrainer>(
+        new SupervisedTrainer(model, std::move(master), std::move(working), config, num_steps));
+  });
+}
+
+SupervisedTrainer::SupervisedTrainer(const model::CausalLm* model,
+                                     std::shared_ptr<model::Adapter> master,
+                                     std::shared_ptr<model::Adapter> working,
+                                     const proto::RunConfig& config, int64_t num_steps)
+    : model_(model),
+      master_(std::move(master)),
+      working_(std::move(working)),
+      learner_(config.learner()),
+      seed_(config.seed()),
+      num_steps_(num_steps) {
+  optimizer_ = std::make_unique<AdamW>(master_->NamedTensors(), AdamW::OptionsOf(learner_));
+  if (working_ == master_) return;
+  for (at::Tensor& tensor : working_->Parameters()) tensor.set_requires_grad(true);
+  AdapterChanged();
+}
+
+void SupervisedTrainer::AdapterChanged() {
+  if (working_ == master_) return;
+  const at::NoGradGuard no_grad;
+  const std::vector<at::Tensor> from = master_->Parameters();
+  std::vector<at::Tensor> to = working_->Parameters();
+  for (size_t i = 0; i < to.size(); ++i) to[i].copy_(from[i]);
+}
+
+absl::StatusOr<SupervisedStep> SupervisedTrainer::Step(const SupervisedTask& task,
+                                                       const std::vector<Pass>& passes,
+                                                       int64_t step) {
+  return model::CatchTorch(absl::StrCat("training step ", step + 1),
+                           [&] { return StepOrThrow(task, passes, step); });
+}
+
+absl::StatusOr<SupervisedStep> SupervisedTrainer::StepOrThrow(const SupervisedTask& task,
+                                                              const std::vector<Pass>& passes,
+                                                              int64_t step) {
+  SupervisedStep result;
+  std::map<std::string, Mean> means;
+  // A step that failed half way leaves gradients behind.
+  optimizer_->ZeroGradients();
+  for (size_t p = 0; p < passes.size(); ++p) {
+    ModelInUse model{model_, working_.get(), absl::nullopt};
+    if (master_->config().dropout() > 0) model.dropout_seed = DropoutSeed(seed_, step, p);
+    PassResult computed = task.Compute(Split::kTrain, passes[p], model);
+    const double loss = computed.loss.item<double>();
+    result.loss += loss;
+    result.num_rows += static_cast<int64_t>(passes[p].members.size());
+    result.num_tokens += passes[p].tree.num_tokens;
+    AddMeans(computed.means, &means);
+    if (std::isfinite(loss)) Backward(computed.loss);
+  }
+  result.metrics = Values(means);
+  result.learning_rate = LearningRate(learner_, optimizer_->num_steps(), num_steps_);
+  result.grad_norm = std::numeric_limits<double>::quiet_NaN();
+  if (!std::isfinite(result.loss)) {
+    result.skipped = absl::StrCat("the loss is ", result.loss, ", expected a finite number");
+    optimizer_->ZeroGradients();
+    return result;
+  }
+  optimizer_->set_learning_rate(result.learning_rate);
+  const absl::StatusOr<double> norm = optimizer_->Step();
+  if (!norm.ok()) {
+    result.skipped = std::string(norm.status().message());
+    return result;
+  }
+  result.grad_norm = *norm;
+  AdapterChanged();
+  return result;
+}
+
+void SupervisedTrainer::Backward(const at::Tensor& loss) {
+  loss.backward();
+  if (working_ == master_) return;
+  const std::vector<at::Tensor> masters = master_->Parameters();
+  const std::vector<at::Tensor> copies = working_->Parameters();
+  const at::NoGradGuard no_grad;
+  for (size_t i = 0; i < masters.size(); ++i) {
+    const at::Tensor& gradient = copies[i].grad();
+    if (!gradient.defined()) continue;
+    masters[i].mutable_grad().add_(gradient);
+    copies[i].mutable_grad().reset();
+  }
+}
+
+absl::StatusOr<Validation> SupervisedTrainer::Validate(
+    const SupervisedTask& task, const std::vector<Pass>& passes,
+    const std::function<bool()>& should_stop) const {
+  return model::CatchTorch("validation", [&]() -> absl::StatusOr<Validation> {
+    const at::NoGradGuard no_grad;
+    const ModelInUse model{model_, working_.get(), absl::nullopt};
+    Validation validation;
+    std::map<std::string, Mean> means;
+    for (const Pass& pass : passes) {
+      if (should_stop()) return absl::CancelledError("validation was stopped");
+      const PassResult computed = task.Compute(Split::kValidation, pass, model);
+      validation.loss += computed.loss.item<double>();
+      AddMeans(computed.means, &means);
+      validation.values.insert(validation.values.end(), computed.values.begin(),
+                               computed.values.end());
+    }
+    validation.metrics = Values(means);
+    return validation;
+  });
+}
+
+}  // namespace wideberth::learner
