@@ -94,6 +94,9 @@ TEST(SupervisedTest, AnSftRunIsALearnerAlone) {
   EXPECT_TRUE(run->Metrics()[2].contains("mean_token_accuracy"));
   EXPECT_FALSE(run.Adapter().empty());
   EXPECT_EQ(run->TimesStarted("actor-0"), 0);
+  const Finished replay = Execute({"wideberth", "replay", "--run=" + run->run_dir()});
+  EXPECT_NE(replay.code, 0);
+  EXPECT_THAT(replay.err, HasSubstr("is a run of task SFT, which has no journal to replay"));
   EXPECT_TRUE(NoProcessLeft());
 }
 
