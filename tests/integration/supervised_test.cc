@@ -119,6 +119,8 @@ TEST(SupervisedTest, AKilledLearnerGoesOnToTheSameAdapter) {
   for (size_t i = 0; i < 160; ++i) EXPECT_EQ(metrics[i]["step"].get<size_t>(), i + 1);
   EXPECT_THAT(run->File("summary.txt"), HasSubstr("Validation, 16 rows: AUROC"));
   EXPECT_TRUE(run->Exists("adapter/calibration.json"));
+  EXPECT_THAT(process.out(), HasSubstr(absl::StrCat("--scorer=g --override='adapter: \"",
+                                                    run->run_dir(), "/adapter\"'")));
   EXPECT_TRUE(NoProcessLeft());
 }
 
