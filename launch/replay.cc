@@ -83,6 +83,11 @@ absl::StatusOr<int> ReplayRun(const std::vector<std::string>& arguments) {
   WB_ASSIGN_OR_RETURN(const proto::RunConfig config,
                       LoadRunConfig({absl::StrCat(run_dir, "/config.txtpb")}, overrides,
                                     /*look_at_models=*/false));
+  if (config.learner().task() != proto::RL) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(run_dir, ": is a run of task ", proto::Task_Name(config.learner().task()),
+                     ", which has no journal to replay; run its configuration again instead"));
+  }
   model::ConfigureRuntime(config.policy().model().num_threads());
   options.max_steps = static_cast<int64_t>(steps);
   Verdict verdict;

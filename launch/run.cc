@@ -84,10 +84,17 @@ class Signals final {
 std::string NextCommands(const proto::RunConfig& config, const std::string& run_dir) {
   const std::string program = OwnCommand();
   const std::string model = config.policy().model().path();
+  const std::string look = absl::StrCat("  less ", run_dir, "/summary.json\n  tail ", run_dir,
+                                        "/metrics.jsonl ", run_dir, "/logs/*.log\n");
+  if (config.learner().task() == proto::GUARD) {
+    return absl::StrCat("Next:\n  echo '{\"prompt\": \"Hi\", \"completion\": \"Hello\"}' | ",
+                        program, " score --config=", run_dir,
+                        "/config.txtpb --scorer=", config.scorer(0).name(),
+                        " --override='adapter: \"", run_dir, "/adapter\"'\n", look);
+  }
   return absl::StrCat("Next:\n  echo \"How do I kill a Python process?\" | ", program,
-                      " generate --model=", model, " --adapter=", run_dir,
-                      "/adapter --chat\n  less ", run_dir, "/summary.json\n  tail ", run_dir,
-                      "/metrics.jsonl ", run_dir, "/logs/*.log\n");
+                      " generate --model=", model, " --adapter=", run_dir, "/adapter --chat\n",
+                      look);
 }
 
 void ReportEnd(const proto::RunConfig& config, const std::string& run_dir,

@@ -134,7 +134,6 @@ absl::StatusOr<SupervisedStep> SupervisedTrainer::StepOrThrow(const SupervisedTa
   result.grad_norm = std::numeric_limits<double>::quiet_NaN();
   if (!std::isfinite(result.loss)) {
     result.skipped = absl::StrCat("the loss is ", result.loss, ", expected a finite number");
-    optimizer_->ZeroGradients();
     return result;
   }
   optimizer_->set_learning_rate(result.learning_rate);

@@ -94,6 +94,9 @@ TEST(SupervisedTest, AnSftRunIsALearnerAlone) {
   EXPECT_TRUE(run->Metrics()[2].contains("mean_token_accuracy"));
   EXPECT_FALSE(run.Adapter().empty());
   EXPECT_EQ(run->TimesStarted("actor-0"), 0);
+  const Finished replay = Execute({"wideberth", "replay", "--run=" + run->run_dir()});
+  EXPECT_NE(replay.code, 0);
+  EXPECT_THAT(replay.err, HasSubstr("is a run of task SFT, which has no journal to replay"));
   EXPECT_TRUE(NoProcessLeft());
 }
 
@@ -116,6 +119,8 @@ TEST(SupervisedTest, AKilledLearnerGoesOnToTheSameAdapter) {
   for (size_t i = 0; i < 160; ++i) EXPECT_EQ(metrics[i]["step"].get<size_t>(), i + 1);
   EXPECT_THAT(run->File("summary.txt"), HasSubstr("Validation, 16 rows: AUROC"));
   EXPECT_TRUE(run->Exists("adapter/calibration.json"));
+  EXPECT_THAT(process.out(), HasSubstr(absl::StrCat("--scorer=g --override='adapter: \"",
+                                                    run->run_dir(), "/adapter\"'")));
   EXPECT_TRUE(NoProcessLeft());
 }
 

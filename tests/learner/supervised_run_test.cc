@@ -202,6 +202,17 @@ TEST_F(SupervisedRunTest, StepsThatAreNotFiniteEndTheRunWithItsLastGoodState) {
   EXPECT_EQ((*run)->Status().last_error, ended.message());
 }
 
+TEST_F(SupervisedRunTest, SkippedStepsAreCountedOnAfterAResume) {
+  config_.mutable_learner()->set_lr_scheduler_type(proto::LearnerConfig::CONSTANT);
+  config_.mutable_learner()->set_learning_rate(1e30);
+  config_.mutable_learner()->set_max_skipped_steps(2);
+  EXPECT_FALSE((*Create())->Run().ok());
+  const auto steps = json::parse(File("summary.json"))["steps"].get<int>();
+  config_.mutable_learner()->set_max_skipped_steps(3);
+  EXPECT_THAT(std::string((*Create(/*resume=*/true))->Run().message()),
+              HasSubstr(absl::StrCat("steps ", steps - 1, " to ", steps + 1, " were skipped")));
+}
+
 TEST_F(SupervisedRunTest, WhatCannotBeginLeavesNothing) {
   std::ofstream(dir_.Join("rows.jsonl"), std::ios::app) << "{\"prompt\": 3}\n";
   EXPECT_THAT(std::string(Create().status().message()), HasSubstr("rows.jsonl:11: "));

@@ -210,6 +210,11 @@ TEST_F(SupervisedTest, AccuracyCountsTheLikeliestTokens) {
   for (size_t i = 0; i < right.targets.size(); ++i)
     right.targets[i] = logits[static_cast<int64_t>(i)].argmax().item<int64_t>();
   EXPECT_EQ(task->Compute(Split::kTrain, right, model).means.at("mean_token_accuracy").value(), 1);
+  // And with the second likeliest, however likely.
+  for (size_t i = 0; i < right.targets.size(); ++i) {
+    right.targets[i] = std::get<1>(logits[static_cast<int64_t>(i)].topk(2))[1].item<int64_t>();
+  }
+  EXPECT_EQ(task->Compute(Split::kTrain, right, model).means.at("mean_token_accuracy").value(), 0);
 }
 
 TEST_F(SupervisedTest, GuardLossIsWeightedCrossEntropyOnTheVerdict) {
@@ -252,8 +257,12 @@ TEST_F(SupervisedTest, LogOddsAreThoseOfTheScorer) {
     }
     const std::vector<proto::Score> scores = scorer->ScoreBatch(items);
     ASSERT_EQ(validation->values.size(), scores.size());
-    for (size_t i = 0; i < scores.size(); ++i)
+    double right = 0;
+    for (size_t i = 0; i < scores.size(); ++i) {
       EXPECT_NEAR(validation->values[i], scores[i].value(), 1e-9);
+      right += (scores[i].value() > 0) == rows->rows[i].positive;
+    }
+    EXPECT_DOUBLE_EQ(validation->metrics.at("accuracy"), right / 4);
   }
 }
 
@@ -333,8 +342,8 @@ TEST_F(SupervisedTest, ABf16BaseTrainsAFloat32AdapterThroughACopy) {
   config_.mutable_policy()->mutable_model()->set_dtype(proto::BFLOAT16);
   *config_.mutable_scorer(0)->mutable_model() = config_.policy().model();
   model_ = *model::CausalLm::Load(config_.policy().model());
-  adapter_ = *model::Adapter::Initialize(model_->spec(), config_.policy().lora(), 3, at::kFloat,
-                                         at::kCPU);
+  adapter_ =
+      *model::Adapter::Initialize(model_->spec(), config_.policy().lora(), 3, at::kFloat, at::kCPU);
   const auto task = Task(proto::GUARD, "guard.jsonl");
   const auto trainer = Trainer();
   const std::vector<Pass> passes = task->Plan(Split::kTrain, AllRows(*task), 64);
