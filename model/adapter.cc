@@ -263,4 +263,12 @@ std::vector<Tensor> Adapter::Parameters() const {
   return parameters;
 }
 
+std::vector<Tensor> Adapter::LayerParameters(int64_t layer) const {
+  std::vector<Tensor> parameters;
+  for (const Pair& pair : layers_[layer]) {
+    if (pair.a.defined()) parameters.insert(parameters.end(), {pair.a, pair.b});
+  }
+  return parameters;
+}
+
 }  // namespace wideberth::model

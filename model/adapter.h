@@ -66,6 +66,7 @@ class Adapter {
   // layer-major, then projection, A before B; "score.weight" last.
   std::vector<std::pair<std::string, at::Tensor>> NamedTensors() const;
   std::vector<at::Tensor> Parameters() const;
+  std::vector<at::Tensor> LayerParameters(int64_t layer) const;
 
  private:
   using Slot = std::pair<std::string, at::Tensor*>;

@@ -17,6 +17,7 @@
 #include "model/catch_torch.h"
 #include "model/fused.h"
 #include "model/lora_linear.h"
+#include "model/recompute.h"
 #include "model/runtime.h"
 #include "model/safetensors.h"
 #include "model/small_gemm.h"
@@ -175,28 +176,41 @@ Tensor CausalLm::Project(int64_t layer, Projection projection, const Tensor& x_N
                     dropout);
 }
 
+Tensor CausalLm::RunLayer(int64_t i, const Tensor& x_NH, const Tensor& cos_NE, const Tensor& sin_NE,
+                          const ForwardOptions& options, const Attend& attend) const {
+  const Layer& layer = layers_[i];
+  const int64_t n = x_NH.size(0), d = spec_.head_dim;
+  const Tensor attention_in = RmsNorm(x_NH, layer.input_norm, spec_.norm_epsilon);
+  const Tensor q =
+      Rotate(Project(i, Projection::kQ, attention_in, options).view({n, spec_.num_heads, d}),
+             cos_NE, sin_NE);
+  const Tensor k =
+      Rotate(Project(i, Projection::kK, attention_in, options).view({n, spec_.num_kv_heads, d}),
+             cos_NE, sin_NE);
+  const Tensor v =
+      Project(i, Projection::kV, attention_in, options).view({n, spec_.num_kv_heads, d});
+  const Tensor attended_NH = x_NH + Project(i, Projection::kO, attend(i, q, k, v), options);
+  const Tensor mlp_in = RmsNorm(attended_NH, layer.post_attention_norm, spec_.norm_epsilon);
+  const Tensor gated = SwiGlu(Project(i, Projection::kGate, mlp_in, options),
+                              Project(i, Projection::kUp, mlp_in, options));
+  return attended_NH + Project(i, Projection::kDown, gated, options);
+}
+
 Tensor CausalLm::RunLayers(const Tensor& ids_N, const Tensor& positions_N,
                            const ForwardOptions& options, const Attend& attend) const {
-  const int64_t n = ids_N.size(0), d = spec_.head_dim;
   const Tensor angles_NE = at::outer(positions_N.to(at::kFloat), inverse_frequencies_);
   const Tensor cos_NE = angles_NE.cos(), sin_NE = angles_NE.sin();
   Tensor x_NH = embedding_.index_select(0, ids_N);
   for (int64_t i = 0; i < spec_.num_layers; ++i) {
-    const Layer& layer = layers_[i];
-    const Tensor attention_in = RmsNorm(x_NH, layer.input_norm, spec_.norm_epsilon);
-    const Tensor q =
-        Rotate(Project(i, Projection::kQ, attention_in, options).view({n, spec_.num_heads, d}),
-               cos_NE, sin_NE);
-    const Tensor k =
-        Rotate(Project(i, Projection::kK, attention_in, options).view({n, spec_.num_kv_heads, d}),
-               cos_NE, sin_NE);
-    const Tensor v =
-        Project(i, Projection::kV, attention_in, options).view({n, spec_.num_kv_heads, d});
-    x_NH = x_NH + Project(i, Projection::kO, attend(i, q, k, v), options);
-    const Tensor mlp_in = RmsNorm(x_NH, layer.post_attention_norm, spec_.norm_epsilon);
-    const Tensor gated = SwiGlu(Project(i, Projection::kGate, mlp_in, options),
-                                Project(i, Projection::kUp, mlp_in, options));
-    x_NH = x_NH + Project(i, Projection::kDown, gated, options);
+    if (options.checkpoint_layers && options.adapter != nullptr) {
+      x_NH = Recomputed(
+          [=, this](const Tensor& input) {
+            return RunLayer(i, input, cos_NE, sin_NE, options, attend);
+          },
+          x_NH, options.adapter->LayerParameters(i));
+    } else {
+      x_NH = RunLayer(i, x_NH, cos_NE, sin_NE, options, attend);
+    }
   }
   return RmsNorm(x_NH, final_norm_, spec_.norm_epsilon);
 }
@@ -213,13 +227,17 @@ Tensor CausalLm::Hidden(const TokenTree& tree, const ForwardOptions& options) co
       positions.push_back(prefix_length + node.first_position + static_cast<int64_t>(i));
     }
   }
-  const TreeAttention attention(tree, options.prefix, *this);
-  if (options.root_kv != nullptr) attention.PrepareRootKv(options.root_kv);
+  WB_CHECK(!options.checkpoint_layers || options.root_kv == nullptr,
+           "layers that are computed twice would hand out their keys twice");
+  // Shared with the graph where layers are computed again.
+  const auto attention = std::make_shared<const TreeAttention>(
+      tree, options.prefix, spec_.num_heads / spec_.num_kv_heads, device_);
+  if (options.root_kv != nullptr) attention->PrepareRootKv(spec_.num_layers, options.root_kv);
   return RunLayers(Indices(ids), Indices(positions), options,
-                   [&](int64_t layer, const Tensor& q, const Tensor& k, const Tensor& v) {
-                     if (options.root_kv != nullptr)
-                       attention.KeepRootKv(layer, k, v, options.root_kv);
-                     return attention.Attend(layer, q, k, v);
+                   [attention, root_kv = options.root_kv](int64_t layer, const Tensor& q,
+                                                          const Tensor& k, const Tensor& v) {
+                     if (root_kv != nullptr) attention->KeepRootKv(layer, k, v, root_kv);
+                     return attention->Attend(layer, q, k, v);
                    });
 }
 

@@ -36,6 +36,9 @@ struct ForwardOptions {
   // which elements is a function of this seed, layer, projection and row alone. Otherwise nothing
   // is.
   absl::optional<uint64_t> dropout_seed;
+  // Every layer keeps only its input and is computed again in the backward pass, until whose end
+  // adapter, prefix and model must live. Gradients are the same to the last bit. Not with root_kv.
+  bool checkpoint_layers = false;
   // When set: receives one KvPrefix per *root* node of the tree (without `prefix`), in order.
   std::vector<KvPrefix>* root_kv = nullptr;
 };
@@ -87,6 +90,9 @@ class CausalLm final {
   void MakeInverseFrequencies();
   at::Tensor Project(int64_t layer, Projection projection, const at::Tensor& x_NI,
                      const ForwardOptions& options) const;
+  at::Tensor RunLayer(int64_t layer, const at::Tensor& x_NH, const at::Tensor& cos_NE,
+                      const at::Tensor& sin_NE, const ForwardOptions& options,
+                      const Attend& attend) const;
 
   ModelSpec spec_;
   at::ScalarType dtype_ = at::kFloat;
