@@ -127,10 +127,10 @@ RunResult Watch(LocalRun& run, const proto::RunConfig& config, const std::string
   while (true) {
     if (signals.Next(absl::Milliseconds(200)) != 0) run.NoteSignal();
     const absl::optional<RunResult> result = run.Tick();
-    if (const absl::optional<StepMetrics> step = metrics.Poll()) {
-      eta.Note(step->step, absl::Now());
-      display.Show(ProgressLine(*step, config.learner().max_steps(),
-                                eta.Remaining(config.learner().max_steps())));
+    for (const StepMetrics& step : metrics.Poll()) {
+      eta.Note(step.step, absl::Now());
+      display.ShowRow(TableRow(step, config.learner().max_steps(),
+                               eta.Remaining(config.learner().max_steps())));
     }
     if (result) return *result;
     if (!told_address && !run.learner_address().empty()) {

@@ -96,6 +96,7 @@ void DescribeComparison(const SamplerComparison& comparison, StepMetrics* metric
   metrics->logprob_difference_max = comparison.largest();
   metrics->logprob_difference_worst = comparison.worst();
   metrics->logprob_difference_mean = comparison.mean();
+  metrics->ratio_deviation_max = comparison.ratio_deviation();
   metrics->importance_ratio_min = comparison.ratio_min();
   metrics->importance_ratio_mean = comparison.ratio_mean();
   metrics->importance_ratio_max = comparison.ratio_max();

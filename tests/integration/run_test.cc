@@ -54,7 +54,7 @@ TEST(RunTest, TrainsToTheLastStepAndLeavesAnAdapterThatLoads) {
   ASSERT_EQ(finished.code, 0) << finished.err << run.File("logs/learner-0.log");
   EXPECT_TRUE(NoProcessLeft());
   ExpectTrained(run, 3);
-  EXPECT_THAT(finished.out, HasSubstr("step 3/3  reward"));
+  EXPECT_THAT(finished.out, HasSubstr("        3/3 "));
   EXPECT_THAT(finished.out, HasSubstr("mean t (guard)"));
   EXPECT_THAT(finished.out, HasSubstr(run.run_dir() + "/adapter"));
   EXPECT_EQ(finished.err, "");
