@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "base/text_proto.h"
+#include "launch/completions.h"
 #include "launch/flags.h"
 #include "launch/local_run.h"
 #include "launch/placement.h"
@@ -131,6 +132,10 @@ RunResult Watch(LocalRun& run, const proto::RunConfig& config, const std::string
       eta.Note(step.step, absl::Now());
       display.ShowRow(TableRow(step, config.learner().max_steps(),
                                eta.Remaining(config.learner().max_steps())));
+      if (!config.learner().log_completions()) continue;
+      const auto rows = ReadCompletions(config, run_dir, step.step);
+      display.ShowBlock(rows.ok() ? report::CompletionsTable(*rows)
+                                  : absl::StrCat(rows.status().message(), "\n"));
     }
     if (result) return *result;
     if (!told_address && !run.learner_address().empty()) {
