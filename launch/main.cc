@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "launch/cluster.h"
+#include "launch/completions.h"
 #include "launch/flags.h"
 #include "launch/looks.h"
 #include "launch/loss_look.h"
@@ -44,6 +45,8 @@ const std::vector<Subcommand>& Subcommands() {
       {"placement", "which process of a run goes to which node, as launch/cluster.sh needs it",
        Placement},
       {"supervise", "one command, restarted in place; what a cluster's nodes run", Supervise},
+      {"completions", "what a step of a run was trained on, with rewards and advantages",
+       ShowCompletions},
       {"replay", "a run's training once more from its journal", ReplayRun},
       {"mine", "a run's answers and their labels -> preference pairs for DPO", Look(Mine)},
       {"tokenize", "text -> token ids", Look(Tokenize)},
@@ -60,7 +63,7 @@ std::string Help() {
       "Usage: wideberth SUBCOMMAND [flags]      (wideberth SUBCOMMAND --help tells its flags)\n\n";
   for (const Subcommand& subcommand : Subcommands()) {
     absl::StrAppend(&text, "  ", subcommand.name,
-                    std::string(11 - std::string(subcommand.name).size(), ' '), subcommand.about,
+                    std::string(13 - std::string(subcommand.name).size(), ' '), subcommand.about,
                     "\n");
   }
   return text;

@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "base/text_proto.h"
+#include "launch/completions.h"
 #include "launch/flags.h"
 #include "launch/local_run.h"
 #include "launch/placement.h"
@@ -135,10 +136,14 @@ RunResult Watch(LocalRun& run, const proto::RunConfig& config, const std::string
   while (true) {
     if (signals.Next(absl::Milliseconds(200)) != 0) run.NoteSignal();
     const absl::optional<RunResult> result = run.Tick();
-    if (const absl::optional<StepMetrics> step = metrics.Poll()) {
-      eta.Note(step->step, absl::Now());
-      const int64_t max_steps = step->max_steps.value_or(config.learner().max_steps());
-      display.Show(ProgressLine(*step, max_steps, eta.Remaining(max_steps)));
+    for (const StepMetrics& step : metrics.Poll()) {
+      eta.Note(step.step, absl::Now());
+      const int64_t max_steps = step.max_steps.value_or(config.learner().max_steps());
+      display.ShowRow(TableRow(step, max_steps, eta.Remaining(max_steps)));
+      if (!config.learner().log_completions()) continue;
+      const auto rows = ReadCompletions(config, run_dir, step.step);
+      display.ShowBlock(rows.ok() ? report::CompletionsTable(*rows)
+                                  : absl::StrCat(rows.status().message(), "\n"));
     }
     if (result) return *result;
     if (!told_address && !run.learner_address().empty()) {

@@ -14,6 +14,33 @@
 namespace wideberth::launch {
 namespace {
 
+struct Column {
+  const char* name;
+  int width;  // The gap before it included.
+  absl::optional<double> StepMetrics::*value;
+};
+
+constexpr int kStepWidth = 11, kTimeWidth = 8, kRowsPerHeader = 20;
+constexpr Column kColumns[] = {{"reward", 9, &StepMetrics::reward},
+                               {"t", 8, &StepMetrics::t},
+                               {"near", 7, &StepMetrics::boundary_mass},
+                               {"u", 8, &StepMetrics::u},
+                               {"KL", 9, &StepMetrics::kl},
+                               {"loss", 9, &StepMetrics::loss},
+                               {"norm", 8, &StepMetrics::grad_norm},
+                               {"length", 7, &StepMetrics::length},
+                               {"tok/s", 6, &StepMetrics::tokens_per_second}};
+
+// "0.42s", "31.0s", "12m10s", "3h20m", "2d4h".
+std::string CompactTime(absl::Duration duration) {
+  const double seconds = absl::ToDoubleSeconds(duration);
+  if (seconds < 100) return absl::StrFormat("%.*fs", seconds < 9.995 ? 2 : 1, seconds);
+  const auto whole = static_cast<int64_t>(seconds);
+  if (whole < 3600) return absl::StrFormat("%dm%02ds", whole / 60, whole % 60);
+  if (whole < 86400) return absl::StrFormat("%dh%02dm", whole / 3600, whole % 3600 / 60);
+  return absl::StrFormat("%dd%dh", whole / 86400, whole % 86400 / 3600);
+}
+
 absl::optional<double> Number(const nlohmann::json& line, const char* name) {
   const auto found = line.find(name);
   if (found == line.end() || !found->is_number()) return absl::nullopt;
@@ -31,47 +58,67 @@ absl::optional<StepMetrics> ParseStepMetrics(absl::string_view json_line) {
   metrics.step = line["step"].get<int64_t>();
   if (const auto steps = Number(line, "max_steps"))
     metrics.max_steps = static_cast<int64_t>(*steps);
-  metrics.loss = Number(line, "loss");
-  metrics.reward = Number(line, "reward_mean");
+  metrics.reward = Number(line, "reward");
   metrics.t = Number(line, "t_mean");
   metrics.boundary_mass = Number(line, "boundary_mass");
+  metrics.u = Number(line, "u_mean");
   metrics.kl = Number(line, "kl");
+  metrics.loss = Number(line, "loss");
+  metrics.grad_norm = Number(line, "grad_norm");
+  metrics.length = Number(line, "completions/mean_length");
   metrics.tokens_per_second = Number(line, "tokens_per_second");
+  metrics.seconds = Number(line, "step_time");
   return metrics;
 }
 
-std::string ProgressLine(const StepMetrics& metrics, int64_t max_steps,
-                         absl::optional<absl::Duration> remaining) {
-  std::string line = absl::StrCat("step ", metrics.step, "/", max_steps);
-  if (metrics.loss && !metrics.reward) absl::StrAppendFormat(&line, "  loss %.4f", *metrics.loss);
-  if (metrics.reward) absl::StrAppendFormat(&line, "  reward %.3f", *metrics.reward);
-  if (metrics.t) absl::StrAppendFormat(&line, "  t %.3f", *metrics.t);
-  if (metrics.boundary_mass)
-    absl::StrAppendFormat(&line, "  near 0.5 %.1f %%", 100 * *metrics.boundary_mass);
-  if (metrics.kl) absl::StrAppendFormat(&line, "  KL %.2g", *metrics.kl);
-  if (metrics.tokens_per_second)
-    absl::StrAppendFormat(&line, "  %.0f tok/s", *metrics.tokens_per_second);
-  if (remaining)
-    absl::StrAppend(&line, "  ETA ",
-                    absl::FormatDuration(absl::Trunc(*remaining, absl::Seconds(1))));
-  return line;
+std::string CompactNumber(double value, int width) {
+  std::string text = absl::StrFormat("%.4g", value);
+  for (int digits = 3; digits > 0 && static_cast<int>(text.size()) > width; --digits)
+    text = absl::StrFormat("%.*g", digits, value);
+  return text;
 }
 
-absl::optional<StepMetrics> MetricsTail::Poll() {
+std::string TableHeader() {
+  std::string header = absl::StrFormat("%*s", kStepWidth, "step");
+  for (const Column& column : kColumns)
+    absl::StrAppendFormat(&header, "%*s", column.width, column.name);
+  return absl::StrCat(header, absl::StrFormat("%*s%*s", kTimeWidth, "time", kTimeWidth, "left"));
+}
+
+std::string TableRow(const StepMetrics& metrics, int64_t max_steps,
+                     absl::optional<absl::Duration> remaining) {
+  std::string row = absl::StrFormat("%*s", kStepWidth, absl::StrCat(metrics.step, "/", max_steps));
+  for (const Column& column : kColumns) {
+    const absl::optional<double>& value = metrics.*column.value;
+    absl::StrAppendFormat(&row, "%*s", column.width,
+                          value ? CompactNumber(*value, column.width - 1) : "-");
+  }
+  const auto time = [](absl::optional<absl::Duration> duration) {
+    return absl::StrFormat("%*s", kTimeWidth, duration ? CompactTime(*duration) : "-");
+  };
+  return absl::StrCat(
+      row,
+      time(metrics.seconds ? absl::optional<absl::Duration>(absl::Seconds(*metrics.seconds))
+                           : absl::nullopt),
+      time(remaining));
+}
+
+std::vector<StepMetrics> MetricsTail::Poll() {
   std::ifstream file(path_, std::ios::binary);
-  if (!file || !file.seekg(offset_)) return absl::nullopt;
+  if (!file || !file.seekg(offset_)) return {};
   std::string fresh(std::istreambuf_iterator<char>(file), {});
   offset_ += static_cast<int64_t>(fresh.size());
   unfinished_ += fresh;
   const size_t end = unfinished_.rfind('\n');
-  if (end == std::string::npos) return absl::nullopt;
-  absl::optional<StepMetrics> newest;
+  if (end == std::string::npos) return {};
+  std::vector<StepMetrics> steps;
   for (const absl::string_view line :
        absl::StrSplit(absl::string_view(unfinished_).substr(0, end), '\n')) {
-    if (absl::optional<StepMetrics> metrics = ParseStepMetrics(line)) newest = std::move(metrics);
+    if (absl::optional<StepMetrics> metrics = ParseStepMetrics(line))
+      steps.push_back(*std::move(metrics));
   }
   unfinished_.erase(0, end + 1);
-  return newest;
+  return steps;
 }
 
 void Eta::Note(int64_t step, absl::Time now) {
@@ -86,15 +133,16 @@ absl::optional<absl::Duration> Eta::Remaining(int64_t max_steps) const {
   return each * (max_steps - last_step_);
 }
 
-void ProgressDisplay::Show(const std::string& line) {
-  if (!terminal_) return Say(line);
-  std::printf("\r\033[K%s", line.c_str());
+void ProgressDisplay::ShowRow(const std::string& row) {
+  if (rows_to_header_-- == 0) {
+    rows_to_header_ = kRowsPerHeader - 1;
+    std::printf("%s\n", TableHeader().c_str());
+  }
+  std::printf("%s\n", row.c_str());
   std::fflush(stdout);
-  shown_ = true;
 }
 
 void ProgressDisplay::Say(const std::string& line) {
-  Clear();
   if (terminal_) {
     std::printf("%s\n", line.c_str());
   } else {
@@ -105,11 +153,10 @@ void ProgressDisplay::Say(const std::string& line) {
   std::fflush(stdout);
 }
 
-void ProgressDisplay::Clear() {
-  if (!shown_) return;
-  std::printf("\r\033[K");
+void ProgressDisplay::ShowBlock(const std::string& text) {
+  std::fputs(text.c_str(), stdout);
   std::fflush(stdout);
-  shown_ = false;
+  rows_to_header_ = 0;
 }
 
 }  // namespace wideberth::launch

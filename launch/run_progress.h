@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// The one progress line of `wideberth run`, from the metrics.jsonl that the learner appends to.
+// The table of steps that `wideberth run` shows, a row a step, from the metrics.jsonl that the
+// learner appends to.
 #pragma once
 
 #include <cstdint>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
@@ -15,24 +18,29 @@ namespace wideberth::launch {
 struct StepMetrics {
   int64_t step = 0;
   absl::optional<int64_t> max_steps;  // Where the configuration alone does not say it.
-  absl::optional<double> loss, reward, t, boundary_mass, kl, tokens_per_second;
+  absl::optional<double> reward, t, boundary_mass, u, kl, loss, grad_norm, length,
+      tokens_per_second, seconds;
 };
 
 // nullopt for what is no line of a step.
 absl::optional<StepMetrics> ParseStepMetrics(absl::string_view json_line);
 
-// "step 3/40  loss 0.731  812 tok/s  ETA 2m10s", or of an RL run, which has rewards,
-// "step 3/40  reward 0.512  t 0.214  near 0.5 12.5 %  KL 0.0031  812 tok/s  ETA 2m10s"; what is
-// missing is left out.
-std::string ProgressLine(const StepMetrics& metrics, int64_t max_steps,
-                         absl::optional<absl::Duration> remaining);
+// Columns of fixed width, 98 in all: step, reward, t, near (share of t within 0.1 of 0.5), u, KL,
+// loss, norm (of the gradient), length (tokens of a completion), tok/s, time (of the step), left
+// (until max_steps). What is missing is "-".
+std::string TableHeader();
+std::string TableRow(const StepMetrics& metrics, int64_t max_steps,
+                     absl::optional<absl::Duration> remaining);
+
+// At most `width` characters: four significant digits, or an exponent where they do not fit.
+std::string CompactNumber(double value, int width);
 
 // Reads what was appended since the last call. Not thread-safe.
 class MetricsTail final {
  public:
   explicit MetricsTail(std::string path) : path_(std::move(path)) {}
-  // The newest step, if a new one is there.
-  absl::optional<StepMetrics> Poll();
+  // The new steps, in order.
+  std::vector<StepMetrics> Poll();
 
  private:
   const std::string path_;
@@ -53,18 +61,18 @@ class Eta final {
   absl::Time last_time_;
 };
 
-// Shows progress where people look: in place on a terminal, as timestamped lines elsewhere.
+// Puts rows under a header that is repeated now and then, and sentences between them.
 class ProgressDisplay final {
  public:
+  // Sentences are timestamped where no terminal shows when they come.
   explicit ProgressDisplay(bool terminal) : terminal_(terminal) {}
-  ~ProgressDisplay() { Clear(); }
-  void Show(const std::string& line);  // Replaces the line before (terminal) or follows it.
-  void Say(const std::string& line);   // Stays.
-  void Clear();
+  void ShowRow(const std::string& row);
+  void Say(const std::string& line);
+  void ShowBlock(const std::string& text);  // As it is; a header follows it.
 
  private:
   const bool terminal_;
-  bool shown_ = false;
+  int rows_to_header_ = 0;
 };
 
 }  // namespace wideberth::launch

@@ -87,6 +87,7 @@ absl::StatusOr<StepReport> TrainOnGroups(const std::vector<AcceptedGroup>& group
   }
   report.staleness_mean = staleness.value().value_or(0.0);
   DescribeScores(rewards, &report);
+  DescribeGroups(groups, &report);
   WB_ASSIGN_OR_RETURN(report.metrics, trainer->Step(train));
   return report;
 }

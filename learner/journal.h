@@ -88,6 +88,8 @@ class Journal {
 
   // Everything that was stored, in order of (phase, group, attempt).
   absl::StatusOr<std::vector<JournalGroup>> ReadGroups();
+  // Those that optimiser step `step` was trained on, in order.
+  absl::StatusOr<std::vector<JournalGroup>> ReadGroupsOfStep(int64_t step);
   absl::StatusOr<int64_t> NumSteps();
   // In order. A step without usable groups has none.
   absl::StatusOr<std::vector<JournalStep>> ReadSteps();
@@ -119,6 +121,9 @@ class Journal {
   absl::Status InsertStep(const JournalStep& step, const std::vector<TrainedCompletion>& trained,
                           absl::Time ended_at) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status InsertNotes() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // `which`: a condition on the table of groups.
+  absl::StatusOr<std::vector<JournalGroup>> ReadGroupsWhere(absl::string_view which)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   template <typename Work>
   absl::Status Commit(absl::string_view what, Work work) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status Error(absl::string_view what);

@@ -89,31 +89,47 @@ void ReadScore(const Query& row, proto::Score* score) {
 
 absl::StatusOr<std::vector<JournalGroup>> Journal::ReadGroups() {
   MutexLock lock(mutex_);
+  return ReadGroupsWhere("TRUE");
+}
+
+absl::StatusOr<std::vector<JournalGroup>> Journal::ReadGroupsOfStep(int64_t step) {
+  MutexLock lock(mutex_);
+  return ReadGroupsWhere(absl::StrCat("phase = 1 AND disposition = 0 AND step = ", step));
+}
+
+absl::StatusOr<std::vector<JournalGroup>> Journal::ReadGroupsWhere(absl::string_view which) {
+  const std::string of_groups = absl::StrCat(
+      " WHERE (phase, group_id, attempt) IN (SELECT phase, group_id, attempt FROM groups WHERE ",
+      which, ") ORDER BY phase, group_id, attempt");
   std::vector<JournalGroup> groups;
   std::map<std::tuple<int64_t, int64_t, int64_t>, size_t> place;
   const auto group_of = [&](const Query& row) -> proto::SubmitGroupRequest& {
     return groups[place.at({row.Int(0), row.Int(1), row.Int(2)})].request;
   };
   Query rows(db_,
-             "SELECT phase, group_id, attempt, disposition, prompt_id, lease_id, member, "
-             "policy_version, adapter_fingerprint, prompt_tokens, generate_seconds, score_seconds, "
-             "accepted_at, step FROM groups ORDER BY phase, group_id, attempt");
+             absl::StrCat("SELECT phase, group_id, attempt, disposition, prompt_id, lease_id, "
+                          "member, policy_version, adapter_fingerprint, prompt_tokens, "
+                          "generate_seconds, score_seconds, accepted_at, step FROM groups WHERE ",
+                          which, " ORDER BY phase, group_id, attempt")
+                 .c_str());
   while (rows.Next()) {
     place[{rows.Int(0), rows.Int(1), rows.Int(2)}] = groups.size();
     groups.push_back(ReadGroup(rows));
   }
   if (!rows.ok()) return Error("cannot read groups");
-  Query completions(db_,
-                    "SELECT phase, group_id, attempt, tokens, logprobs, finish_reason, text FROM "
-                    "completions ORDER BY phase, group_id, attempt, idx");
+  Query completions(db_, absl::StrCat("SELECT phase, group_id, attempt, tokens, logprobs, "
+                                      "finish_reason, text FROM completions",
+                                      of_groups, ", idx")
+                             .c_str());
   while (completions.Next()) {
     ReadCompletion(completions, group_of(completions).add_completion());
   }
   if (!completions.ok()) return Error("cannot read completions");
   Query scores(db_,
-               "SELECT phase, group_id, attempt, idx, scorer, status, value, message, "
-               "model_fingerprint, template_hash, latency_ms, cached FROM scores "
-               "ORDER BY phase, group_id, attempt, idx, ordinal");
+               absl::StrCat("SELECT phase, group_id, attempt, idx, scorer, status, value, message, "
+                            "model_fingerprint, template_hash, latency_ms, cached FROM scores",
+                            of_groups, ", idx, ordinal")
+                   .c_str());
   while (scores.Next()) {
     ReadScore(scores,
               group_of(scores).mutable_completion(static_cast<int>(scores.Int(3)))->add_score());

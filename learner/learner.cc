@@ -172,6 +172,7 @@ void Learner::Abandon() {
 
 absl::Status Learner::Run() {
   run_began_ = absl::Now();
+  OpenTensorBoard();
   absl::Status ended = RunPhases();
   leases_->Close();
   if (whole_ && checkpointed_ != static_cast<int64_t>(policy_version())) {
@@ -195,6 +196,15 @@ absl::Status Learner::Run() {
   TellEverybody();
   SetState("ended");
   return absl::IsCancelled(ended) ? absl::OkStatus() : ended;
+}
+
+void Learner::OpenTensorBoard() {
+  const absl::Time now = clock_->Now();
+  tensorboard_ = std::make_unique<report::TensorBoardWriter>(folder_->Join("tensorboard"), now);
+  if (!last_step_.has_value()) return;
+  // The process before may have died between the last step's line and its event.
+  tensorboard_->RestartAt(last_step_->step, now);
+  tensorboard_->Add(last_step_->step, report::ScalarsOf(last_step_->metrics_json), now);
 }
 
 absl::Status Learner::RunPhases() {

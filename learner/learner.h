@@ -27,6 +27,7 @@
 #include "model/causal_lm.h"
 #include "proto/config.pb.h"
 #include "report/summary.h"
+#include "report/tensorboard.h"
 #include "transport/adapter_carrier.h"
 #include "transport/health.h"
 #include "transport/metrics.h"
@@ -85,6 +86,7 @@ class Learner {
   std::shared_ptr<const transport::AdapterBlob> Pack() const;
   uint64_t policy_version() const;
 
+  void OpenTensorBoard();
   absl::Status RunPhases();
   absl::Status Evaluate(Phase phase);
   absl::Status Train();
@@ -113,9 +115,11 @@ class Learner {
   std::unique_ptr<RunFolder> folder_;
   std::unique_ptr<Journal> journal_;
   std::unique_ptr<CheckpointStore> checkpoints_;
+  std::unique_ptr<report::TensorBoardWriter> tensorboard_;
   bool resumed_ = false;
-  int incarnation_ = 0;               // How often this run was resumed.
-  std::vector<JournalGroup> stored_;  // Of earlier processes of this run.
+  absl::optional<JournalStep> last_step_;  // Of the processes before.
+  int incarnation_ = 0;                    // How often this run was resumed.
+  std::vector<JournalGroup> stored_;       // Of earlier processes of this run.
   std::unique_ptr<LeaseTable> leases_;
   std::unique_ptr<Members> members_;
   GroupPool pool_;
@@ -129,6 +133,7 @@ class Learner {
   absl::Time run_began_;
   absl::Duration training_time_;
   int64_t trained_tokens_ = 0;
+  int64_t num_tokens_ = 0;  // StepReport.num_tokens of the last step.
   double worst_logprob_difference_ = 0;
   double first_step_kl_ = 0;
   int skipped_in_a_row_ = 0;

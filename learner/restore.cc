@@ -89,6 +89,7 @@ absl::Status Learner::Restore() {
     if (!json.is_object()) continue;
     StepMetrics metrics;
     metrics.num_completion_tokens = json.value("completion_tokens", int64_t{0});
+    num_tokens_ = json.value("num_tokens", num_tokens_);
     if (json.contains("kl") && json["kl"].is_number()) metrics.kl = json["kl"].get<double>();
     if (json.contains("logprob_difference_max") && json["logprob_difference_max"].is_number())
       metrics.logprob_difference_max = json["logprob_difference_max"].get<double>();
@@ -99,6 +100,7 @@ absl::Status Learner::Restore() {
   WB_ASSIGN_OR_RETURN(incarnation_, journal_->Resume());
   journal_->NoteEvent("resume", "learner", absl::StrCat("from step ", policy_version()),
                       clock_->Now());
+  if (!known.empty()) last_step_ = known.back();
   return folder_->RewriteMetrics(lines);
 }
 

@@ -49,6 +49,7 @@ void SamplerComparison::AddToken(const TrainGroup& group, const MicroBatch::Memb
   if (!group.on_policy) return;
   ++num_on_policy_;
   sum_ += std::abs(difference);
+  deviation_ = std::max(deviation_, std::abs(std::expm1(difference)));
   if (std::isnan(largest_) || std::abs(difference) <= largest_) return;
   largest_ = std::abs(difference);
   learner_minus_sampler_ = difference;

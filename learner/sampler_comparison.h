@@ -25,10 +25,11 @@ class SamplerComparison {
   // group differs by more than `bound`, or by a NaN. 0: no bound.
   absl::Status Check(double bound) const;
 
-  double largest() const { return largest_; }          // On-policy groups; -1 without any.
-  const std::string& worst() const { return worst_; }  // "group 17 completion 3 token 5 of ..."
-  double mean() const;                                 // On-policy groups.
-  double ratio_min() const { return ratio_min_; }      // exp(learner - sampler), all groups.
+  double largest() const { return largest_; }            // On-policy groups; -1 without any.
+  const std::string& worst() const { return worst_; }    // "group 17 completion 3 token 5 of ..."
+  double mean() const;                                   // On-policy groups.
+  double ratio_deviation() const { return deviation_; }  // |exp(.) - 1|, largest, on-policy groups.
+  double ratio_min() const { return ratio_min_; }        // exp(learner - sampler), all groups.
   double ratio_max() const { return ratio_max_; }
   double ratio_mean() const;
 
@@ -38,6 +39,7 @@ class SamplerComparison {
 
   double largest_ = -1;
   double learner_minus_sampler_ = 0;
+  double deviation_ = 0;
   std::string worst_;
   double sum_ = 0, ratio_sum_ = 0, ratio_min_ = 1, ratio_max_ = 1;
   int64_t num_on_policy_ = 0, num_tokens_ = 0;

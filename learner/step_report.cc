@@ -4,10 +4,12 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "learner/advantages.h"
 
 namespace wideberth::learner {
 namespace {
@@ -20,10 +22,12 @@ ordered_json Number(const absl::optional<double>& value) {
   return value.has_value() && std::isfinite(*value) ? ordered_json(*value) : ordered_json(nullptr);
 }
 
+double Rate(int64_t tokens, double seconds) {
+  return seconds > 0 ? static_cast<double>(tokens) / seconds : 0.0;
+}
+
 double TokensPerSecond(const StepReport& report) {
-  return report.seconds.total > 0
-             ? static_cast<double>(report.metrics.num_completion_tokens) / report.seconds.total
-             : 0.0;
+  return Rate(report.metrics.num_completion_tokens, report.seconds.total);
 }
 
 ordered_json Missing(const MissingScores& missing) {
@@ -34,52 +38,131 @@ ordered_json Missing(const MissingScores& missing) {
   return json;
 }
 
+void AddRewards(const StepReport& report, ordered_json* json) {
+  const StepMetrics& m = report.metrics;
+  (*json)["reward"] = Number(m.reward_mean);
+  (*json)["reward_std"] = Number(m.reward_deviation);
+  (*json)["frac_reward_zero_std"] = Number(m.fraction_zero_deviation);
+  for (const ScorerStatistics& scorer : report.scorers) {
+    (*json)[absl::StrCat("rewards/", scorer.name, "/mean")] = Number(scorer.mean);
+    (*json)[absl::StrCat("rewards/", scorer.name, "/std")] = Number(scorer.deviation);
+  }
+  (*json)["t_mean"] = Number(report.t_mean);
+  (*json)["boundary_mass"] = Number(report.boundary_mass);
+  (*json)["u_mean"] = Number(report.u_mean);
+  (*json)["advantage_abs_mean"] = Number(m.advantage_abs_mean);
+  (*json)["unscored"] = m.num_unscored;
+  for (int status = 1; status < proto::ScoreStatus_ARRAYSIZE; ++status) {
+    (*json)[absl::StrCat("unscored/",
+                         proto::ScoreStatus_Name(static_cast<proto::ScoreStatus>(status)))] =
+        report.missing_now[status];
+  }
+}
+
 void AddTraining(const StepMetrics& m, ordered_json* json) {
   (*json)["loss"] = Number(m.loss);
   (*json)["grad_norm"] = Number(m.grad_norm);
+  (*json)["learning_rate"] = Number(m.learning_rate);
+  // Of the first iteration, where the loss's own metrics are of the last.
+  (*json)["kl"] = Number(m.kl);
   (*json)["entropy"] = Number(m.entropy);
-  (*json)["advantage_abs_mean"] = Number(m.advantage_abs_mean);
-  (*json)["fraction_zero_deviation"] = Number(m.fraction_zero_deviation);
+  for (const auto& [name, value] : m.named) {
+    if (name != "kl" && name != "entropy") (*json)[name] = Number(value);
+  }
   const double tokens = std::max<double>(1.0, static_cast<double>(m.clipping.num_tokens));
   (*json)["ratio_mean"] = Number(m.clipping.ratio_sum / tokens);
-  (*json)["clipped_low"] = static_cast<double>(m.clipping.clipped_low) / tokens;
-  (*json)["clipped_high"] = static_cast<double>(m.clipping.clipped_high) / tokens;
-  (*json)["logprob_difference_max"] = Number(m.logprob_difference_max);
-  (*json)["logprob_difference_mean"] = Number(m.logprob_difference_mean);
+  // Without a group of the version being trained there is nothing to compare.
+  const bool compared = m.logprob_difference_max >= 0;
+  (*json)["logprob_difference_max"] =
+      compared ? Number(m.logprob_difference_max) : ordered_json(nullptr);
+  (*json)["logprob_difference_mean"] =
+      compared ? Number(m.logprob_difference_mean) : ordered_json(nullptr);
   (*json)["logprob_difference_worst"] = m.logprob_difference_worst;
+  (*json)["ratio_deviation_max"] = compared ? Number(m.ratio_deviation_max) : ordered_json(nullptr);
   (*json)["importance_ratio_max"] = Number(m.importance_ratio_max);
+}
+
+void AddCounts(const StepReport& report, ordered_json* json) {
+  const StepMetrics& m = report.metrics;
+  const CompletionLengths& lengths = report.lengths;
+  (*json)["num_tokens"] = report.num_tokens;
+  (*json)["completions/mean_length"] = Number(m.length_mean);
+  (*json)["completions/min_length"] = m.length_min;
+  (*json)["completions/max_length"] = m.length_max;
+  (*json)["completions/clipped_ratio"] = Number(m.clipped_fraction);
+  (*json)["completions/mean_terminated_length"] = Number(lengths.terminated_mean);
+  (*json)["completions/min_terminated_length"] = lengths.terminated_min;
+  (*json)["completions/max_terminated_length"] = lengths.terminated_max;
   (*json)["groups"] = m.num_groups;
   (*json)["completions"] = m.num_completions;
   (*json)["completions_trained"] = m.num_trained;
-  (*json)["unscored"] = m.num_unscored;
   (*json)["completion_tokens"] = m.num_completion_tokens;
   (*json)["forward_tokens"] = m.num_forward_tokens;
-  (*json)["length_mean"] = Number(m.length_mean);
-  (*json)["cut_off"] = Number(m.clipped_fraction);
+}
+
+void AddTimes(const StepReport& report, ordered_json* json) {
+  const StepMetrics& m = report.metrics;
+  const StepSeconds& seconds = report.seconds;
+  (*json)["step_time"] = seconds.total;
+  (*json)["tokens_per_second"] = TokensPerSecond(report);
+  // While it lasts: generate and score of one actor, train of the learner.
+  const int64_t tokens = report.lengths.num_tokens;
+  (*json)["tokens_per_second/generate"] = Rate(tokens, seconds.generate);
+  (*json)["tokens_per_second/score"] = Rate(tokens, seconds.score);
+  (*json)["tokens_per_second/train"] = Rate(m.num_completion_tokens, seconds.train);
+  (*json)["staleness_mean"] = report.staleness_mean;
+  (*json)["staleness_max"] = report.staleness_max;
+  (*json)["sync_seconds"] = Number(report.sync_seconds);
+  (*json)["seconds"] = {{"total", seconds.total},           {"wait", seconds.wait},
+                        {"train", seconds.train},           {"reference", m.reference_seconds},
+                        {"forward", m.forward_seconds},     {"backward", m.backward_seconds},
+                        {"optimizer", m.optimizer_seconds}, {"publish", seconds.publish},
+                        {"generate", seconds.generate},     {"score", seconds.score}};
 }
 
 }  // namespace
 
+void DescribeGroups(const std::vector<AcceptedGroup>& groups, StepReport* report) {
+  std::map<std::string, std::vector<double>> scores;
+  CompletionLengths& lengths = report->lengths;
+  int64_t terminated_tokens = 0;
+  for (const AcceptedGroup& group : groups) {
+    for (const proto::Completion& completion : group.request.completion()) {
+      for (const proto::Score& score : completion.score()) {
+        std::vector<double>& of_scorer = scores[score.scorer_name()];
+        if (score.status() == proto::SCORED && std::isfinite(score.value())) {
+          of_scorer.push_back(score.value());
+        } else if (score.status() != proto::SCORED) {
+          ++report->missing_now[score.status()];
+        }
+      }
+      const int64_t length = completion.token_id_size();
+      if (length == 0) continue;
+      lengths.num_tokens += length;
+      lengths.num_prompt_tokens += group.request.prompt_token_id_size();
+      if (completion.finish_reason() == proto::LENGTH) continue;
+      const bool first = lengths.num_terminated++ == 0;
+      terminated_tokens += length;
+      lengths.terminated_min = first ? length : std::min(lengths.terminated_min, length);
+      lengths.terminated_max = std::max(lengths.terminated_max, length);
+    }
+  }
+  if (lengths.num_terminated > 0) {
+    lengths.terminated_mean =
+        static_cast<double>(terminated_tokens) / static_cast<double>(lengths.num_terminated);
+  }
+  for (const auto& [name, values] : scores) {
+    const Moments moments = SampleMoments(values);
+    report->scorers.push_back({name, moments.mean, moments.deviation});
+  }
+}
+
 std::string StepJson(const StepReport& report) {
-  const StepMetrics& m = report.metrics;
-  ordered_json json = {{"step", report.step},
-                       {"version", report.version},
-                       {"reward_mean", Number(m.reward_mean)},
-                       {"reward_deviation", Number(m.reward_deviation)},
-                       {"t_mean", Number(report.t_mean)},
-                       {"boundary_mass", Number(report.boundary_mass)},
-                       {"u_mean", Number(report.u_mean)},
-                       {"kl", Number(m.kl)}};
-  AddTraining(m, &json);
-  json["tokens_per_second"] = TokensPerSecond(report);
-  json["staleness_mean"] = report.staleness_mean;
-  json["staleness_max"] = report.staleness_max;
-  json["sync_seconds"] = Number(report.sync_seconds);
-  json["seconds"] = {{"total", report.seconds.total},       {"wait", report.seconds.wait},
-                     {"train", report.seconds.train},       {"reference", m.reference_seconds},
-                     {"forward", m.forward_seconds},        {"backward", m.backward_seconds},
-                     {"optimizer", m.optimizer_seconds},    {"publish", report.seconds.publish},
-                     {"generate", report.seconds.generate}, {"score", report.seconds.score}};
+  ordered_json json = {{"step", report.step}, {"version", report.version}};
+  AddRewards(report, &json);
+  AddTraining(report.metrics, &json);
+  AddCounts(report, &json);
+  AddTimes(report, &json);
   json["groups_so_far"] = {
       {"leased", report.leases.leased},       {"accepted", report.leases.accepted},
       {"expired", report.leases.expired},     {"returned", report.leases.returned},
@@ -87,6 +170,7 @@ std::string StepJson(const StepReport& report) {
       {"refused", report.leases.refused},     {"retried", report.leases.retried},
       {"dropped", report.leases.dropped}};
   json["missing_scores_so_far"] = Missing(report.missing);
+  json["skipped"] = report.metrics.skipped ? 1 : 0;
   json["fingerprint"] = report.fingerprint;
   json["time"] = report.unix_time;
   return json.dump(-1, ' ', false, ordered_json::error_handler_t::replace);

@@ -11,6 +11,7 @@
 
 #include "absl/types/optional.h"
 #include "base/mutex.h"
+#include "learner/group_pool.h"
 #include "learner/lease_table.h"
 #include "learner/screening.h"
 #include "learner/train_step.h"
@@ -28,12 +29,31 @@ struct StepSeconds {
   double score = 0;
 };
 
+// Over the completions that a scorer scored; the deviation (n - 1) is NaN with fewer than two.
+struct ScorerStatistics {
+  std::string name;
+  double mean = 0, deviation = 0;
+};
+
+// Over completions with tokens. A terminated one ended by itself, not by its length.
+struct CompletionLengths {
+  int64_t num_tokens = 0;         // Of all completions.
+  int64_t num_prompt_tokens = 0;  // A prompt counts once for every completion.
+  int64_t num_terminated = 0;     // Completions
+  double terminated_mean = 0;     // 0 without any, as are the following.
+  int64_t terminated_min = 0, terminated_max = 0;
+};
+
 struct StepReport {
   int64_t step = 0;      // 1 for the first.
   uint64_t version = 0;  // That the step made; equals `step`.
   StepMetrics metrics;
   absl::optional<double> u_mean, t_mean,
       boundary_mass;  // Over scored completions; the mass of t within 0.1 of 0.5.
+  std::vector<ScorerStatistics> scorers;  // By name.
+  CompletionLengths lengths;
+  MissingScores missing_now{};  // In this step's groups.
+  int64_t num_tokens = 0;       // Prompts and completions of the run so far, as TRL counts them.
   double staleness_mean = 0;
   int64_t staleness_max = 0;
   StepSeconds seconds;
@@ -45,7 +65,11 @@ struct StepReport {
   double unix_time = 0;
 };
 
-// One JSON object without a line break. Numbers that do not exist (no scores) are null.
+// Fills scorers, lengths and missing_now from the groups of the step.
+void DescribeGroups(const std::vector<AcceptedGroup>& groups, StepReport* report);
+
+// One JSON object without a line break. Names are TRL's where the meaning is. Numbers that do not
+// exist (no scores) are null.
 std::string StepJson(const StepReport& report);
 // For the log.
 std::string StepLine(const StepReport& report, int64_t max_steps);

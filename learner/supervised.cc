@@ -49,6 +49,7 @@ at::Tensor ModelInUse::Hidden(const model::TokenTree& tree, bool with_adapter) c
   if (with_adapter) {
     options.adapter = adapter;
     options.dropout_seed = dropout_seed;
+    options.checkpoint_layers = checkpoint_layers;
   }
   return model->Hidden(tree, options);
 }
@@ -120,6 +121,7 @@ absl::StatusOr<SupervisedStep> SupervisedTrainer::StepOrThrow(const SupervisedTa
   optimizer_->ZeroGradients();
   for (size_t p = 0; p < passes.size(); ++p) {
     ModelInUse model{model_, working_.get(), absl::nullopt};
+    model.checkpoint_layers = learner_.activation_checkpointing();
     if (master_->config().dropout() > 0) model.dropout_seed = DropoutSeed(seed_, step, p);
     PassResult computed = task.Compute(Split::kTrain, passes[p], model);
     const double loss = computed.loss.item<double>();

@@ -45,6 +45,7 @@ struct ModelInUse {
   const model::CausalLm* model = nullptr;
   const model::Adapter* adapter = nullptr;
   absl::optional<uint64_t> dropout_seed;  // Empty in validation.
+  bool checkpoint_layers = false;         // learner.activation_checkpointing
 
   // [N, H]; `with_adapter` false: the base model, without a gradient. Throws.
   at::Tensor Hidden(const model::TokenTree& tree, bool with_adapter = true) const;

@@ -96,6 +96,7 @@ void DescribeComparison(const SamplerComparison& comparison, StepMetrics* metric
   metrics->logprob_difference_max = comparison.largest();
   metrics->logprob_difference_worst = comparison.worst();
   metrics->logprob_difference_mean = comparison.mean();
+  metrics->ratio_deviation_max = comparison.ratio_deviation();
   metrics->importance_ratio_min = comparison.ratio_min();
   metrics->importance_ratio_mean = comparison.ratio_mean();
   metrics->importance_ratio_max = comparison.ratio_max();
@@ -300,6 +301,7 @@ LossResult Trainer::Forward(const LossNormalizer& normalizer, Pass* pass) {
   const MicroBatch& batch = pass->batch;
   model::ForwardOptions forward;
   forward.adapter = working_.get();
+  forward.checkpoint_layers = options_.learner.activation_checkpointing();
   const at::Tensor hidden_NH = model_->Hidden(batch.tree, forward);
   const model::TokenLogProbs now =
       model::LogProbsOfTokens(hidden_NH, model_->head(), batch.rows, batch.targets, Temperature(),

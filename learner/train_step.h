@@ -59,6 +59,7 @@ struct StepMetrics {
   // Learner against sampler: log-prob before the first update minus the sampler's.
   double logprob_difference_mean = 0, logprob_difference_max = 0;  // Absolute, on-policy groups
   std::string logprob_difference_worst;  // "group 17 completion 3 token 5 of actor-0"
+  double ratio_deviation_max = 0;        // |exp - 1|, on-policy groups
   double importance_ratio_min = 1, importance_ratio_mean = 1,
          importance_ratio_max = 1;  // exp, all groups
 

@@ -161,6 +161,8 @@ absl::Status Learner::PublishStep(const std::vector<AcceptedGroup>& groups, Step
   report->missing = service_->missing_scores();
   const absl::Time now = clock_->Now();
   report->unix_time = absl::ToDoubleSeconds(now - absl::UnixEpoch());
+  num_tokens_ += report->lengths.num_tokens + report->lengths.num_prompt_tokens;
+  report->num_tokens = num_tokens_;
   report->seconds.publish = Since(began);
   report->seconds.total = Since(step_began_);
   step_began_ = absl::Now();
@@ -176,6 +178,7 @@ absl::Status Learner::PublishStep(const std::vector<AcceptedGroup>& groups, Step
   // Actors are at work again; what follows costs them nothing.
   AddToTotals(report->metrics, version);
   WB_RETURN_IF_ERROR(folder_->AppendMetrics(step.metrics_json));
+  tensorboard_->Add(step.step, report::ScalarsOf(step.metrics_json), now);
   history_.Add(*report);
   WB_LOG(INFO) << StepLine(*report, config_.learner().max_steps());
   return absl::OkStatus();

@@ -281,8 +281,6 @@ void CheckServed(const proto::RunConfig& config, Checker* check) {
   const proto::LearnerConfig& learner = config.learner();
   const bool rl = learner.task() == proto::RL;
   refuse(learner.world_size() != 1, "learner.world_size", absl::StrCat(learner.world_size()), "1");
-  refuse(learner.activation_checkpointing(), "learner.activation_checkpointing", "true", "false");
-  refuse(learner.log_completions(), "learner.log_completions", "true", "false");
   refuse(rl && config.policy().lora().dropout() > 0, "policy.lora.dropout",
          absl::StrCat(config.policy().lora().dropout()), "0");
   refuse(rl && config.has_data(), "data", "set", "left out");

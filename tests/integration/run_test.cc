@@ -8,6 +8,7 @@
 #include <cstdlib>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "base/file.h"
 #include "tests/integration/tiny_run.h"
 
@@ -54,7 +55,7 @@ TEST(RunTest, TrainsToTheLastStepAndLeavesAnAdapterThatLoads) {
   ASSERT_EQ(finished.code, 0) << finished.err << run.File("logs/learner-0.log");
   EXPECT_TRUE(NoProcessLeft());
   ExpectTrained(run, 3);
-  EXPECT_THAT(finished.out, HasSubstr("step 3/3  reward"));
+  EXPECT_THAT(finished.out, HasSubstr("        3/3 "));
   EXPECT_THAT(finished.out, HasSubstr("mean t (guard)"));
   EXPECT_THAT(finished.out, HasSubstr(run.run_dir() + "/adapter"));
   EXPECT_EQ(finished.err, "");
@@ -75,6 +76,48 @@ TEST(RunTest, TrainsToTheLastStepAndLeavesAnAdapterThatLoads) {
                                      ": holds a run already (config.txtpb is there); give another "
                                      "run_dir or remove the folder\n"));
   EXPECT_EQ(run.File("metrics.jsonl"), metrics);
+}
+
+TEST(RunTest, CompletionsAreOnTheConsoleOnRequestAndInTheJournalAlways) {
+  const TinyRun run;
+  const Finished finished =
+      Execute(run.Command({"--override=learner { max_steps: 2 log_completions: true }"}));
+  ASSERT_EQ(finished.code, 0) << finished.err;
+
+  const std::vector<std::string> show = {"wideberth", "completions", "--run=" + run.run_dir()};
+  const Finished table = Execute(show);
+  ASSERT_EQ(table.code, 0) << table.err;
+  EXPECT_THAT(table.out, ::testing::MatchesRegex("group +prompt +completion +safety +helpfu.. "
+                                                 "+reward +advant.\n(.*\n){6}"));
+  // The last step is shown as it was while the run went on.
+  EXPECT_THAT(finished.out, HasSubstr(table.out));
+
+  std::vector<std::string> as_json = show;
+  as_json.insert(as_json.end(), {"--step=1", "--json"});
+  const Finished lines = Execute(as_json);
+  ASSERT_EQ(lines.code, 0) << lines.err;
+  double reward_sum = 0, advantage_sum = 0;
+  int num_rows = 0;
+  for (const absl::string_view line : absl::StrSplit(lines.out, '\n', absl::SkipEmpty())) {
+    const json row = json::parse(line.begin(), line.end(), nullptr, false);
+    ASSERT_TRUE(row.is_object()) << line;
+    EXPECT_EQ(row["step"], 1);
+    EXPECT_NE(row["prompt"].get<std::string>().substr(0, 8), "(prompt ") << "its text was found";
+    EXPECT_EQ(row["scores"]["safety"]["status"], "SCORED");
+    reward_sum += row["reward"].get<double>();
+    advantage_sum += row["advantage"].get<double>();
+    ++num_rows;
+  }
+  EXPECT_EQ(num_rows, 2 * 3);
+  EXPECT_NEAR(reward_sum / num_rows, run.Metrics()[0]["reward"].get<double>(), 1e-9);
+  EXPECT_NEAR(advantage_sum, 0, 1e-9);
+
+  std::vector<std::string> too_far = show;
+  too_far.emplace_back("--step=3");
+  const Finished refused = Execute(too_far);
+  EXPECT_EQ(refused.code, 2);
+  EXPECT_EQ(refused.err, absl::StrCat("wideberth completions: ", run.run_dir(),
+                                      ": there is no step 3, expected 1 to 2\n"));
 }
 
 TEST(RunTest, PeftLoadsTheAdapterOfARun) {

@@ -94,6 +94,10 @@ TEST_F(JournalTest, WhatGoesInComesOut) {
   EXPECT_EQ((*groups)[0].prompt_id, "prompt-7");
   EXPECT_EQ((*groups)[0].member, "actor-0");
   EXPECT_EQ((*groups)[0].step, 0);
+  const auto of_step = (*journal)->ReadGroupsOfStep(0);
+  ASSERT_EQ(of_step->size(), 1u);
+  EXPECT_EQ((*of_step)[0].request.SerializeAsString(), stored.request.SerializeAsString());
+  EXPECT_TRUE((*journal)->ReadGroupsOfStep(1)->empty());
   const auto steps = (*journal)->ReadSteps();
   ASSERT_EQ(steps->size(), 1u);
   EXPECT_EQ((*steps)[0].fingerprint, "fp");

@@ -121,7 +121,17 @@ TEST_F(LearnerTest, ARunFromTheFirstLeaseToTheSummary) {
     EXPECT_LE(metrics[i]["logprob_difference_max"].get<double>(), 1e-4);
     EXPECT_TRUE(metrics[i]["t_mean"].is_number());
     EXPECT_GT(metrics[i]["grad_norm"].get<double>(), 0.0);
+    EXPECT_LE(metrics[i]["ratio_deviation_max"].get<double>(), 1.1e-4);
+    EXPECT_EQ(metrics[i]["clip_ratio/region_mean"], 0.0);
+    EXPECT_TRUE(metrics[i]["reward"].is_number());
+    const double before = i == 0 ? 0 : metrics[i - 1]["num_tokens"].get<double>();
+    EXPECT_GT(metrics[i]["num_tokens"].get<double>(),
+              before + metrics[i]["completion_tokens"].get<double>());
   }
+  const std::filesystem::directory_iterator events(run_dir + "/tensorboard");
+  ASSERT_NE(events, std::filesystem::directory_iterator());
+  EXPECT_THAT(events->path().filename().string(), HasSubstr("events.out.tfevents."));
+  EXPECT_THAT(ReadFile(events->path().string()).value_or(""), HasSubstr("rewards/safety/mean"));
   EXPECT_TRUE(metrics[0]["sync_seconds"].is_null());
   EXPECT_GE(metrics[1]["sync_seconds"].get<double>(), 0.0);
   EXPECT_EQ(metrics[0]["kl"], 0.0) << "the first step's policy is the base";

@@ -642,6 +642,24 @@ TEST_F(TrainStep, RefusesAnAdapterOfAnotherType) {
   EXPECT_THAT(std::string(trainer.status().message()), HasSubstr("expected Double"));
 }
 
+TEST_F(TrainStep, LayersComputedAgainGiveTheSameAdapterBitForBit) {
+  for (const auto dtype : {proto::FLOAT64, proto::FLOAT32}) {
+    Load(dtype);
+    const std::vector<TrainGroup> groups = Groups();
+    std::vector<std::string> adapters;
+    for (const bool again : {false, true}) {
+      learner_.set_activation_checkpointing(again);
+      const auto trainer = MakeTrainer(TrainedAdapter());
+      const auto metrics = trainer->Step(groups);
+      ASSERT_TRUE(metrics.ok()) << metrics.status();
+      EXPECT_GT(metrics->grad_norm, 0);
+      proto::AdapterManifest manifest;
+      adapters.push_back(trainer->adapter().Pack(at::kDouble, &manifest));
+    }
+    EXPECT_TRUE(adapters[0] == adapters[1]);
+  }
+}
+
 TEST_F(TrainStep, ThePreferredTokenBecomesMoreLikely) {
   for (const auto dtype : {proto::FLOAT32, proto::BFLOAT16}) {
     Load(dtype);

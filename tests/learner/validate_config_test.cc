@@ -60,8 +60,6 @@ TEST_F(ValidateConfigTest, AGoodOneIsAccepted) { EXPECT_EQ(Sentence(""), ""); }
 TEST_F(ValidateConfigTest, WhatNothingActsOnIsRefusedRatherThanIgnored) {
   const std::pair<const char*, const char*> cases[] = {
       {"learner { world_size: 2 }", "learner.world_size is 2, must be 1"},
-      {"learner { activation_checkpointing: true }", "must be false"},
-      {"learner { log_completions: true }", "must be false"},
       {"policy { lora { dropout: 0.1 } }", "policy.lora.dropout is 0.1, must be 0"},
       {"data { path: \"rows.jsonl\" }", "data is set, must be left out"},
       {"scorer { name: \"x\" model { path: \"m\" } kind: GENERATIVE }",
