@@ -88,6 +88,7 @@ class LmScoringModel final : public ScoringModel {
   const ScorerIdentity& identity() const override { return identity_; }
 
  private:
+  absl::Status CheckKind() const;
   absl::Status ChooseHeadRows();
   absl::Status PrefillTemplateHead();
   int64_t KnownTokens(const std::vector<int32_t>& tokens) const;
@@ -111,14 +112,26 @@ class LmScoringModel final : public ScoringModel {
   KvPrefix head_kv_;
 };
 
-absl::Status LmScoringModel::Initialize() {
+absl::Status LmScoringModel::CheckKind() const {
   const bool reward = config_.kind() == proto::ScorerConfig::REWARD;
-  if (reward != model_.lm->spec().sequence_classification) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        Who(config_), ": kind ", reward ? "REWARD" : "VERDICT", " needs a model for ",
-        reward ? "sequence classification with one label" : "causal language modelling", ", found ",
-        model_.lm->spec().architecture, " in ", config_.model().path()));
+  const bool trained_head = model_.adapter != nullptr && model_.adapter->score_head().defined();
+  if (!reward && trained_head) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(Who(config_), ": adapter ", config_.adapter(),
+                     " has a score head, which kind REWARD reads, found kind VERDICT"));
   }
+  if (reward && (trained_head || model_.lm->spec().sequence_classification))
+    return absl::OkStatus();
+  if (!reward && !model_.lm->spec().sequence_classification) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(Who(config_), ": kind ", reward ? "REWARD" : "VERDICT", " needs a model for ",
+                   reward ? "sequence classification with one label" : "causal language modelling",
+                   reward && model_.adapter != nullptr ? ", or an adapter with a score head" : "",
+                   ", found ", model_.lm->spec().architecture, " in ", config_.model().path()));
+}
+
+absl::Status LmScoringModel::Initialize() {
+  WB_RETURN_IF_ERROR(CheckKind());
   WB_RETURN_IF_ERROR(model::CatchTorch(Who(config_), [&] { return ChooseHeadRows(); }));
   WB_RETURN_IF_ERROR(model::CatchTorch(absl::StrCat(Who(config_), ", prefill of the template"),
                                        [&] { return PrefillTemplateHead(); }));
@@ -132,7 +145,8 @@ absl::Status LmScoringModel::ChooseHeadRows() {
   std::string description =
       absl::StrCat(config_.kind(), " ", config_.output(), "\n", reader_.Description());
   if (config_.kind() == proto::ScorerConfig::REWARD) {
-    head_RH_ = model_.lm->head().to(at::kDouble);
+    const bool trained = model_.adapter != nullptr && model_.adapter->score_head().defined();
+    head_RH_ = (trained ? model_.adapter->score_head() : model_.lm->head()).to(at::kDouble);
   } else {
     const VerdictTokens texts = VerdictTokensOf(config_);
     const int64_t vocab = model_.lm->head().size(0);

@@ -96,6 +96,38 @@ TEST_F(AdaptedScorerTest, VerdictsEqualThoseOfPeft) {
   RecordProperty("largest_difference", std::to_string(largest));
 }
 
+// Over a causal model, as reward training leaves it, and over a sequence classifier, whose own head
+// the trained one replaces.
+TEST_F(AdaptedScorerTest, RewardsWithATrainedHeadEqualThoseOfPeft) {
+  std::vector<testing::TinyTensor> tensors = testing::TinyAdapterTensors(
+      "llama", golden_["r"], golden_["targets"].get<std::vector<std::string>>());
+  const std::string name = golden_["score_head"];
+  std::vector<float> head = testing::TinyUniform(name, 64);
+  for (float& value : head) value *= 0.25f;
+  tensors.push_back({name, {1, 64}, head});
+  ASSERT_TRUE(testing::WriteSafetensors(tensors, adapter_.Join("adapter_model.safetensors")).ok());
+  for (const char* kind : {"llama", "llama_reward"}) {
+    ASSERT_TRUE(testing::WriteTinyModel(kind, base_.path()).ok());
+    const auto scores = Create("kind: REWARD")->ScoreBatch(GoldenItems());
+    for (size_t i = 0; i < scores.size(); ++i) {
+      ASSERT_EQ(scores[i].status(), proto::SCORED) << scores[i].message();
+      EXPECT_NEAR(scores[i].value(), golden_["rewards"][i].get<double>(), 2e-5) << kind;
+    }
+  }
+  ASSERT_TRUE(testing::WriteTinyModel("llama", base_.path()).ok());
+  EXPECT_EQ(std::string(TryCreate(Verdict()).status().message()),
+            absl::StrCat("scorer \"safety\": adapter ", adapter_.path(),
+                         " has a score head, which kind REWARD reads, found kind VERDICT"));
+}
+
+TEST_F(AdaptedScorerTest, ARewardNeedsAHeadFromSomewhere) {
+  EXPECT_EQ(std::string(TryCreate("kind: REWARD").status().message()),
+            absl::StrCat("scorer \"safety\": kind REWARD needs a model for sequence classification "
+                         "with one label, or an adapter with a score head, found LlamaForCausalLM "
+                         "in ",
+                         base_.path()));
+}
+
 TEST_F(AdaptedScorerTest, TheFingerprintCoversAdapterAndCalibration) {
   std::set<std::string> fingerprints;
   const auto add = [&](bool adapted) {
