@@ -148,12 +148,14 @@ absl::Status Work(const sigset_t& signal_set) {
   });
 
   model::ConfigureRuntime(config.model().num_threads());
-  const absl::StatusOr<std::unique_ptr<ScoringModel>> model = ScoringModel::Create(config);
+  const absl::StatusOr<std::unique_ptr<ScoringModel>> model =
+      ScoringModel::Create(config, {run.learner().deterministic()});
   absl::optional<Batcher> batcher;
   if (model.ok()) {
     batcher.emplace(BatcherOptions::From(config), model->get(), &Clock::Real());
     drain.Open(&*batcher);
-    WB_LOG(INFO) << "serving \"" << config.name() << "\" with " << config.model().path() << " on "
+    WB_LOG(INFO) << "serving \"" << config.name() << "\" with " << config.model().path()
+                 << (config.adapter().empty() ? "" : " and adapter ") << config.adapter() << " on "
                  << server->address();
     batcher->Run();
   }

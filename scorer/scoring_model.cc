@@ -19,8 +19,9 @@
 #include "base/status.h"
 #include "model/catch_torch.h"
 #include "model/causal_lm.h"
-#include "model/chat_template.h"
 #include "model/tokenizer.h"
+#include "scorer/adapted_lm.h"
+#include "scorer/conversation_reader.h"
 #include "scorer/scorer_config.h"
 #include "scorer/shared_prefixes.h"
 #include "scorer/verdict_template.h"
@@ -28,8 +29,6 @@
 namespace wideberth::scorer {
 namespace {
 
-using ::wideberth::model::CausalLm;
-using ::wideberth::model::ChatTemplate;
 using ::wideberth::model::KvPrefix;
 using ::wideberth::model::Tokenizer;
 
@@ -39,59 +38,6 @@ constexpr int64_t kMinSharedTokens = 16;
 std::string Who(const proto::ScorerConfig& config) {
   return absl::StrCat("scorer \"", config.name(), "\"");
 }
-
-// Conversation -> tokens: the question of a verdict, or the conversation itself for a reward model.
-class Reader {
- public:
-  static absl::StatusOr<Reader> Create(const proto::ScorerConfig& config) {
-    Reader reader;
-    const std::string& folder = config.model().path();
-    WB_ASSIGN_OR_RETURN(reader.tokenizer_, Tokenizer::FromFolder(folder));
-    if (config.kind() == proto::ScorerConfig::VERDICT) {
-      WB_ASSIGN_OR_RETURN(reader.question_, VerdictTemplate::From(config));
-    }
-    if (config.kind() == proto::ScorerConfig::REWARD || config.chat()) {
-      WB_ASSIGN_OR_RETURN(reader.chat_, ChatTemplate::FromFolder(folder));
-    }
-    return reader;
-  }
-
-  absl::StatusOr<std::vector<int32_t>> Read(const proto::ScoreItem& item,
-                                            absl::optional<int32_t> bos) const {
-    std::vector<model::Message> messages;
-    bool add_special_tokens = true;
-    std::string text;
-    if (question_) {
-      text = question_->Render(item);
-      if (chat_) {
-        add_special_tokens = false;  // The chat template writes the BOS where the model wants one.
-        messages.push_back({"user", std::move(text)});
-        WB_ASSIGN_OR_RETURN(text, chat_->Render(messages, /*add_generation_prompt=*/true));
-      }
-    } else {
-      for (const proto::ChatMessage& message : item.prompt())
-        messages.push_back({message.role(), message.content()});
-      messages.push_back({"assistant", item.completion()});
-      WB_ASSIGN_OR_RETURN(text, chat_->Render(messages, /*add_generation_prompt=*/false));
-    }
-    std::vector<int32_t> tokens = tokenizer_->Encode(text, add_special_tokens);
-    // Both the chat template and the tokenizer's post-processor may bring one.
-    if (bos && tokens.size() >= 2 && tokens[0] == *bos && tokens[1] == *bos)
-      tokens.erase(tokens.begin());
-    return tokens;
-  }
-
-  std::string Description() const {
-    return absl::StrCat(question_ ? question_->text() : "", "\n", chat_ ? chat_->fingerprint() : "",
-                        "\n", tokenizer_->fingerprint());
-  }
-  const Tokenizer& tokenizer() const { return *tokenizer_; }
-
- private:
-  std::unique_ptr<Tokenizer> tokenizer_;
-  absl::optional<VerdictTemplate> question_;
-  absl::optional<ChatTemplate> chat_;
-};
 
 // Ids of verdict texts, each of which must be exactly one token of the model, and of ids given as
 // such.
@@ -132,8 +78,9 @@ double LogSumExp(const double* begin, const double* end) {
 
 class LmScoringModel final : public ScoringModel {
  public:
-  LmScoringModel(const proto::ScorerConfig& config, std::unique_ptr<CausalLm> lm, Reader reader)
-      : config_(config), lm_(std::move(lm)), reader_(std::move(reader)) {}
+  LmScoringModel(const proto::ScorerConfig& config, const ScoringOptions& options, AdaptedLm model,
+                 ConversationReader reader)
+      : config_(config), options_(options), model_(std::move(model)), reader_(std::move(reader)) {}
 
   absl::Status Initialize();
   PreparedItem Prepare(const proto::ScoreItem& item) override;
@@ -141,11 +88,12 @@ class LmScoringModel final : public ScoringModel {
   const ScorerIdentity& identity() const override { return identity_; }
 
  private:
+  absl::Status CheckKind() const;
   absl::Status ChooseHeadRows();
   absl::Status PrefillTemplateHead();
   int64_t KnownTokens(const std::vector<int32_t>& tokens) const;
   absl::StatusOr<std::vector<int32_t>> Read(const proto::ScoreItem& item) const {
-    return reader_.Read(item, lm_->spec().bos_token_id);
+    return reader_.Read(item, model_.lm->spec().bos_token_id);
   }
   at::Tensor HeadValues(const std::vector<const PreparedItem*>& items) const;
   proto::Score Judge(const double* values_R) const;
@@ -153,8 +101,9 @@ class LmScoringModel final : public ScoringModel {
                  const std::vector<proto::Score*>& scores) const;
 
   const proto::ScorerConfig config_;
-  const std::unique_ptr<CausalLm> lm_;
-  const Reader reader_;
+  const ScoringOptions options_;
+  const AdaptedLm model_;
+  const ConversationReader reader_;
   ScorerIdentity identity_;
   int64_t num_positive_ = 0;  // The first rows of the head, for a verdict.
   at::Tensor head_RH_;        // float64
@@ -163,14 +112,26 @@ class LmScoringModel final : public ScoringModel {
   KvPrefix head_kv_;
 };
 
-absl::Status LmScoringModel::Initialize() {
+absl::Status LmScoringModel::CheckKind() const {
   const bool reward = config_.kind() == proto::ScorerConfig::REWARD;
-  if (reward != lm_->spec().sequence_classification) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        Who(config_), ": kind ", reward ? "REWARD" : "VERDICT", " needs a model for ",
-        reward ? "sequence classification with one label" : "causal language modelling", ", found ",
-        lm_->spec().architecture, " in ", config_.model().path()));
+  const bool trained_head = model_.adapter != nullptr && model_.adapter->score_head().defined();
+  if (!reward && trained_head) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(Who(config_), ": adapter ", config_.adapter(),
+                     " has a score head, which kind REWARD reads, found kind VERDICT"));
   }
+  if (reward && (trained_head || model_.lm->spec().sequence_classification))
+    return absl::OkStatus();
+  if (!reward && !model_.lm->spec().sequence_classification) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(Who(config_), ": kind ", reward ? "REWARD" : "VERDICT", " needs a model for ",
+                   reward ? "sequence classification with one label" : "causal language modelling",
+                   reward && model_.adapter != nullptr ? ", or an adapter with a score head" : "",
+                   ", found ", model_.lm->spec().architecture, " in ", config_.model().path()));
+}
+
+absl::Status LmScoringModel::Initialize() {
+  WB_RETURN_IF_ERROR(CheckKind());
   WB_RETURN_IF_ERROR(model::CatchTorch(Who(config_), [&] { return ChooseHeadRows(); }));
   WB_RETURN_IF_ERROR(model::CatchTorch(absl::StrCat(Who(config_), ", prefill of the template"),
                                        [&] { return PrefillTemplateHead(); }));
@@ -180,14 +141,15 @@ absl::Status LmScoringModel::Initialize() {
 absl::Status LmScoringModel::ChooseHeadRows() {
   const c10::InferenceMode inference;
   identity_.scorer_name = config_.name();
-  identity_.model_fingerprint = lm_->fingerprint();
+  identity_.model_fingerprint = model_.fingerprint;
   std::string description =
       absl::StrCat(config_.kind(), " ", config_.output(), "\n", reader_.Description());
   if (config_.kind() == proto::ScorerConfig::REWARD) {
-    head_RH_ = lm_->head().to(at::kDouble);
+    const bool trained = model_.adapter != nullptr && model_.adapter->score_head().defined();
+    head_RH_ = (trained ? model_.adapter->score_head() : model_.lm->head()).to(at::kDouble);
   } else {
     const VerdictTokens texts = VerdictTokensOf(config_);
-    const int64_t vocab = lm_->head().size(0);
+    const int64_t vocab = model_.lm->head().size(0);
     WB_ASSIGN_OR_RETURN(
         std::vector<int64_t> ids,
         VerdictIds(config_, texts.positive, config_.positive_id(), reader_.tokenizer(), vocab));
@@ -203,43 +165,22 @@ absl::Status LmScoringModel::ChooseHeadRows() {
     num_positive_ = static_cast<int64_t>(ids.size());
     ids.insert(ids.end(), negative.begin(), negative.end());
     absl::StrAppend(&description, "\n", num_positive_, ": ", absl::StrJoin(ids, " "));
-    head_RH_ = lm_->head().index_select(0, lm_->Indices(ids)).to(at::kDouble);
+    head_RH_ = model_.lm->head().index_select(0, model_.lm->Indices(ids)).to(at::kDouble);
   }
   identity_.template_hash = Fingerprint(description);
   return absl::OkStatus();
 }
 
-// What is constant is found by trying: conversations that begin in different ways are tokenised
-// whole, so that a token that spans the border between template and prompt is never counted as
-// constant.
 absl::Status LmScoringModel::PrefillTemplateHead() {
   const c10::InferenceMode inference;
-  bool first = true;
-  for (const char* probe : {"a", "Z", "7", "\xC3\xA9", "(", "\n\nb", " c", "\xE6\x97\xA5"}) {
-    proto::ScoreItem item;
-    proto::ChatMessage* message = item.add_prompt();
-    message->set_role("user");
-    message->set_content(probe);
-    item.set_completion(probe);
-    WB_ASSIGN_OR_RETURN(std::vector<int32_t> tokens, Read(item));
-    if (!first) tokens.resize(CommonPrefix(tokens, head_tokens_));
-    head_tokens_ = std::move(tokens);
-    first = false;
-  }
+  WB_ASSIGN_OR_RETURN(head_tokens_, reader_.ConstantHead(model_.lm->spec().bos_token_id));
   const int64_t num_tokens = static_cast<int64_t>(head_tokens_.size());
-  if (num_tokens >= lm_->spec().max_positions) {
+  if (num_tokens >= model_.lm->spec().max_positions) {
     return absl::InvalidArgumentError(
         absl::StrCat("the template alone has ", num_tokens, " tokens, the context of ",
-                     config_.model().path(), " is ", lm_->spec().max_positions));
+                     config_.model().path(), " is ", model_.lm->spec().max_positions));
   }
-  if (num_tokens == 0) return absl::OkStatus();
-  model::TokenTree tree;
-  tree.Add(head_tokens_);
-  std::vector<KvPrefix> kv;
-  model::ForwardOptions options;
-  options.root_kv = &kv;
-  lm_->Hidden(tree, options);
-  head_kv_ = std::move(kv.at(0));
+  if (num_tokens > 0) head_kv_ = Prefill(model_, head_tokens_);
   return absl::OkStatus();
 }
 
@@ -253,7 +194,7 @@ PreparedItem LmScoringModel::Prepare(const proto::ScoreItem& item) {
   prepared.refusal = WhyNothingToScore(item);
   if (!prepared.refusal.empty()) return prepared;
   absl::StatusOr<std::vector<int32_t>> tokens = Read(item);
-  const int64_t context = lm_->spec().max_positions;
+  const int64_t context = model_.lm->spec().max_positions;
   if (!tokens.ok()) {
     prepared.refusal = std::string(tokens.status().message());
   } else if (tokens->empty()) {
@@ -281,6 +222,7 @@ at::Tensor LmScoringModel::HeadValues(const std::vector<const PreparedItem*>& it
 
   KvPrefix shorter;
   model::ForwardOptions options;
+  options.adapter = model_.adapter.get();
   if (known == head_kv_.length) {
     options.prefix = &head_kv_;
   } else {
@@ -292,9 +234,9 @@ at::Tensor LmScoringModel::HeadValues(const std::vector<const PreparedItem*>& it
     options.prefix = &shorter;
   }
   if (known == 0) options.prefix = nullptr;
-  const at::Tensor hidden_NH = lm_->Hidden(shared.tree, options);
+  const at::Tensor hidden_NH = model_.lm->Hidden(shared.tree, options);
   const at::Tensor last_SH =
-      hidden_NH.index_select(0, lm_->Indices(shared.last_row)).to(at::kDouble);
+      hidden_NH.index_select(0, model_.lm->Indices(shared.last_row)).to(at::kDouble);
   return at::matmul(last_SH, head_RH_.t()).to(at::kCPU).contiguous();
 }
 
@@ -311,6 +253,7 @@ proto::Score LmScoringModel::Judge(const double* values_R) const {
   if (num_positive_ > 0) {
     value = LogSumExp(values_R, values_R + num_positive_) -
             LogSumExp(values_R + num_positive_, values_R + num_rows);
+    value /= model_.calibration.temperature;
     if (config_.output() == proto::ScorerConfig::PROBABILITY) value = 1 / (1 + std::exp(-value));
   }
   proto::Score score = MakeScore(identity_, proto::SCORED, "");
@@ -347,7 +290,11 @@ std::vector<proto::Score> LmScoringModel::ScoreBatch(const std::vector<PreparedI
       targets.push_back(&scores[i]);
     }
   }
-  if (!scorable.empty()) ScoreSome(scorable, targets);
+  if (options_.deterministic) {
+    for (size_t i = 0; i < scorable.size(); ++i) ScoreSome({scorable[i]}, {targets[i]});
+  } else if (!scorable.empty()) {
+    ScoreSome(scorable, targets);
+  }
   for (proto::Score& score : scores)
     score.set_latency_ms(absl::ToDoubleMilliseconds(Clock::Real().Now() - start));
   return scores;
@@ -356,13 +303,12 @@ std::vector<proto::Score> LmScoringModel::ScoreBatch(const std::vector<PreparedI
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ScoringModel>> ScoringModel::Create(
-    const proto::ScorerConfig& config) {
+    const proto::ScorerConfig& config, const ScoringOptions& options) {
   WB_RETURN_IF_ERROR(ValidateScorerConfig(config));
-  absl::StatusOr<Reader> reader = Reader::Create(config);
-  WB_RETURN_IF_ERROR(Annotate(reader.status(), Who(config)));
-  absl::StatusOr<std::unique_ptr<CausalLm>> lm = CausalLm::Load(config.model());
-  WB_RETURN_IF_ERROR(Annotate(lm.status(), Who(config)));
-  auto scoring = std::make_unique<LmScoringModel>(config, *std::move(lm), *std::move(reader));
+  WB_ASSIGN_OR_RETURN(ConversationReader reader, ConversationReader::Create(config));
+  WB_ASSIGN_OR_RETURN(AdaptedLm model, LoadAdaptedLm(config));
+  auto scoring =
+      std::make_unique<LmScoringModel>(config, options, std::move(model), std::move(reader));
   WB_RETURN_IF_ERROR(scoring->Initialize());
   return scoring;
 }

@@ -18,7 +18,8 @@ namespace wideberth::scorer {
 // What every score says about its origin.
 struct ScorerIdentity {
   std::string scorer_name;
-  std::string model_fingerprint;  // Of all tensors of the model's folder.
+  std::string model_fingerprint;  // Of all tensors of the model's folder, the adapter's files and
+                                  // its calibration.
   std::string template_hash;  // Of everything that turns a conversation into tokens and logits into
                               // a value.
 };
@@ -31,6 +32,12 @@ struct PreparedItem {
   std::string refusal;          // One sentence where the input can never be scored.
 };
 
+struct ScoringOptions {
+  // Every score is a function of its item only, to the last bit: each is computed by itself, always
+  // in the same way, whatever else is at hand.
+  bool deterministic = false;
+};
+
 // Not thread-safe: all calls come from the one thread that owns the device. Nothing throws.
 class ScoringModel {
  public:
@@ -38,7 +45,8 @@ class ScoringModel {
 
   // Loads the model of a validated configuration. Errors name the scorer, and file, field or
   // verdict text at fault.
-  static absl::StatusOr<std::unique_ptr<ScoringModel>> Create(const proto::ScorerConfig& config);
+  static absl::StatusOr<std::unique_ptr<ScoringModel>> Create(const proto::ScorerConfig& config,
+                                                              const ScoringOptions& options = {});
 
   virtual PreparedItem Prepare(const proto::ScoreItem& item) = 0;
 

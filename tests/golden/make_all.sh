@@ -12,6 +12,7 @@ for kind in llama llama3_rope qwen2; do "$python" tests/golden/make_tiny_logits.
 "$python" tests/golden/make_lora.py --kind llama --case rslora
 "$python" tests/golden/make_lora.py --kind llama --case modules
 "$python" tests/golden/make_scorers.py
+"$python" tests/golden/make_scorer_adapters.py
 "$python" tests/golden/make_classification.py
 "$python" tests/golden/make_sampling.py
 "$python" tests/golden/make_adamw.py
