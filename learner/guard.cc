@@ -15,7 +15,7 @@
 #include "learner/calibration.h"
 #include "learner/guard_reader.h"
 #include "model/logprobs.h"
-#include "scorer/shared_prefixes.h"
+#include "model/shared_prefixes.h"
 
 namespace wideberth::learner {
 namespace {
@@ -78,7 +78,7 @@ std::vector<Pass> GuardTask::Plan(Split split, absl::Span<const int64_t> rows,
   for (const int64_t i : rows) {
     const GuardExample& example = Rows(split)[i];
     // A token is always left, whose output is the verdict.
-    const int64_t known = std::min(scorer::CommonPrefix(example.tokens, head_),
+    const int64_t known = std::min(model::CommonPrefix(example.tokens, head_),
                                    static_cast<int64_t>(example.tokens.size()) - 1);
     const bool shares = known > 0 && known == static_cast<int64_t>(head_.size());
     const int64_t shared = shares ? known : 0;

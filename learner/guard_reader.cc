@@ -8,7 +8,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/types/span.h"
 #include "base/status.h"
-#include "scorer/shared_prefixes.h"
+#include "model/shared_prefixes.h"
 
 namespace wideberth::learner {
 namespace {
@@ -21,7 +21,7 @@ std::string Who(const proto::ScorerConfig& config) {
 
 absl::StatusOr<GuardReader> GuardReader::Create(const proto::ScorerConfig& config,
                                                 absl::optional<int32_t> bos, int64_t vocab) {
-  WB_ASSIGN_OR_RETURN(scorer::VerdictTemplate question, scorer::VerdictTemplate::From(config));
+  WB_ASSIGN_OR_RETURN(model::VerdictTemplate question, model::VerdictTemplate::From(config));
   GuardReader reader(std::move(question));
   reader.bos_ = bos;
   absl::StatusOr<std::unique_ptr<model::Tokenizer>> tokenizer =
@@ -47,7 +47,7 @@ absl::StatusOr<GuardReader> GuardReader::Create(const proto::ScorerConfig& confi
 
 absl::StatusOr<std::vector<int64_t>> GuardReader::VerdictIds(const proto::ScorerConfig& config,
                                                              bool positive, int64_t vocab) const {
-  const scorer::VerdictTokens texts = scorer::VerdictTokensOf(config);
+  const model::VerdictTokens texts = model::VerdictTokensOf(config);
   std::vector<int64_t> ids;
   const auto add = [&](int64_t id) {
     if (std::find(ids.begin(), ids.end(), id) == ids.end()) ids.push_back(id);
@@ -128,7 +128,7 @@ absl::StatusOr<std::vector<int32_t>> GuardReader::ConstantHead() const {
   bool first = true;
   for (const char* probe : {"a", "Z", "7", "\xC3\xA9", "(", "\n\nb", " c", "\xE6\x97\xA5"}) {
     WB_ASSIGN_OR_RETURN(std::vector<int32_t> tokens, Read(probe, probe));
-    if (!first) tokens.resize(scorer::CommonPrefix(tokens, head));
+    if (!first) tokens.resize(model::CommonPrefix(tokens, head));
     head = std::move(tokens);
     first = false;
   }

@@ -12,8 +12,8 @@
 #include "absl/types/optional.h"
 #include "model/chat_template.h"
 #include "model/tokenizer.h"
+#include "model/verdict_template.h"
 #include "proto/config.pb.h"
-#include "scorer/verdict_template.h"
 
 namespace wideberth::learner {
 
@@ -41,11 +41,11 @@ class GuardReader {
   const std::vector<int64_t>& negative() const { return negative_; }
 
  private:
-  explicit GuardReader(scorer::VerdictTemplate question) : question_(std::move(question)) {}
+  explicit GuardReader(model::VerdictTemplate question) : question_(std::move(question)) {}
   absl::StatusOr<std::vector<int64_t>> VerdictIds(const proto::ScorerConfig& config, bool positive,
                                                   int64_t vocab) const;
 
-  scorer::VerdictTemplate question_;
+  model::VerdictTemplate question_;
   std::unique_ptr<model::Tokenizer> tokenizer_;
   absl::optional<model::ChatTemplate> chat_;
   absl::optional<int32_t> bos_;

@@ -288,8 +288,6 @@ void CheckServed(const proto::RunConfig& config, Checker* check) {
     const std::string field = absl::StrCat("scorer[", i, "]");
     refuse(config.scorer(i).kind() == proto::ScorerConfig::GENERATIVE, field + ".kind",
            "GENERATIVE", "VERDICT or REWARD");
-    refuse(config.scorer(i).has_adapter(), field + ".adapter",
-           absl::StrCat("\"", config.scorer(i).adapter(), "\""), "left out");
   }
 }
 

@@ -5,7 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
-#include "scorer/shared_prefixes.h"
+#include "model/shared_prefixes.h"
 
 namespace wideberth::scorer {
 
@@ -17,7 +17,7 @@ absl::StatusOr<ConversationReader> ConversationReader::Create(const proto::Score
   WB_RETURN_IF_ERROR(Annotate(tokenizer.status(), who));
   reader.tokenizer_ = *std::move(tokenizer);
   if (config.kind() != proto::ScorerConfig::REWARD) {
-    WB_ASSIGN_OR_RETURN(reader.question_, VerdictTemplate::From(config));
+    WB_ASSIGN_OR_RETURN(reader.question_, model::VerdictTemplate::From(config));
   }
   if (config.kind() == proto::ScorerConfig::REWARD || config.chat()) {
     auto chat = model::ChatTemplate::FromFolder(folder);
@@ -65,7 +65,7 @@ absl::StatusOr<std::vector<int32_t>> ConversationReader::ConstantHead(
     message->set_content(probe);
     item.set_completion(probe);
     WB_ASSIGN_OR_RETURN(std::vector<int32_t> tokens, Read(item, bos));
-    if (!first) tokens.resize(CommonPrefix(tokens, head));
+    if (!first) tokens.resize(model::CommonPrefix(tokens, head));
     head = std::move(tokens);
     first = false;
   }

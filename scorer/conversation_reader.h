@@ -12,9 +12,9 @@
 #include "absl/types/optional.h"
 #include "model/chat_template.h"
 #include "model/tokenizer.h"
+#include "model/verdict_template.h"
 #include "proto/config.pb.h"
 #include "proto/wire.pb.h"
-#include "scorer/verdict_template.h"
 
 namespace wideberth::scorer {
 
@@ -40,7 +40,7 @@ class ConversationReader {
   ConversationReader() = default;
 
   std::unique_ptr<model::Tokenizer> tokenizer_;
-  absl::optional<VerdictTemplate> question_;
+  absl::optional<model::VerdictTemplate> question_;
   absl::optional<model::ChatTemplate> chat_;
 };
 

@@ -11,7 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/status.h"
-#include "scorer/verdict_template.h"
+#include "model/verdict_template.h"
 
 namespace wideberth::scorer {
 namespace {
@@ -34,8 +34,8 @@ bool Overlap(const Field& left, const Field& right) {
 }
 
 absl::Status ValidateVerdict(const proto::ScorerConfig& config) {
-  WB_RETURN_IF_ERROR(VerdictTemplate::From(config).status());
-  const VerdictTokens tokens = VerdictTokensOf(config);
+  WB_RETURN_IF_ERROR(model::VerdictTemplate::From(config).status());
+  const model::VerdictTokens tokens = model::VerdictTokensOf(config);
   if (tokens.positive.empty() && config.positive_id().empty()) {
     return Bad(config, "kind VERDICT needs at least one positive and one negative token");
   }

@@ -19,12 +19,12 @@
 #include "base/status.h"
 #include "model/catch_torch.h"
 #include "model/causal_lm.h"
+#include "model/shared_prefixes.h"
 #include "model/tokenizer.h"
+#include "model/verdict_template.h"
 #include "scorer/adapted_lm.h"
 #include "scorer/conversation_reader.h"
 #include "scorer/scorer_config.h"
-#include "scorer/shared_prefixes.h"
-#include "scorer/verdict_template.h"
 
 namespace wideberth::scorer {
 namespace {
@@ -148,7 +148,7 @@ absl::Status LmScoringModel::ChooseHeadRows() {
     const bool trained = model_.adapter != nullptr && model_.adapter->score_head().defined();
     head_RH_ = (trained ? model_.adapter->score_head() : model_.lm->head()).to(at::kDouble);
   } else {
-    const VerdictTokens texts = VerdictTokensOf(config_);
+    const model::VerdictTokens texts = model::VerdictTokensOf(config_);
     const int64_t vocab = model_.lm->head().size(0);
     WB_ASSIGN_OR_RETURN(
         std::vector<int64_t> ids,
@@ -186,12 +186,13 @@ absl::Status LmScoringModel::PrefillTemplateHead() {
 
 // How many of the first tokens the kept head covers; at least one token is always left to compute.
 int64_t LmScoringModel::KnownTokens(const std::vector<int32_t>& tokens) const {
-  return std::min(CommonPrefix(tokens, head_tokens_), static_cast<int64_t>(tokens.size()) - 1);
+  return std::min(model::CommonPrefix(tokens, head_tokens_),
+                  static_cast<int64_t>(tokens.size()) - 1);
 }
 
 PreparedItem LmScoringModel::Prepare(const proto::ScoreItem& item) {
   PreparedItem prepared;
-  prepared.refusal = WhyNothingToScore(item);
+  prepared.refusal = model::WhyNothingToScore(item);
   if (!prepared.refusal.empty()) return prepared;
   absl::StatusOr<std::vector<int32_t>> tokens = Read(item);
   const int64_t context = model_.lm->spec().max_positions;
@@ -218,7 +219,7 @@ at::Tensor LmScoringModel::HeadValues(const std::vector<const PreparedItem*>& it
   std::vector<absl::Span<const int32_t>> sequences;
   for (const PreparedItem* item : items)
     sequences.push_back(absl::MakeConstSpan(item->tokens).subspan(known));
-  const SharedTree shared = ShareBeginnings(sequences, kMinSharedTokens);
+  const model::SharedTree shared = model::ShareBeginnings(sequences, kMinSharedTokens);
 
   KvPrefix shorter;
   model::ForwardOptions options;

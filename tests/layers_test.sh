@@ -20,8 +20,6 @@ offend() { printf '%s\n' "$1" >>"$offences"; }
 
 check_include() {
   local file=$1 line=$2 header=$3 folder=${1%%/*} target=${3%%/*}
-  # The learner trains the guard that a scorer serves: the question is one, and it is no torch.
-  case "$folder $header" in "learner scorer/verdict_template.h" | "learner scorer/shared_prefixes.h") return 0 ;; esac
   if [ -n "${rank[$target]:-}" ] && [ "$target" != "$folder" ] && [ "${rank[$target]}" -ge "${rank[$folder]}" ]; then
     offend "$file:$line: $folder includes $header, may include only what stands before it (and no other role)"
   fi

@@ -63,9 +63,7 @@ TEST_F(ValidateConfigTest, WhatNothingActsOnIsRefusedRatherThanIgnored) {
       {"policy { lora { dropout: 0.1 } }", "policy.lora.dropout is 0.1, must be 0"},
       {"data { path: \"rows.jsonl\" }", "data is set, must be left out"},
       {"scorer { name: \"x\" model { path: \"m\" } kind: GENERATIVE }",
-       "scorer[2].kind is GENERATIVE"},
-      {"scorer { name: \"x\" model { path: \"m\" } adapter: \"a\" }",
-       "scorer[2].adapter is \"a\""}};
+       "scorer[2].kind is GENERATIVE"}};
   for (const auto& [overlay, sentence] : cases) {
     EXPECT_THAT(Sentence(overlay), HasSubstr(sentence));
     EXPECT_THAT(Sentence(overlay), EndsWith("(not supported yet)"));

@@ -13,9 +13,9 @@
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
 #include "base/text_proto.h"
+#include "model/shared_prefixes.h"
 #include "model/tokenizer.h"
 #include "nlohmann/json.hpp"
-#include "scorer/shared_prefixes.h"
 #include "tests/scorer/fake_scoring_model.h"
 #include "tests/testing/paths.h"
 #include "tests/testing/tiny_model.h"
@@ -137,7 +137,7 @@ TEST_F(ScoringModelTest, SharedBeginningsDoNotChangeAScore) {
       << "the template's head is known";
   std::vector<absl::Span<const int32_t>> sequences;
   for (const PreparedItem& item : items) sequences.push_back(item.tokens);
-  EXPECT_EQ(ShareBeginnings(sequences, 16).tree.nodes.size(), 9)
+  EXPECT_EQ(model::ShareBeginnings(sequences, 16).tree.nodes.size(), 9)
       << "head, two prompts, three distinct answers of each";
   const auto together = model->ScoreBatch(items);
   for (size_t i = 0; i < items.size(); ++i) {

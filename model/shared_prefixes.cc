@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sorted, sequences with a common beginning are neighbours; the tree follows from the common
 // lengths of neighbours.
-#include "scorer/shared_prefixes.h"
+#include "model/shared_prefixes.h"
 
 #include <algorithm>
 #include <numeric>
 
 #include "base/status.h"
 
-namespace wideberth::scorer {
+namespace wideberth::model {
 namespace {
 
 class Builder {
@@ -86,4 +86,4 @@ SharedTree ShareBeginnings(const std::vector<absl::Span<const int32_t>>& sequenc
   return Builder(sequences, std::max<int64_t>(min_shared, 1)).Build();
 }
 
-}  // namespace wideberth::scorer
+}  // namespace wideberth::model

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Built-in verdict templates and their filling in.
-#include "scorer/verdict_template.h"
+#include "model/verdict_template.h"
 
 #include <algorithm>
 
@@ -8,7 +8,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 
-namespace wideberth::scorer {
+namespace wideberth::model {
 namespace {
 
 constexpr absl::string_view kPrompt = "{prompt}";
@@ -125,4 +125,4 @@ std::string WhyNothingToScore(const proto::ScoreItem& item) {
   return prompted ? "" : "the prompt is empty";
 }
 
-}  // namespace wideberth::scorer
+}  // namespace wideberth::model

@@ -11,7 +11,7 @@
 #include "proto/config.pb.h"
 #include "proto/wire.pb.h"
 
-namespace wideberth::scorer {
+namespace wideberth::model {
 
 // Verdict tokens as texts: those configured, or a built-in template's own where none is configured
 // at all.
@@ -47,4 +47,4 @@ class VerdictTemplate {
 // else empty.
 std::string WhyNothingToScore(const proto::ScoreItem& item);
 
-}  // namespace wideberth::scorer
+}  // namespace wideberth::model

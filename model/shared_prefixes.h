@@ -9,10 +9,10 @@
 #include "absl/types/span.h"
 #include "model/token_tree.h"
 
-namespace wideberth::scorer {
+namespace wideberth::model {
 
 struct SharedTree {
-  model::TokenTree tree;
+  TokenTree tree;
   std::vector<int64_t> last_row;  // Of each sequence, in the order given.
 };
 
@@ -25,4 +25,4 @@ SharedTree ShareBeginnings(const std::vector<absl::Span<const int32_t>>& sequenc
 // Length of the longest common beginning.
 int64_t CommonPrefix(absl::Span<const int32_t> left, absl::Span<const int32_t> right);
 
-}  // namespace wideberth::scorer
+}  // namespace wideberth::model

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A batch as a tree: every sequence can be read off it, and what is shared stands in it once.
-#include "scorer/shared_prefixes.h"
+#include "model/shared_prefixes.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -8,7 +8,7 @@
 #include <algorithm>
 #include <random>
 
-namespace wideberth::scorer {
+namespace wideberth::model {
 namespace {
 
 using ::testing::ElementsAre;
@@ -20,7 +20,7 @@ SharedTree Share(const Sequences& sequences, int64_t min_shared) {
 }
 
 // The sequence that ends in `row`: its node's tokens up to there, after those of all ancestors.
-std::vector<int32_t> ReadBack(const model::TokenTree& tree, int64_t row) {
+std::vector<int32_t> ReadBack(const TokenTree& tree, int64_t row) {
   std::vector<int32_t> tokens;
   for (size_t n = 0; n < tree.nodes.size(); ++n) {
     const auto& end_node = tree.nodes[n];
@@ -93,4 +93,4 @@ TEST(SharedPrefixesTest, EveryRandomSequenceCanBeReadOffTheTree) {
 }
 
 }  // namespace
-}  // namespace wideberth::scorer
+}  // namespace wideberth::model
