@@ -60,8 +60,7 @@ std::vector<TrainGroup> FromRankStep(const proto::RankStep& step) {
       completion.finish = one.finish_reason();
       if (one.has_reward()) completion.reward = one.reward();
       for (const double term : one.term()) {
-        completion.terms.push_back(std::isnan(term) ? absl::nullopt
-                                                    : absl::optional<double>(term));
+        completion.terms.push_back(std::isnan(term) ? absl::nullopt : absl::optional<double>(term));
       }
     }
   }

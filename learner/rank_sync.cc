@@ -41,7 +41,8 @@ absl::StatusOr<at::Tensor> AllGatherValues(transport::Collective& ranks,
                                              values.numel() * sizeof(double))));
   std::string joined;
   for (const std::string& one : all) joined += one;
-  at::Tensor result = at::empty({static_cast<int64_t>(joined.size() / sizeof(double))}, at::kDouble);
+  at::Tensor result =
+      at::empty({static_cast<int64_t>(joined.size() / sizeof(double))}, at::kDouble);
   std::memcpy(result.data_ptr(), joined.data(), joined.size());
   return result;
 }
@@ -64,9 +65,9 @@ absl::StatusOr<std::vector<proto::RankFindings>> AllGatherFindings(
 absl::Status ShareState(transport::Collective& ranks, model::Adapter& adapter, AdamW& optimizer) {
   if (ranks.world_size() == 1) return absl::OkStatus();
   const at::NoGradGuard no_grad;
-  WB_ASSIGN_OR_RETURN(const std::vector<std::string> counts,
-                      ranks.AllGather("optimiser step count at the start",
-                                      absl::StrCat(optimizer.num_steps())));
+  WB_ASSIGN_OR_RETURN(
+      const std::vector<std::string> counts,
+      ranks.AllGather("optimiser step count at the start", absl::StrCat(optimizer.num_steps())));
   int64_t num_steps = 0;
   if (!absl::SimpleAtoi(counts[0], &num_steps))
     return absl::DataLossError(absl::StrCat("rank 0's step count is \"", counts[0], "\""));

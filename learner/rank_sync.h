@@ -24,8 +24,9 @@ absl::Status AllReduceSum(transport::Collective& ranks, absl::string_view operat
 // One-dimensional tensors of any length, one after the other by rank, in main memory as float64.
 absl::StatusOr<at::Tensor> AllGatherValues(transport::Collective& ranks,
                                            absl::string_view operation, const at::Tensor& mine);
-absl::StatusOr<std::vector<proto::RankFindings>> AllGatherFindings(
-    transport::Collective& ranks, absl::string_view operation, const proto::RankFindings& mine);
+absl::StatusOr<std::vector<proto::RankFindings>> AllGatherFindings(transport::Collective& ranks,
+                                                                   absl::string_view operation,
+                                                                   const proto::RankFindings& mine);
 
 // Every rank's adapter and optimiser become rank 0's, bit for bit.
 absl::Status ShareState(transport::Collective& ranks, model::Adapter& adapter, AdamW& optimizer);

@@ -22,7 +22,8 @@ class SamplerComparison {
   void Add(const std::vector<TrainGroup>& groups, const MicroBatch& batch,
            const at::Tensor& start_M);
 
-  // As another rank found it in its share, and taken in: largest, sums and counts are those of both.
+  // As another rank found it in its share, and taken in: largest, sums and counts are those of
+  // both.
   proto::SamplerFindings Findings() const;
   void Merge(const proto::SamplerFindings& other);
 

@@ -41,7 +41,7 @@ class GrpcRankClient final : public RankClient {
 
   absl::StatusOr<proto::JoinRankResponse> Join(proto::JoinRankRequest request) override {
     request.set_rank(options_.rank);
-    request.set_host(PublicHost());
+    request.set_host(OwnHost());
     request.set_pid(::getpid());
     WB_ASSIGN_OR_RETURN(const auto joined,
                         (Call<proto::JoinRankRequest, proto::JoinRankResponse>(
@@ -102,11 +102,6 @@ class GrpcRankClient final : public RankClient {
   }
 
  private:
-  static std::string PublicHost() {
-    const std::string any = PublicAddress("", 0);
-    return any.substr(0, any.rfind(':'));
-  }
-
   template <typename Request, typename Response>
   absl::StatusOr<Response> Call(absl::string_view what, Request request,
                                 grpc::Status (proto::Ranks::Stub::*method)(grpc::ClientContext*,
@@ -208,6 +203,11 @@ class GrpcRankClient final : public RankClient {
 };
 
 }  // namespace
+
+std::string OwnHost() {
+  const std::string any = PublicAddress("", 0);
+  return any.substr(0, any.rfind(':'));
+}
 
 absl::StatusOr<std::unique_ptr<RankClient>> RankClient::Connect(absl::string_view address,
                                                                 absl::Duration timeout,

@@ -16,6 +16,9 @@
 
 namespace wideberth::transport {
 
+// This machine as others know it: environment variable WIDEBERTH_HOST, or its name.
+std::string OwnHost();
+
 // Thread-safe. Calls block; each has a deadline and names rank 0's address, the call and the time
 // when it is over. A connection that breaks is made again for a few seconds; what is repeated
 // counts once. Errors of rank 0's own keep code and sentence.
