@@ -35,32 +35,37 @@ std::string StartLine(const NodeProcess& placed, const proto::RunConfig& config,
   const PlacedProcess& process = placed.process;
   const proto::SupervisorConfig& supervisor = config.supervisor();
   const int cpus = std::max(config.cluster().cpus_per_process(), process.num_threads);
+  // Rank 0, which everybody else is told of.
+  const bool serves = process.name == "learner-0";
   std::vector<std::string> words = {"env"};
   for (const auto& [name, value] : process.spec.environment)
     words.push_back(absl::StrCat(name, "=", value));
-  words.insert(words.end(),
-               {OwnCommand(), "supervise", absl::StrCat("--name=", process.name),
-                absl::StrCat("--log=", process.spec.output_path),
-                absl::StrCat("--drain_timeout=", supervisor.drain_timeout()),
-                absl::StrCat("--stop_file=", inputs.run_dir,
-                             process.role == "learner" ? "/stop-learner" : "/stop-members")});
+  words.insert(words.end(), {OwnCommand(), "supervise", absl::StrCat("--name=", process.name),
+                             absl::StrCat("--log=", process.spec.output_path),
+                             absl::StrCat("--drain_timeout=", supervisor.drain_timeout()),
+                             absl::StrCat("--stop_file=", inputs.run_dir,
+                                          serves ? "/stop-learner" : "/stop-members")});
   if (placed.gpu) words.push_back(absl::StrCat("--gpu=", *placed.gpu));
-  words.insert(words.end(), {absl::StrCat("--max_restarts=", supervisor.max_restarts()),
-                             absl::StrCat("--restart_backoff=", supervisor.restart_backoff())});
-  if (process.role != "learner")
-    words.push_back(absl::StrCat("--after=", AddressFile(inputs.run_dir)));
+  // Further learner ranks are not started again: the run ends without one.
+  if (process.spec.restart) {
+    words.insert(words.end(), {absl::StrCat("--max_restarts=", supervisor.max_restarts()),
+                               absl::StrCat("--restart_backoff=", supervisor.restart_backoff())});
+  } else {
+    words.push_back("--once");
+  }
+  if (!serves) words.push_back(absl::StrCat("--after=", AddressFile(inputs.run_dir)));
   if (!process.spec.restart_after_exit) words.push_back("--restart_crashes_only");
   for (const std::string& argument : process.spec.restart_arguments)
     words.push_back(absl::StrCat("--restart_argument=", argument));
   words.push_back("--");
   words.insert(words.end(), process.spec.argv.begin(), process.spec.argv.end());
-  if (process.role == "learner") {
+  if (serves) {
     words.push_back(absl::StrCat("--address=0.0.0.0:", config.cluster().learner_port()));
   }
   if (process.role == "scorer") words.push_back("--listen=0.0.0.0:0");
   std::string line = absl::StrCat("start ", placed.node, " ", ShellWord(process.name), " ", cpus);
   for (const std::string& word : words) absl::StrAppend(&line, " ", ShellWord(word));
-  if (process.role != "learner") absl::StrAppend(&line, " --learner=\"$learner\"");
+  if (!serves) absl::StrAppend(&line, " --learner=\"$learner\"");
   return line;
 }
 

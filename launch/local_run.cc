@@ -78,8 +78,22 @@ RunEnd LocalRun::EndOfLearner() const {
   return exit.signal == 0 && exit.code == 2 ? RunEnd::kBadInput : RunEnd::kLearnerFailed;
 }
 
-std::string LocalRun::LearnerSentence() const {
-  const std::string& name = processes_[0].name;
+// The further ranks are not restarted. Rank 0 notices one that is gone and ends with a sentence
+// that says more than ours; it cannot where the other never reached it.
+void LocalRun::LookAfterRanks() {
+  for (size_t i = 1; i < processes_.size(); ++i) {
+    const std::string& name = processes_[i].name;
+    if (processes_[i].role != "learner" || supervisor_.pid(name).has_value() ||
+        supervisor_.last_exit(name).value_or(ProcessExit{}).ok())
+      continue;
+    if (!rank_died_at_.has_value()) rank_died_at_ = clock_.Now();
+    if (clock_.Now() - *rank_died_at_ < options_.rank_grace) return;
+    Fail(RunEnd::kLearnerFailed, name, LearnerSentence(name));
+    return;
+  }
+}
+
+std::string LocalRun::LearnerSentence(const std::string& name) const {
   const std::string log = LogFile(options_.run_dir, name);
   const std::string error = LastErrorOf(log);
   return absl::StrCat(name, " ended (",
@@ -149,7 +163,7 @@ absl::optional<RunResult> LocalRun::Tick() {
     case Phase::kRunning:
       if (!learner_alive) {
         const bool clean = supervisor_.last_exit(learner).value_or(ProcessExit{1, 0}).ok();
-        if (!clean) Fail(EndOfLearner(), learner, LearnerSentence());
+        if (!clean) Fail(EndOfLearner(), learner, LearnerSentence(learner));
         if (clean) LearnerEnded();
       } else if (phase_ == Phase::kStarting) {
         StartMembers();
@@ -158,12 +172,14 @@ absl::optional<RunResult> LocalRun::Tick() {
                absl::StrCat(learner, " did not serve within ",
                             absl::FormatDuration(options_.learner_start_timeout)));
         }
+      } else {
+        LookAfterRanks();
       }
       break;
     case Phase::kDraining:
       if (!learner_alive) {
         if (!supervisor_.last_exit(learner).value_or(ProcessExit{1, 0}).ok())
-          Fail(RunEnd::kLearnerFailed, learner, LearnerSentence());
+          Fail(RunEnd::kLearnerFailed, learner, LearnerSentence(learner));
         LearnerEnded();
       }
       break;

@@ -48,6 +48,8 @@ class LocalRun final {
         absl::Minutes(10);  // Large weights take a while to read.
     absl::Duration exit_grace =
         absl::Seconds(5);  // For members to leave by themselves after the learner.
+    absl::Duration rank_grace =
+        absl::Seconds(15);  // For learner-0 to say itself what became of another rank.
   };
   // `processes` as PlaceLocally makes them, the learner first.
   LocalRun(Options options, std::vector<PlacedProcess> processes, const Clock& clock);
@@ -71,7 +73,8 @@ class LocalRun final {
   void BeginDrain();
   void LearnerEnded();
   RunEnd EndOfLearner() const;
-  std::string LearnerSentence() const;
+  std::string LearnerSentence(const std::string& name) const;
+  void LookAfterRanks();
 
   const Options options_;
   const std::vector<PlacedProcess> processes_;
@@ -84,6 +87,7 @@ class LocalRun final {
       absl::InfiniteFuture();                          // When patience with the present phase ends.
   absl::Time last_deadline_ = absl::InfiniteFuture();  // When everything is killed.
   bool asked_members_ = false;
+  absl::optional<absl::Time> rank_died_at_;
 };
 
 // The newest error in a log, without time and name; empty where none is among its last lines.

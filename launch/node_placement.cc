@@ -70,7 +70,9 @@ absl::StatusOr<std::vector<NodeProcess>> PlaceOnNodes(const proto::RunConfig& co
     return absl::InvalidArgumentError(
         absl::StrCat("--nodes is ", num_nodes, ", must be at least 1"));
   std::vector<NodeProcess> processes;
-  for (PlacedProcess& process : PlaceLocally(config, inputs))
+  LaunchInputs on_nodes = inputs;
+  on_nodes.gpu_by_rank = false;  // Every process sees a GPU of its own as the first.
+  for (PlacedProcess& process : PlaceLocally(config, on_nodes))
     processes.push_back({std::move(process), kUnplaced, absl::nullopt});
   for (int i = 0; i < config.cluster().placement_size(); ++i) {
     WB_RETURN_IF_ERROR(Apply(config.cluster().placement(i), i, num_nodes, processes));

@@ -22,11 +22,11 @@ struct NodeProcess {
 };
 
 // The processes of PlaceLocally, in its order, each with a node. Placements take replicas in order;
-// the learner defaults to node 0, and every other unplaced process goes to the node with the fewest
-// processes (the lowest number among equals). With `cluster.gpus_per_node`, the processes of a node
-// that use a GPU get its GPUs in turn; one that names a GPU above 0 sees all of them.
-// InvalidArgument, one sentence naming the placement, for a node that is not there, more replicas
-// placed than exist, or a GPU beyond the node's.
+// the learner (rank 0) defaults to node 0, and every other unplaced process goes to the node with
+// the fewest processes (the lowest number among equals). With `cluster.gpus_per_node`, the
+// processes of a node that use a GPU get its GPUs in turn; one that names a GPU above 0 sees all of
+// them. InvalidArgument, one sentence naming the placement, for a node that is not there, more
+// replicas placed than exist, or a GPU beyond the node's.
 absl::StatusOr<std::vector<NodeProcess>> PlaceOnNodes(const proto::RunConfig& config,
                                                       const LaunchInputs& inputs, int num_nodes);
 

@@ -8,6 +8,8 @@
 #include <cstdlib>
 #include <thread>
 
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 
@@ -33,6 +35,27 @@ PlacedProcess Place(const std::string& role, const std::string& name,
   return placed;
 }
 
+// "cuda:2" for rank 2 of a learner on "cuda" or "cuda:0".
+std::string DeviceOfRank(const std::string& device, int rank) {
+  if (!absl::StartsWith(device, "cuda")) return device;
+  int first = 0;
+  if (device.size() > 5 && !absl::SimpleAtoi(device.substr(5), &first)) return device;
+  return absl::StrCat("cuda:", first + rank);
+}
+
+// Rank 0 tells it everything else, and it ends with rank 0: another start could not join again.
+PlacedProcess PlaceRank(const proto::RunConfig& config, int rank, const LaunchInputs& inputs) {
+  proto::ModelConfig model = config.policy().model();
+  const std::string device = DeviceOfRank(model.device(), rank);
+  const bool other_device = inputs.gpu_by_rank && device != model.device();
+  if (other_device) model.set_device(device);
+  PlacedProcess placed = Place("learner", absl::StrCat("learner-", rank), model, inputs);
+  placed.spec.argv.push_back(absl::StrCat("--rank=", rank));
+  if (other_device) placed.spec.argv.push_back(absl::StrCat("--device=", device));
+  placed.spec.restart = false;
+  return placed;
+}
+
 }  // namespace
 
 std::vector<PlacedProcess> PlaceLocally(const proto::RunConfig& config,
@@ -52,6 +75,8 @@ std::vector<PlacedProcess> PlaceLocally(const proto::RunConfig& config,
   processes.push_back(std::move(learner));
   // The other tasks read their data and need nobody.
   if (config.learner().task() != proto::RL) return processes;
+  for (int rank = 1; rank < config.learner().world_size(); ++rank)
+    processes.push_back(PlaceRank(config, rank, inputs));
   for (const proto::ScorerConfig& scorer : config.scorer()) {
     for (int replica = 0; replica < scorer.replicas(); ++replica) {
       PlacedProcess placed = Place("scorer", absl::StrCat("scorer-", scorer.name(), "-", replica),

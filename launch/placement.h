@@ -14,11 +14,11 @@ namespace wideberth::launch {
 
 struct PlacedProcess {
   std::string role;   // "learner", "scorer", "actor"
-  std::string name;   // "scorer-safety-0"
+  std::string name;   // "scorer-safety-0"; "learner-1" and up are further ranks.
   std::string model;  // Folder.
   std::string device;
   int num_threads = 1;
-  ProcessSpec spec;  // Actors and scorers lack their `--learner` yet.
+  ProcessSpec spec;  // All but learner-0 lack their `--learner` yet.
 };
 
 // Where the command line of the roles comes from.
@@ -27,11 +27,13 @@ struct LaunchInputs {
   std::vector<std::string> config_files;
   std::vector<std::string> overrides;
   std::string run_dir;
-  bool resume = false;  // `run_dir` holds a run that goes on.
+  bool resume = false;      // `run_dir` holds a run that goes on.
+  bool gpu_by_rank = true;  // Learner rank K on a GPU takes the K-th after rank 0's.
 };
 
-// The learner first, then scorers, then actors. Every process gets one passive OpenMP thread unless
-// the configuration says otherwise: spinning threads make a shared core many times slower.
+// The learner first, its further ranks, then scorers, then actors. Every process gets one passive
+// OpenMP thread unless the configuration says otherwise: spinning threads make a shared core many
+// times slower.
 std::vector<PlacedProcess> PlaceLocally(const proto::RunConfig& config, const LaunchInputs& inputs);
 
 std::string AddressFile(const std::string& run_dir);

@@ -148,7 +148,9 @@ RunResult Watch(LocalRun& run, const proto::RunConfig& config, const std::string
     if (result) return *result;
     if (!told_address && !run.learner_address().empty()) {
       told_address = true;
+      const int ranks = config.learner().world_size();
       display.Say(absl::StrCat("learner serves at ", run.learner_address(), "; starting ",
+                               ranks > 1 ? absl::StrCat(ranks - 1, " more learner rank(s), ") : "",
                                config.actor().replicas(), " actor(s) and ", config.scorer_size(),
                                " scorer(s)"));
     }

@@ -53,6 +53,7 @@ absl::StatusOr<std::unique_ptr<Learner>> Learner::Create(const proto::RunConfig&
   WB_RETURN_IF_ERROR(learner->CheckPrompts());
   WB_RETURN_IF_ERROR(resume ? learner->ReopenFolder() : learner->ClaimFolder());
   learner->MakeService();
+  learner->MakeRanks();
   if (resume) WB_RETURN_IF_ERROR(learner->Restore());
   const auto first = model::CatchTorch("the first version", [&] { return learner->Pack(); });
   WB_RETURN_IF_ERROR(first.status());
@@ -182,6 +183,7 @@ absl::Status Learner::Run() {
   SetState("ending");
   // Members are told first: they leave while the results are written.
   service_->Drain();
+  EndRanks(ended);
   const absl::Status written = WriteResults(ended);
   if (!written.ok()) {
     WB_LOG(WARNING) << written.message();
@@ -282,6 +284,17 @@ transport::RoleStatus Learner::Status() const {
     row.heartbeat_age = absl::ToDoubleSeconds(now - member.last_heard);
     row.last_error = member.status.last_error();
     row.health_address = member.registration.health_address();
+    status.members.push_back(std::move(row));
+  }
+  if (ranks_ == nullptr) return status;
+  for (const transport::RankHub::RankStatus& rank : ranks_->Statuses()) {
+    transport::MemberRow row;
+    row.name = absl::StrCat("learner-", rank.rank);
+    row.role = "learner rank";
+    row.state = rank.state;
+    row.num_items = rank.step;
+    row.heartbeat_age = absl::ToDoubleSeconds(rank.silent_for);
+    row.health_address = rank.health_address;
     status.members.push_back(std::move(row));
   }
   return status;

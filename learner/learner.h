@@ -29,8 +29,10 @@
 #include "report/summary.h"
 #include "report/tensorboard.h"
 #include "transport/adapter_carrier.h"
+#include "transport/collective.h"
 #include "transport/health.h"
 #include "transport/metrics.h"
+#include "transport/rank_hub.h"
 
 namespace wideberth::learner {
 
@@ -63,6 +65,8 @@ class Learner {
 
   // Thread-safe.
   transport::LearnerHandler* handler() { return service_.get(); }
+  // Serves the other ranks; null where there are none.
+  transport::RankHub* ranks() { return ranks_.get(); }
   transport::RoleStatus Status() const;
   const transport::Metrics& metrics() const { return metrics_; }
   const std::string& run_id() const { return run_id_; }
@@ -74,6 +78,11 @@ class Learner {
   absl::Status ClaimFolder();
   absl::Status ReopenFolder();
   void MakeService();
+  // Learner ranks beside this one. rank_zero.cc.
+  void MakeRanks();
+  absl::Status AwaitRanks();
+  absl::Status HandOut(const std::vector<TrainGroup>& groups);
+  void EndRanks(const absl::Status& ended);
   // Checkpoint and journal -> adapter, optimiser, statistics, version. restore.cc.
   absl::Status Restore();
   absl::StatusOr<uint64_t> RestoreCheckpoint();
@@ -125,6 +134,9 @@ class Learner {
   GroupPool pool_;
   transport::GrpcAdapterCarrier shelf_;
   std::unique_ptr<LearnerService> service_;
+  std::unique_ptr<transport::RankHub> ranks_;  // With several ranks.
+  std::unique_ptr<transport::Collective> collective_;
+  int64_t handed_out_ = 0;  // Steps.
 
   // The device thread's.
   std::string fingerprint_;  // Of the published version.

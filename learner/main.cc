@@ -22,12 +22,15 @@
 //   health      HTTP requests      pages                       a request               clients
 //
 // clang-format on
+// With learner.world_size above 1 the step of main is shared with further processes of this program
+// (rank_main.h), which fetch it here and bring their parts of its sums (transport/rank_hub.h).
 // Only main touches torch. Exit code 0: all steps done, or stopped by a signal (summary.json says
 // "stopped"; adapter and summary are written either way); 2: bad input, nothing was changed; 1:
 // other failures. One sentence in the log and on standard error says why.
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <string>
@@ -45,6 +48,7 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "learner/learner.h"
+#include "learner/rank_main.h"
 #include "learner/run_folder.h"
 #include "learner/sources.h"
 #include "learner/supervised_run.h"
@@ -69,6 +73,12 @@ ABSL_FLAG(bool, resume, false,
 ABSL_FLAG(bool, restarted, false,
           "as a supervisor starts it again: --resume with the run's own configuration and address, "
           "or from the beginning where the run had not begun");
+ABSL_FLAG(int, rank, 0,
+          "0: owns the run and serves; above: shares the optimiser steps of rank 0 at --learner, "
+          "from which it has its configuration");
+ABSL_FLAG(int, world_size, 0, "number of learner ranks, over learner.world_size");
+ABSL_FLAG(std::string, learner, "", "HOST:PORT of rank 0, for the other ranks");
+ABSL_FLAG(std::string, device, "", "device of this rank, over policy.model.device");
 ABSL_FLAG(std::string, log_file, "", "also log to this file");
 ABSL_FLAG(int, health_port, -2,
           "port of the health page, over learner.health_port; 0: any free one, -1: none");
@@ -100,6 +110,10 @@ absl::StatusOr<proto::RunConfig> Resolve(const Sources& given) {
     if (const auto address = ReadFile(file); address.ok() && !address->empty())
       config.mutable_learner()->set_address(std::string(absl::StripAsciiWhitespace(*address)));
   }
+  if (absl::GetFlag(FLAGS_world_size) != 0)
+    config.mutable_learner()->set_world_size(absl::GetFlag(FLAGS_world_size));
+  if (!absl::GetFlag(FLAGS_device).empty())
+    config.mutable_policy()->mutable_model()->set_device(absl::GetFlag(FLAGS_device));
   if (absl::GetFlag(FLAGS_health_port) >= -1)
     config.mutable_learner()->set_health_port(absl::GetFlag(FLAGS_health_port));
   WB_RETURN_IF_ERROR(ValidateRunConfig(config, sources.files));
@@ -129,8 +143,9 @@ struct Served {
 absl::StatusOr<Served> Serve(const proto::RunConfig& config, Learner& learner) {
   Served served;
   WB_ASSIGN_OR_RETURN(served.health, ServeHealth(config, learner));
-  WB_ASSIGN_OR_RETURN(served.server, transport::LearnerServer::Start(config.learner().address(),
-                                                                     learner.handler()));
+  WB_ASSIGN_OR_RETURN(served.server,
+                      transport::LearnerServer::Start(config.learner().address(), learner.handler(),
+                                                      learner.ranks()));
   const std::string address = served.server->address();
   if (const std::string file = absl::GetFlag(FLAGS_address_file); !file.empty()) {
     WB_RETURN_IF_ERROR(WriteFileAtomically(file, absl::StrCat(address, "\n")));
@@ -198,8 +213,35 @@ absl::Status Work(const Sources& sources, const sigset_t& signal_set, bool* bega
   return ended;
 }
 
+// A rank other than 0. What it was told itself is only compared with what rank 0 says.
+absl::Status WorkAsFurtherRank(const Sources& sources, const sigset_t& signal_set, bool* began) {
+  LearnerRank::Options options;
+  options.rank = absl::GetFlag(FLAGS_rank);
+  options.address = absl::GetFlag(FLAGS_learner);
+  options.device = absl::GetFlag(FLAGS_device);
+  if (options.rank < 0 || options.address.empty()) {
+    return absl::InvalidArgumentError(
+        options.rank < 0 ? absl::StrCat("--rank is ", options.rank, ", must be at least 0")
+                         : absl::StrCat("--learner is not given, must be HOST:PORT of rank 0 for "
+                                        "--rank=",
+                                        options.rank));
+  }
+  if (absl::GetFlag(FLAGS_world_size) != 0) options.world_size = absl::GetFlag(FLAGS_world_size);
+  if (!sources.files.empty()) {
+    WB_ASSIGN_OR_RETURN(options.config, MergeSources(sources));
+    if (options.world_size.has_value())
+      options.config->mutable_learner()->set_world_size(*options.world_size);
+  }
+  const int health_port = std::max(-1, absl::GetFlag(FLAGS_health_port));
+  return WorkAsRank(std::move(options), absl::GetFlag(FLAGS_health_port) == -2 ? 0 : health_port,
+                    signal_set, began);
+}
+
 int Main(const Sources& sources) {
-  if (const absl::Status log = OpenLog("learner-0", absl::GetFlag(FLAGS_log_file)); !log.ok()) {
+  const int rank = absl::GetFlag(FLAGS_rank);
+  if (const absl::Status log =
+          OpenLog(absl::StrCat("learner-", rank), absl::GetFlag(FLAGS_log_file));
+      !log.ok()) {
     std::fprintf(stderr, "wideberth-learner: %s\n", std::string(log.message()).c_str());
     return 2;
   }
@@ -209,9 +251,10 @@ int Main(const Sources& sources) {
   ::pthread_sigmask(SIG_BLOCK, &set, nullptr);  // Before any thread: all inherit it, one receives.
   ::signal(SIGXFSZ, SIG_IGN);                   // A file-size limit is reported like a full disk.
   bool began = false;
-  const absl::Status status = Work(sources, set, &began);
+  const absl::Status status =
+      rank == 0 ? Work(sources, set, &began) : WorkAsFurtherRank(sources, set, &began);
   if (status.ok()) return 0;
-  if (!began) WB_LOG(ERROR) << status.message();
+  if (!began || rank != 0) WB_LOG(ERROR) << status.message();
   const bool bad_input = absl::IsInvalidArgument(status) || absl::IsNotFound(status) ||
                          absl::IsAlreadyExists(status) || absl::IsFailedPrecondition(status);
   return !began && bad_input ? 2 : 1;
@@ -223,7 +266,7 @@ int Main(const Sources& sources) {
 int main(int argc, char** argv) {
   absl::SetProgramUsageMessage(
       "Owns a run: leases prompts, trains, publishes policy versions. Usage: wideberth-learner "
-      "--config=FILE [--run_dir=DIR]");
+      "--config=FILE [--run_dir=DIR], or wideberth-learner --rank=K --learner=HOST:PORT");
   wideberth::learner::Sources sources;
   std::vector<char*> rest = wideberth::learner::TakeSources(argc, argv, &sources);
   absl::ParseCommandLine(static_cast<int>(rest.size()), rest.data());

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
+#include "learner/rank_share.h"
 
 namespace wideberth::learner {
 namespace {
@@ -101,16 +102,22 @@ struct Member {
   double advantage;
 };
 
-// What a slice holds of one group, as far as it is trained on.
-void AddMembers(const std::vector<TrainGroup>& groups, const std::vector<Member>& members,
-                int64_t max_tokens, std::vector<MicroBatch>* batches) {
+int64_t TokensOf(const std::vector<TrainGroup>& groups, const std::vector<Member>& members) {
   const TrainGroup& group = groups[members[0].place.group];
   auto num_tokens = static_cast<int64_t>(group.prompt.size());
   for (const Member& member : members) {
     num_tokens +=
         static_cast<int64_t>(group.completions[member.place.completion].tokens.size()) - 1;
   }
-  if (batches->empty() || batches->back().tree.num_tokens + num_tokens > max_tokens) {
+  return num_tokens;
+}
+
+// What a slice holds of one group, as far as it is trained on.
+void AddMembers(const std::vector<TrainGroup>& groups, const std::vector<Member>& members,
+                int64_t max_tokens, std::vector<MicroBatch>* batches) {
+  const TrainGroup& group = groups[members[0].place.group];
+  if (batches->empty() ||
+      batches->back().tree.num_tokens + TokensOf(groups, members) > max_tokens) {
     batches->emplace_back();
   }
   MicroBatch& batch = batches->back();
@@ -122,9 +129,12 @@ void AddMembers(const std::vector<TrainGroup>& groups, const std::vector<Member>
   }
 }
 
+// `load`: tokens each rank has so far in the step.
 Slice MakeSlice(const std::vector<TrainGroup>& groups, const std::vector<Member>& scored,
-                const proto::LearnerConfig& config) {
+                const proto::LearnerConfig& config, int rank, std::vector<int64_t>* load) {
   Slice slice;
+  std::vector<std::vector<Member>> parts;  // By group.
+  std::vector<int64_t> tokens;
   slice.num_completions = static_cast<int64_t>(scored.size());
   const bool all_have_signal =
       config.beta() != 0 || config.entropy_coef() != 0 || config.top_entropy_quantile() < 1;
@@ -142,9 +152,15 @@ Slice MakeSlice(const std::vector<TrainGroup>& groups, const std::vector<Member>
       trained.push_back(member);
     }
     if (!trained.empty() && has_signal) {
-      AddMembers(groups, trained, config.micro_batch_tokens(), &slice.micro_batches);
+      tokens.push_back(TokensOf(groups, trained));
+      parts.push_back(std::move(trained));
     }
     first = end;
+  }
+  const std::vector<int> rank_of = ShareOut(tokens, load);
+  for (size_t i = 0; i < parts.size(); ++i) {
+    if (rank_of[i] == rank)
+      AddMembers(groups, parts[i], config.micro_batch_tokens(), &slice.micro_batches);
   }
   return slice;
 }
@@ -180,8 +196,9 @@ int64_t UpdatesOf(const proto::LearnerConfig& config) {
 }
 
 StepPlan PlanStep(const std::vector<TrainGroup>& groups, const proto::LearnerConfig& config,
-                  const std::vector<double>& term_weights) {
+                  const std::vector<double>& term_weights, int rank, int world_size) {
   StepPlan plan;
+  std::vector<int64_t> load(world_size, 0);
   plan.advantages = AdvantagesOf(groups, config, term_weights);
   std::vector<Member> scored;
   size_t next = 0;
@@ -195,7 +212,7 @@ StepPlan PlanStep(const std::vector<TrainGroup>& groups, const proto::LearnerCon
   for (size_t s = 0; s < num_slices; ++s) {
     const auto begin = scored.begin() + static_cast<int64_t>(s * scored.size() / num_slices);
     const auto end = scored.begin() + static_cast<int64_t>((s + 1) * scored.size() / num_slices);
-    plan.slices.push_back(MakeSlice(groups, {begin, end}, config));
+    plan.slices.push_back(MakeSlice(groups, {begin, end}, config, rank, &load));
     plan.num_tokens += plan.slices.back().num_tokens;
   }
   return plan;

@@ -84,7 +84,9 @@ absl::Status CheckTrainGroups(const std::vector<TrainGroup>& groups, int64_t voc
 // what a slice holds of a group where it can contribute nothing: all advantages 0, beta 0, no
 // entropy bonus and no entropy mask. Order is the groups', so a replay does the same sums.
 // `term_weights`: of TrainCompletion.terms, for NORMALIZE_THEN_SUM.
+// Where several ranks share the step, the micro-batches are those of `rank` (rank_share.h); all
+// else is the whole step's.
 StepPlan PlanStep(const std::vector<TrainGroup>& groups, const proto::LearnerConfig& config,
-                  const std::vector<double>& term_weights = {});
+                  const std::vector<double>& term_weights = {}, int rank = 0, int world_size = 1);
 
 }  // namespace wideberth::learner

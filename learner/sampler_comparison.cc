@@ -23,6 +23,35 @@ void SamplerComparison::Add(const std::vector<TrainGroup>& groups, const MicroBa
   }
 }
 
+proto::SamplerFindings SamplerComparison::Findings() const {
+  proto::SamplerFindings findings;
+  findings.set_largest(largest_);
+  findings.set_learner_minus_sampler(learner_minus_sampler_);
+  findings.set_worst(worst_);
+  findings.set_sum(sum_);
+  findings.set_ratio_sum(ratio_sum_);
+  findings.set_ratio_min(ratio_min_);
+  findings.set_ratio_max(ratio_max_);
+  findings.set_num_on_policy(num_on_policy_);
+  findings.set_num_tokens(num_tokens_);
+  return findings;
+}
+
+void SamplerComparison::Merge(const proto::SamplerFindings& other) {
+  if (other.num_tokens() == 0) return;
+  const bool first = num_tokens_ == 0;
+  ratio_min_ = first ? other.ratio_min() : std::min(ratio_min_, other.ratio_min());
+  ratio_max_ = first ? other.ratio_max() : std::max(ratio_max_, other.ratio_max());
+  ratio_sum_ += other.ratio_sum();
+  sum_ += other.sum();
+  num_tokens_ += other.num_tokens();
+  num_on_policy_ += other.num_on_policy();
+  if (std::isnan(largest_) || other.largest() <= largest_) return;
+  largest_ = other.largest();
+  learner_minus_sampler_ = other.learner_minus_sampler();
+  worst_ = other.worst();
+}
+
 // Written so that a NaN fails too.
 absl::Status SamplerComparison::Check(double bound) const {
   if (bound <= 0 || num_on_policy_ == 0 || largest_ <= bound) return absl::OkStatus();

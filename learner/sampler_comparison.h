@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "learner/micro_batch.h"
+#include "proto/ranks.pb.h"
 
 namespace wideberth::learner {
 
@@ -20,6 +21,11 @@ class SamplerComparison {
   // start_M: the learner's log-probs of the batch's tokens, before the step's first update.
   void Add(const std::vector<TrainGroup>& groups, const MicroBatch& batch,
            const at::Tensor& start_M);
+
+  // As another rank found it in its share, and taken in: largest, sums and counts are those of
+  // both.
+  proto::SamplerFindings Findings() const;
+  void Merge(const proto::SamplerFindings& other);
 
   // FailedPrecondition, naming group, completion, token and actor, where a token of an on-policy
   // group differs by more than `bound`, or by a NaN. 0: no bound.

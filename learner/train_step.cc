@@ -10,11 +10,14 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstring>
 #include <limits>
+#include <type_traits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
+#include "learner/rank_sync.h"
 #include "learner/sampler_comparison.h"
 #include "learner/schedule.h"
 #include "learner/validate_loss.h"
@@ -162,6 +165,11 @@ Trainer::Trainer(const model::CausalLm* model, std::shared_ptr<model::Adapter> m
   AdapterChanged();
 }
 
+void Trainer::ShareWith(transport::Collective* ranks, Begin begin) {
+  ranks_ = ranks;
+  begin_ = std::move(begin);
+}
+
 void Trainer::AdapterChanged() {
   if (working_ != master_) CopyInto(master_->Parameters(), working_->Parameters());
 }
@@ -171,6 +179,7 @@ absl::StatusOr<StepMetrics> Trainer::Step(const std::vector<TrainGroup>& groups)
       options_.learner.multi_objective_aggregation() == proto::LearnerConfig::NORMALIZE_THEN_SUM;
   WB_RETURN_IF_ERROR(CheckTrainGroups(groups, model_->spec().vocab, model_->spec().max_positions,
                                       by_term ? options_.term_weights.size() : 0));
+  if (begin_ != nullptr) WB_RETURN_IF_ERROR(begin_(groups));
   absl::StatusOr<StepMetrics> metrics =
       model::CatchTorch("training step", [&] { return StepOrThrow(groups); });
   return metrics;
@@ -179,7 +188,8 @@ absl::StatusOr<StepMetrics> Trainer::Step(const std::vector<TrainGroup>& groups)
 absl::StatusOr<StepMetrics> Trainer::StepOrThrow(const std::vector<TrainGroup>& groups) {
   StepMetrics metrics;
   CountCompletions(groups, &metrics);
-  StepPlan plan = PlanStep(groups, options_.learner, options_.term_weights);
+  StepPlan plan = PlanStep(groups, options_.learner, options_.term_weights, ranks_->rank(),
+                           ranks_->world_size());
   DescribeAdvantages(groups, plan.advantages, &metrics);
   std::vector<SlicePasses> slices = MakePasses(groups, std::move(plan), &metrics);
   const auto accumulation = static_cast<size_t>(options_.learner.gradient_accumulation_steps());
@@ -198,16 +208,18 @@ absl::StatusOr<StepMetrics> Trainer::StepOrThrow(const std::vector<TrainGroup>& 
       LossMetrics losses;
       UpdateMetrics update;
       for (size_t s = first; s < first + accumulation; ++s) {
-        AccumulateSlice(groups, &slices[s], &losses, &update, &metrics);
+        WB_RETURN_IF_ERROR(AccumulateSlice(groups, &slices[s], &losses, &update, &metrics));
       }
       if (iteration == 0 && first == 0) {
         SamplerComparison comparison;
         for (const SlicePasses& slice : slices) {
           for (const Pass& pass : slice.passes) comparison.Add(groups, pass.batch, pass.start);
         }
+        WB_RETURN_IF_ERROR(MergeComparison(&comparison, &metrics));
         DescribeComparison(comparison, &metrics);
         WB_RETURN_IF_ERROR(comparison.Check(options_.learner.max_logprob_difference()));
       }
+      WB_RETURN_IF_ERROR(SumOverRanks(&losses, &update));
       Update(losses, &update, &metrics);
       all.loss = all.policy_loss = 0;
       all.Merge(losses);
@@ -258,23 +270,81 @@ Trainer::Looked Trainer::Look(const MicroBatch& batch, const model::Adapter* ada
 
 // The threshold is one for all micro-batches of a slice, so all of them are looked at first; the
 // mask is kept, since entropies of a pass with gradients may differ in their last bit.
-void Trainer::MaskByEntropy(SlicePasses* slice, StepMetrics* metrics) const {
-  if (slice->passes.empty()) return;
+absl::Status Trainer::MaskByEntropy(SlicePasses* slice, StepMetrics* metrics) const {
   std::vector<at::Tensor> entropies;
   for (const Pass& pass : slice->passes) {
     entropies.push_back(Look(pass.batch, working_.get(), &metrics->forward_seconds).entropy);
   }
-  const double threshold = EntropyThreshold(at::cat(entropies), loss_.top_entropy_quantile);
-  slice->normalizer.entropy_tokens = 0;
+  at::Tensor all = entropies.empty() ? at::empty({0}) : at::cat(entropies);
+  if (ranks_->world_size() > 1) {
+    WB_ASSIGN_OR_RETURN(all, AllGatherValues(*ranks_, Operation("entropies"), all));
+  }
+  const double threshold = EntropyThreshold(all, loss_.top_entropy_quantile);
+  slice->normalizer.entropy_tokens = HighEntropyMask(all, threshold).sum().item<int64_t>();
   for (size_t p = 0; p < entropies.size(); ++p) {
     slice->passes[p].entropy_mask = HighEntropyMask(entropies[p], threshold);
-    slice->normalizer.entropy_tokens += slice->passes[p].entropy_mask.sum().item<int64_t>();
   }
+  return absl::OkStatus();
 }
 
-void Trainer::AccumulateSlice(const std::vector<TrainGroup>& groups, SlicePasses* slice,
-                              LossMetrics* losses, UpdateMetrics* update, StepMetrics* metrics) {
-  if (loss_.UsesEntropyMask()) MaskByEntropy(slice, metrics);
+std::string Trainer::Operation(absl::string_view what) const {
+  return absl::StrCat(what, " of optimiser step ", optimizer_->num_steps() + 1);
+}
+
+// In the order of ranks, so that every rank has the same numbers and decides alike.
+absl::Status Trainer::MergeComparison(SamplerComparison* comparison, StepMetrics* metrics) const {
+  if (ranks_->world_size() == 1) return absl::OkStatus();
+  proto::RankFindings mine;
+  *mine.mutable_sampler() = comparison->Findings();
+  mine.set_num_trained(metrics->num_trained);
+  mine.set_num_completion_tokens(metrics->num_completion_tokens);
+  mine.set_num_forward_tokens(metrics->num_forward_tokens);
+  WB_ASSIGN_OR_RETURN(const std::vector<proto::RankFindings> all,
+                      AllGatherFindings(*ranks_, Operation("log-prob comparison"), mine));
+  *comparison = SamplerComparison();
+  metrics->num_trained = metrics->num_completion_tokens = metrics->num_forward_tokens = 0;
+  for (const proto::RankFindings& one : all) {
+    comparison->Merge(one.sampler());
+    metrics->num_trained += one.num_trained();
+    metrics->num_completion_tokens += one.num_completion_tokens();
+    metrics->num_forward_tokens += one.num_forward_tokens();
+  }
+  return absl::OkStatus();
+}
+
+// Nothing is applied before every rank's part is in: where one is missing, all return here.
+absl::Status Trainer::SumOverRanks(LossMetrics* losses, UpdateMetrics* update) const {
+  if (ranks_->world_size() == 1) return absl::OkStatus();
+  static_assert(std::is_trivially_copyable_v<LossMetrics>);
+  proto::RankFindings mine;
+  mine.set_loss(losses, sizeof(*losses));
+  mine.set_skipped(update->skipped);
+  WB_ASSIGN_OR_RETURN(const std::vector<proto::RankFindings> all,
+                      AllGatherFindings(*ranks_, Operation("losses"), mine));
+  *losses = LossMetrics();
+  for (size_t rank = 0; rank < all.size(); ++rank) {
+    LossMetrics one;
+    if (all[rank].loss().size() != sizeof(one)) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("learner rank ", rank, " sends losses of ", all[rank].loss().size(),
+                       " bytes, expected ", sizeof(one), ": all ranks must run the same program"));
+    }
+    std::memcpy(&one, all[rank].loss().data(), sizeof(one));
+    losses->Merge(one);
+  }
+  // The first rank's reason is everybody's.
+  for (const proto::RankFindings& one : all) {
+    if (one.skipped().empty()) continue;
+    update->skipped = one.skipped();
+    return absl::OkStatus();
+  }
+  return AllReduceSum(*ranks_, Operation("gradient"), optimizer_->flat_gradient());
+}
+
+absl::Status Trainer::AccumulateSlice(const std::vector<TrainGroup>& groups, SlicePasses* slice,
+                                      LossMetrics* losses, UpdateMetrics* update,
+                                      StepMetrics* metrics) {
+  if (loss_.UsesEntropyMask()) WB_RETURN_IF_ERROR(MaskByEntropy(slice, metrics));
   for (Pass& pass : slice->passes) {
     if (loss_.beta != 0 && !pass.reference.defined()) {
       pass.reference = Look(pass.batch, nullptr, &metrics->reference_seconds).logprob;
@@ -295,6 +365,7 @@ void Trainer::AccumulateSlice(const std::vector<TrainGroup>& groups, SlicePasses
     const Stopwatch watch(&metrics->backward_seconds);
     Backward(result.loss);
   }
+  return absl::OkStatus();
 }
 
 LossResult Trainer::Forward(const LossNormalizer& normalizer, Pass* pass) {

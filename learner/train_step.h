@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -16,9 +17,11 @@
 #include "learner/loss.h"
 #include "learner/micro_batch.h"
 #include "learner/optimizer.h"
+#include "learner/sampler_comparison.h"
 #include "model/adapter.h"
 #include "model/causal_lm.h"
 #include "proto/config.pb.h"
+#include "transport/collective.h"
 
 namespace wideberth::learner {
 
@@ -103,7 +106,16 @@ class Trainer {
   // the sampler's (names the actor), before the first update; Internal for what torch throws.
   absl::StatusOr<StepMetrics> Step(const std::vector<TrainGroup>& groups);
 
+  // From now on Step is done together with the other ranks, each of which calls it with the same
+  // groups: this one's share of them goes through the model here, findings and gradients are added
+  // up, and every rank applies the same update. Errors of Step are then also the collective's.
+  // `ranks` outlives the trainer. `begin`, where there is one, is called with the groups before
+  // they are trained on (rank 0 hands them out).
+  using Begin = std::function<absl::Status(const std::vector<TrainGroup>&)>;
+  void ShareWith(transport::Collective* ranks, Begin begin);
+
   const model::Adapter& adapter() const { return *master_; }
+  model::Adapter& adapter() { return *master_; }
   AdamW& optimizer() { return *optimizer_; }
   const AdamW& optimizer() const { return *optimizer_; }
 
@@ -134,9 +146,12 @@ class Trainer {
                                       StepMetrics* metrics) const;
   double Temperature() const { return options_.temperature > 0 ? options_.temperature : 1.0; }
   Looked Look(const MicroBatch& batch, const model::Adapter* adapter, double* seconds) const;
-  void MaskByEntropy(SlicePasses* slice, StepMetrics* metrics) const;
-  void AccumulateSlice(const std::vector<TrainGroup>& groups, SlicePasses* slice,
-                       LossMetrics* losses, UpdateMetrics* update, StepMetrics* metrics);
+  absl::Status MaskByEntropy(SlicePasses* slice, StepMetrics* metrics) const;
+  absl::Status MergeComparison(SamplerComparison* comparison, StepMetrics* metrics) const;
+  absl::Status SumOverRanks(LossMetrics* losses, UpdateMetrics* update) const;
+  std::string Operation(absl::string_view what) const;
+  absl::Status AccumulateSlice(const std::vector<TrainGroup>& groups, SlicePasses* slice,
+                               LossMetrics* losses, UpdateMetrics* update, StepMetrics* metrics);
   LossResult Forward(const LossNormalizer& normalizer, Pass* pass);
   void Backward(const at::Tensor& loss);
   void Update(const LossMetrics& losses, UpdateMetrics* update, StepMetrics* metrics);
@@ -147,6 +162,9 @@ class Trainer {
   Options options_;
   LossConfig loss_;
   std::unique_ptr<AdamW> optimizer_;
+  transport::OneRank alone_;
+  transport::Collective* ranks_ = &alone_;
+  Begin begin_;
 };
 
 }  // namespace wideberth::learner

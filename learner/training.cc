@@ -84,6 +84,7 @@ absl::Status Learner::Train() {
     return absl::OkStatus();
   WB_ASSIGN_OR_RETURN(RestoredPhase restored, RestorePhase(Phase::kTrain));
   leases_->BeginTraining(first, std::move(restored));
+  WB_RETURN_IF_ERROR(AwaitRanks());
   for (int64_t step = static_cast<int64_t>(first); step < config_.learner().max_steps(); ++step) {
     WB_ASSIGN_OR_RETURN(const std::vector<AcceptedGroup> groups, CollectStep());
     WB_RETURN_IF_ERROR(TakeStep(groups));
@@ -264,9 +265,11 @@ void Learner::TellEverybody() {
   const absl::Duration patience = std::min(absl::Seconds(config_.supervisor().drain_timeout() / 3),
                                            absl::Seconds(config_.learner().member_timeout()));
   const absl::Time deadline = absl::Now() + patience;
-  while (!members_->AllTold(kSilence) && absl::Now() < deadline)
-    absl::SleepFor(absl::Milliseconds(20));
-  if (!members_->AllTold(kSilence))
+  const auto all_told = [&] {
+    return members_->AllTold(kSilence) && (ranks_ == nullptr || ranks_->AllTold());
+  };
+  while (!all_told() && absl::Now() < deadline) absl::SleepFor(absl::Milliseconds(20));
+  if (!all_told())
     WB_LOG(WARNING) << "not every member asked again within " << absl::FormatDuration(patience)
                     << ", leaving without them";
 }

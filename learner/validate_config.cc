@@ -125,6 +125,10 @@ void CheckLearner(const proto::LearnerConfig& learner, Checker* check) {
                     port >= 0 && port <= 65535,
                 "learner.address", absl::StrCat("\"", learner.address(), "\""),
                 "host:port with a port from 0 to 65535")
+      .AtLeast(learner.world_size(), 1, "learner.world_size")
+      .Require(learner.world_size() == 1 || learner.task() == proto::RL, "learner.world_size",
+               learner.world_size(), "1 where learner.task is not RL")
+      .Positive(learner.rank_timeout(), "learner.rank_timeout")
       .AtLeast(learner.max_steps(), 1, "learner.max_steps")
       .AtLeast(learner.groups_per_step(), 1, "learner.groups_per_step")
       .AtLeast(learner.group_size(), 2, "learner.group_size")
@@ -280,7 +284,6 @@ void CheckServed(const proto::RunConfig& config, Checker* check) {
   };
   const proto::LearnerConfig& learner = config.learner();
   const bool rl = learner.task() == proto::RL;
-  refuse(learner.world_size() != 1, "learner.world_size", absl::StrCat(learner.world_size()), "1");
   refuse(rl && config.policy().lora().dropout() > 0, "policy.lora.dropout",
          absl::StrCat(config.policy().lora().dropout()), "0");
   refuse(rl && config.has_data(), "data", "set", "left out");

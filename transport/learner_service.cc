@@ -6,6 +6,7 @@
 
 #include "base/status.h"
 #include "proto/wire.grpc.pb.h"
+#include "transport/ranks_service.h"
 #include "transport/rpc.h"
 
 namespace wideberth::transport {
@@ -105,11 +106,14 @@ class LearnerCalls final : public proto::Learner::CallbackService {
 
 class GrpcLearnerServer final : public LearnerServer {
  public:
-  explicit GrpcLearnerServer(LearnerHandler* handler) : calls_(handler) {}
+  GrpcLearnerServer(LearnerHandler* handler, RankHub* ranks)
+      : calls_(handler), rank_calls_(ranks == nullptr ? nullptr : MakeRanksService(ranks)) {}
   ~GrpcLearnerServer() override { Shutdown(absl::ZeroDuration()); }
 
   absl::Status Listen(absl::string_view address) {
-    WB_ASSIGN_OR_RETURN(listening_, transport::Listen(address, &calls_));
+    std::vector<grpc::Service*> services = {&calls_};
+    if (rank_calls_ != nullptr) services.push_back(rank_calls_.get());
+    WB_ASSIGN_OR_RETURN(listening_, transport::Listen(address, services));
     return absl::OkStatus();
   }
   std::string address() const override { return listening_.address; }
@@ -121,14 +125,16 @@ class GrpcLearnerServer final : public LearnerServer {
 
  private:
   LearnerCalls calls_;
+  const std::unique_ptr<grpc::Service> rank_calls_;
   ListeningServer listening_;
 };
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<LearnerServer>> LearnerServer::Start(absl::string_view address,
-                                                                    LearnerHandler* handler) {
-  auto server = std::make_unique<GrpcLearnerServer>(handler);
+                                                                    LearnerHandler* handler,
+                                                                    RankHub* ranks) {
+  auto server = std::make_unique<GrpcLearnerServer>(handler, ranks);
   WB_RETURN_IF_ERROR(server->Listen(address));
   return server;
 }

@@ -12,6 +12,7 @@
 #include "absl/time/time.h"
 #include "proto/wire.pb.h"
 #include "transport/adapter_blob.h"
+#include "transport/rank_hub.h"
 
 namespace wideberth::transport {
 
@@ -40,10 +41,12 @@ class LearnerHandler {
 class LearnerServer {
  public:
   // Serves at once on `address` ("host:port"; port 0: any free one). `handler` must outlive the
-  // server. Unavailable with the reason when the address cannot be listened on: "cannot listen on
+  // server, and so must `ranks`, which serves the other learner ranks where it is given.
+  // Unavailable with the reason when the address cannot be listened on: "cannot listen on
   // 127.0.0.1:4770: address already in use".
   static absl::StatusOr<std::unique_ptr<LearnerServer>> Start(absl::string_view address,
-                                                              LearnerHandler* handler);
+                                                              LearnerHandler* handler,
+                                                              RankHub* ranks = nullptr);
   virtual ~LearnerServer() = default;
 
   // What to tell others: the host as given (this machine's name where it was 0.0.0.0 or [::]) and

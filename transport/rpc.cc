@@ -57,7 +57,8 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
   return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
 }
 
-absl::StatusOr<ListeningServer> Listen(absl::string_view address, grpc::Service* service) {
+absl::StatusOr<ListeningServer> Listen(absl::string_view address,
+                                       const std::vector<grpc::Service*>& services) {
   InitializeOnce();
   std::string host;
   int port = 0;
@@ -65,7 +66,7 @@ absl::StatusOr<ListeningServer> Listen(absl::string_view address, grpc::Service*
   int bound_port = 0;
   grpc::ServerBuilder builder;
   builder.AddListeningPort(std::string(address), grpc::InsecureServerCredentials(), &bound_port);
-  builder.RegisterService(service);
+  for (grpc::Service* const service : services) builder.RegisterService(service);
   builder.SetMaxReceiveMessageSize(kUnlimited);
   builder.SetMaxSendMessageSize(kUnlimited);
   // With shared ports a second learner would take half of the first one's calls instead of failing.

@@ -9,6 +9,7 @@
 #include <memory>
 #include <random>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -25,9 +26,10 @@ struct ListeningServer {
   std::unique_ptr<grpc::Server> server;
   std::string address;  // What to tell others.
 };
-// Serves `service` on `address`; a port in use is an error, never shared. Unavailable with the
+// Serves `services` on `address`; a port in use is an error, never shared. Unavailable with the
 // system's reason.
-absl::StatusOr<ListeningServer> Listen(absl::string_view address, grpc::Service* service);
+absl::StatusOr<ListeningServer> Listen(absl::string_view address,
+                                       const std::vector<grpc::Service*>& services);
 
 // "host:port" of a listener as others reach it: for the any-address, environment variable
 // WIDEBERTH_HOST or this machine's name.

@@ -78,7 +78,7 @@ class GrpcScorerServer final : public ScorerServer {
   ~GrpcScorerServer() override { Shutdown(absl::ZeroDuration()); }
 
   absl::Status Listen(absl::string_view address) {
-    WB_ASSIGN_OR_RETURN(listening_, transport::Listen(address, &calls_));
+    WB_ASSIGN_OR_RETURN(listening_, transport::Listen(address, {&calls_}));
     return absl::OkStatus();
   }
   std::string address() const override { return listening_.address; }

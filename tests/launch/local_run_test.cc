@@ -148,6 +148,31 @@ TEST_F(LocalRunTest, AScorerThatDiesTooOftenEndsTheRunAndTheLearnerMaySave) {
   EXPECT_THAT(ReadFile(LogFile(folder_.path(), "learner-0")).value_or(""), HasSubstr("saved\n"));
 }
 
+TEST_F(LocalRunTest, ARankThatDiesEndsTheRunWithWhatRankZeroSaysOfIt) {
+  Add("learner", "learner-0",
+      serve_ +
+          "while [ ! -e $DIR/died ]; do sleep 0.01; done; "
+          "echo '2026-01-31T12:00:00.123Z E learner-0] learner rank 1 is gone' >&2; exit 1");
+  Add("learner", "learner-1", "touch $DIR/died; kill -9 $$");
+  Start();
+  const RunResult result = UntilEnd();
+  EXPECT_EQ(result.end, RunEnd::kLearnerFailed);
+  EXPECT_EQ(result.sentence, "learner-0 ended (exit code 1): learner rank 1 is gone");
+}
+
+TEST_F(LocalRunTest, ARankThatDiesUnnoticedEndsTheRunWithItsOwnSentence) {
+  Add("learner", "learner-0",
+      "trap 'echo saved; exit 0' TERM; " + serve_ + "while :; do sleep 0.01; done");
+  Add("learner", "learner-1",
+      "echo '2026-01-31T12:00:00.123Z E learner-1] no such model' >&2; exit 2");
+  Start();
+  const RunResult result = UntilEnd();
+  EXPECT_EQ(result.end, RunEnd::kLearnerFailed);
+  EXPECT_EQ(result.failed, "learner-1");
+  EXPECT_EQ(result.sentence, "learner-1 ended (exit code 2): no such model");
+  EXPECT_THAT(ReadFile(LogFile(folder_.path(), "learner-0")).value_or(""), HasSubstr("saved\n"));
+}
+
 TEST_F(LocalRunTest, OneSignalDrainsThroughTheLearner) {
   Add("learner", "learner-0",
       "trap 'touch $DIR/over; exit 0' TERM; " + serve_ + "while :; do sleep 0.01; done");

@@ -72,6 +72,34 @@ TEST(NodePlacementTest, GpusOfANodeAreGivenInTurnToTheProcessesThatUseOne) {
               HasSubstr("actor-0@0 actor-1@0"));
 }
 
+TEST(NodePlacementTest, FurtherRanksOfTheLearnerFollowItWithGpusOfTheirOwn) {
+  EXPECT_EQ(Summary("learner { world_size: 3 } cluster { gpus_per_node: 2 }", 2),
+            "learner-0@0:0 learner-1@1:0 learner-2@0:1 scorer-guard-2-0@1:1 scorer-guard-2-1@0:0 "
+            "scorer-help-0@1 actor-0@0:1 actor-1@1:0 actor-2@0:0");
+  EXPECT_THAT(Summary("learner { world_size: 3 } cluster { placement { role: \"learner\" node: 1 "
+                      "count: 2 } }",
+                      2),
+              HasSubstr("learner-0@1 learner-1@1 learner-2@0"));
+  const auto placed = Placed("learner { world_size: 2 }", 1);
+  ASSERT_TRUE(placed.ok()) << placed.status();
+  EXPECT_EQ(absl::StrJoin((*placed)[1].process.spec.argv, " "), "/bin/wideberth-learner --rank=1");
+}
+
+TEST(PlacementTest, OnOneMachineEveryRankTakesTheNextGpu) {
+  const auto processes = PlaceLocally(Config("learner { world_size: 3 }"), {"/bin", {}, {}, "/r"});
+  EXPECT_EQ(processes[0].device, "cuda:0");
+  EXPECT_EQ(processes[2].name, "learner-2");
+  EXPECT_EQ(processes[2].device, "cuda:2");
+  EXPECT_EQ(absl::StrJoin(processes[2].spec.argv, " "),
+            "/bin/wideberth-learner --rank=2 --device=cuda:2");
+  EXPECT_FALSE(processes[2].spec.restart);
+  EXPECT_EQ(processes[3].role, "scorer");
+  const auto on_cpu =
+      PlaceLocally(Config("policy { model { device: \"cpu\" } } learner { world_size: 2 }"),
+                   {"/b", {}, {}, "/r"});
+  EXPECT_EQ(absl::StrJoin(on_cpu[1].spec.argv, " "), "/b/wideberth-learner --rank=1");
+}
+
 TEST(NodePlacementTest, WhatCannotBePlacedIsNamed) {
   EXPECT_EQ(Summary("cluster { placement { role: \"actor\" node: 2 } }", 2),
             "cluster.placement[0].node is 2, must be at most 1 with --nodes=2");

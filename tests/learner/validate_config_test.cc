@@ -59,7 +59,6 @@ TEST_F(ValidateConfigTest, AGoodOneIsAccepted) { EXPECT_EQ(Sentence(""), ""); }
 
 TEST_F(ValidateConfigTest, WhatNothingActsOnIsRefusedRatherThanIgnored) {
   const std::pair<const char*, const char*> cases[] = {
-      {"learner { world_size: 2 }", "learner.world_size is 2, must be 1"},
       {"policy { lora { dropout: 0.1 } }", "policy.lora.dropout is 0.1, must be 0"},
       {"data { path: \"rows.jsonl\" }", "data is set, must be left out"},
       {"scorer { name: \"x\" model { path: \"m\" } kind: GENERATIVE }",
@@ -127,6 +126,10 @@ TEST_F(ValidateConfigTest, EachOwnersFieldsAreChecked) {
       {"generation { top_p: 0 }", "generation.top_p is 0"},
       {"learner { address: \"localhost\" }", "learner.address is \"localhost\", must be host:port"},
       {"learner { max_steps: 0 }", "learner.max_steps is 0"},
+      {"learner { world_size: 0 }", "learner.world_size is 0, must be at least 1"},
+      {"learner { world_size: 2 task: SFT }",
+       "learner.world_size is 2, must be 1 where learner.task is not RL"},
+      {"learner { rank_timeout: 0 }", "learner.rank_timeout is 0"},
       {"learner { learning_rate: nan }", "learner.learning_rate is nan"},
       {"learner { adam_beta2: 1 }", "learner.adam_beta2 is 1"},
       {"learner { step_timeout: 0 }", "learner.step_timeout is 0, must be a positive number"},

@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "transport/rank_client.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <functional>
+#include <set>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/mutex.h"
+#include "base/status.h"
+#include "proto/ranks.grpc.pb.h"
+#include "transport/rpc.h"
+
+namespace wideberth::transport {
+namespace {
+
+// Longer than rank 0 holds a call that has nothing to say.
+constexpr absl::Duration kHold = absl::Seconds(3);
+constexpr absl::Duration kFirstBackoff = absl::Milliseconds(50);
+constexpr absl::Duration kMaxBackoff = absl::Milliseconds(500);
+
+class GrpcRankClient final : public RankClient {
+ public:
+  GrpcRankClient(absl::string_view address, const Options& options)
+      : address_(address),
+        options_(options),
+        channel_(MakeChannel(address_)),
+        stub_(proto::Ranks::NewStub(channel_)),
+        rank_timeout_(options.rank_timeout) {}
+
+  ~GrpcRankClient() override { Cancel(); }
+
+  bool WaitForConnected(absl::Time deadline) {
+    return channel_->WaitForConnected(absl::ToChronoTime(deadline));
+  }
+
+  absl::StatusOr<proto::JoinRankResponse> Join(proto::JoinRankRequest request) override {
+    request.set_rank(options_.rank);
+    request.set_host(OwnHost());
+    request.set_pid(::getpid());
+    WB_ASSIGN_OR_RETURN(const auto joined,
+                        (Call<proto::JoinRankRequest, proto::JoinRankResponse>(
+                            "JoinRank", std::move(request), &proto::Ranks::Stub::JoinRank)));
+    MutexLock lock(mutex_);
+    run_id_ = joined.run_id();
+    rank_timeout_ = absl::Seconds(joined.config().learner().rank_timeout());
+    if (!attendance_.joinable() && !cancelled_)
+      attendance_ = std::jthread([this] { AttendUntilCancelled(); });
+    return joined;
+  }
+
+  absl::StatusOr<proto::FetchStepResponse> FetchStep(int64_t done_step) override {
+    while (true) {
+      proto::FetchStepRequest request;
+      request.set_rank(options_.rank);
+      request.set_done_step(done_step);
+      WB_ASSIGN_OR_RETURN(auto response,
+                          (Call<proto::FetchStepRequest, proto::FetchStepResponse>(
+                              "FetchStep", request, &proto::Ranks::Stub::FetchStep)));
+      if (response.ended() || response.has_work()) return response;
+    }
+  }
+
+  absl::StatusOr<proto::CombineResponse> Combine(const proto::CombineRequest& part) override {
+    proto::CombineRequest request = part;
+    return Call<proto::CombineRequest, proto::CombineResponse>(
+        absl::StrCat("the ", part.operation()), std::move(request), &proto::Ranks::Stub::Combine);
+  }
+
+  void Leave(absl::string_view reason) override {
+    proto::LeaveRankRequest request;
+    request.set_rank(options_.rank);
+    request.set_reason(std::string(reason));
+    {
+      MutexLock lock(mutex_);
+      if (run_id_.empty()) return;  // Rank 0 does not know this rank.
+      request.set_run_id(run_id_);
+    }
+    grpc::ClientContext context;
+    context.set_deadline(absl::ToChronoTime(absl::Now() + absl::Seconds(2)));
+    proto::LeaveRankResponse response;
+    // Where it does not arrive, rank 0 notices the silence.
+    (void)stub_->LeaveRank(&context, request, &response);
+  }
+
+  void Note(absl::string_view state, uint64_t step) override {
+    MutexLock lock(mutex_);
+    state_ = std::string(state);
+    step_ = step;
+  }
+
+  void Cancel() override {
+    MutexLock lock(mutex_);
+    cancelled_ = true;
+    for (grpc::ClientContext* context : running_) context->TryCancel();
+    changed_.SignalAll();
+  }
+
+ private:
+  template <typename Request, typename Response>
+  absl::StatusOr<Response> Call(absl::string_view what, Request request,
+                                grpc::Status (proto::Ranks::Stub::*method)(grpc::ClientContext*,
+                                                                           const Request&,
+                                                                           Response*)) {
+    absl::Duration patience;
+    {
+      MutexLock lock(mutex_);
+      if constexpr (!std::is_same_v<Request, proto::JoinRankRequest>) request.set_run_id(run_id_);
+      // Rank 0 gives up on a missing rank first, and says which it is.
+      patience = rank_timeout_ + std::max(kHold, rank_timeout_ / 4);
+    }
+    const absl::Time began = absl::Now();
+    absl::optional<absl::Time> unreachable_since;
+    Backoff backoff(kFirstBackoff, kMaxBackoff);
+    while (true) {
+      Response response;
+      grpc::ClientContext context;
+      context.set_deadline(absl::ToChronoTime(began + patience));
+      if (!Begin(&context)) return Cancelled(what);
+      const absl::Status status = FromGrpc((stub_.get()->*method)(&context, request, &response));
+      if (End(&context)) return Cancelled(what);
+      if (status.ok()) return response;
+      const absl::Time now = absl::Now();
+      if (absl::IsDeadlineExceeded(status)) {
+        return absl::DeadlineExceededError(
+            absl::StrCat("learner rank 0 at ", address_, " did not answer ", what, " within ",
+                         absl::FormatDuration(patience), " (learner.rank_timeout)"));
+      }
+      if (!absl::IsUnavailable(status)) return status;
+      if (!unreachable_since.has_value()) unreachable_since = now;
+      if (now - *unreachable_since >= options_.unreachable_timeout) {
+        return absl::UnavailableError(absl::StrCat(
+            "learner rank 0 at ", address_, " could not be reached for ", what, " within ",
+            absl::FormatDuration(options_.unreachable_timeout), ": ", status.message()));
+      }
+      if (!Pause(backoff.Next())) return Cancelled(what);
+    }
+  }
+
+  void AttendUntilCancelled() {
+    while (true) {
+      proto::AttendRequest request;
+      {
+        MutexLock lock(mutex_);
+        if (cancelled_) return;
+        request.set_rank(options_.rank);
+        request.set_run_id(run_id_);
+        request.set_state(state_);
+        request.set_step(step_);
+      }
+      proto::AttendResponse response;
+      grpc::ClientContext context;
+      context.set_deadline(absl::ToChronoTime(absl::Now() + kHold * 2));
+      if (!Begin(&context)) return;
+      const grpc::Status status = stub_->Attend(&context, request, &response);
+      if (End(&context)) return;
+      if (!status.ok() && !Pause(kFirstBackoff)) return;
+      // Rank 0 may have failed and answer at once.
+      if (status.ok() && !Pause(absl::Milliseconds(10))) return;
+    }
+  }
+
+  bool Begin(grpc::ClientContext* context) {
+    MutexLock lock(mutex_);
+    if (!cancelled_) running_.insert(context);
+    return !cancelled_;
+  }
+  bool End(grpc::ClientContext* context) {
+    MutexLock lock(mutex_);
+    running_.erase(context);
+    return cancelled_;
+  }
+  // False when cancelled meanwhile.
+  bool Pause(absl::Duration delay) {
+    const absl::Time until = absl::Now() + delay;
+    MutexLock lock(mutex_);
+    while (!cancelled_ && absl::Now() < until) changed_.WaitFor(mutex_, until - absl::Now());
+    return !cancelled_;
+  }
+  absl::Status Cancelled(absl::string_view what) const {
+    return absl::CancelledError(
+        absl::StrCat(what, " with rank 0 at ", address_, " was cancelled here"));
+  }
+
+  const std::string address_;
+  const Options options_;
+  const std::shared_ptr<grpc::Channel> channel_;
+  const std::unique_ptr<proto::Ranks::Stub> stub_;
+  Mutex mutex_;
+  CondVar changed_;
+  std::set<grpc::ClientContext*> running_ ABSL_GUARDED_BY(mutex_);
+  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
+  std::string run_id_ ABSL_GUARDED_BY(mutex_);
+  absl::Duration rank_timeout_ ABSL_GUARDED_BY(mutex_);
+  std::string state_ ABSL_GUARDED_BY(mutex_) = "loading";
+  uint64_t step_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::jthread attendance_;  // Last: joined before anything it uses goes.
+};
+
+}  // namespace
+
+std::string OwnHost() {
+  const std::string any = PublicAddress("", 0);
+  return any.substr(0, any.rfind(':'));
+}
+
+absl::StatusOr<std::unique_ptr<RankClient>> RankClient::Connect(absl::string_view address,
+                                                                absl::Duration timeout,
+                                                                const Options& options) {
+  std::string host;
+  int port = 0;
+  WB_RETURN_IF_ERROR(Annotate(SplitAddress(address, &host, &port), "learner"));
+  auto client = std::make_unique<GrpcRankClient>(address, options);
+  if (!client->WaitForConnected(absl::Now() + timeout)) {
+    return absl::UnavailableError(
+        absl::StrCat("learner rank 0 at ", address, " could not be reached within ",
+                     absl::FormatDuration(timeout), ": nothing accepts connections there"));
+  }
+  return client;
+}
+
+}  // namespace wideberth::transport
