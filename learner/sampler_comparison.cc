@@ -32,6 +32,7 @@ proto::SamplerFindings SamplerComparison::Findings() const {
   findings.set_ratio_sum(ratio_sum_);
   findings.set_ratio_min(ratio_min_);
   findings.set_ratio_max(ratio_max_);
+  findings.set_ratio_deviation(deviation_);
   findings.set_num_on_policy(num_on_policy_);
   findings.set_num_tokens(num_tokens_);
   return findings;
@@ -46,6 +47,7 @@ void SamplerComparison::Merge(const proto::SamplerFindings& other) {
   sum_ += other.sum();
   num_tokens_ += other.num_tokens();
   num_on_policy_ += other.num_on_policy();
+  deviation_ = std::max(deviation_, other.ratio_deviation());
   if (std::isnan(largest_) || other.largest() <= largest_) return;
   largest_ = other.largest();
   learner_minus_sampler_ = other.learner_minus_sampler();

@@ -167,6 +167,8 @@ class RankTraining : public ::testing::Test {
           EXPECT_NEAR(mine.entropy, ones.entropy, 1e-9);
           EXPECT_NEAR(mine.logprob_difference_max, ones.logprob_difference_max, 1e-9);
           EXPECT_NEAR(mine.importance_ratio_mean, ones.importance_ratio_mean, 1e-9);
+          EXPECT_GT(ones.ratio_deviation_max, 0);
+          EXPECT_NEAR(mine.ratio_deviation_max, ones.ratio_deviation_max, 1e-9);
           EXPECT_EQ(mine.logprob_difference_worst, ones.logprob_difference_worst);
           EXPECT_EQ(mine.num_trained, ones.num_trained);
           EXPECT_EQ(mine.num_completion_tokens, ones.num_completion_tokens);
