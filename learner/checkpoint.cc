@@ -21,6 +21,7 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "base/text_proto.h"
+#include "learner/trained_adapter.h"
 #include "model/catch_torch.h"
 #include "model/safetensors.h"
 
@@ -208,7 +209,7 @@ absl::Status CheckpointStore::Write(const proto::TrainingState& state,
 absl::StatusOr<CheckpointStore::Loaded> CheckpointStore::Load(const std::string& path,
                                                               const model::CausalLm& model,
                                                               const proto::LoraConfig& lora,
-                                                              at::ScalarType dtype) const {
+                                                              uint64_t seed) const {
   Loaded loaded;
   loaded.path = path;
   WB_RETURN_IF_ERROR(MergeTextProtoFile(absl::StrCat(path, "/", kState), &loaded.state));
@@ -217,6 +218,12 @@ absl::StatusOr<CheckpointStore::Loaded> CheckpointStore::Load(const std::string&
         path, ": was trained on base weights with fingerprint ", loaded.state.fingerprints().base(),
         ", policy.model.path has ", model.fingerprint()));
   }
+  if (loaded.state.seed() != seed) {
+    return absl::FailedPreconditionError(absl::StrCat(path, ": belongs to a run with seed ",
+                                                      loaded.state.seed(),
+                                                      ", the configuration says ", seed));
+  }
+  const at::ScalarType dtype = MasterType(model);
   WB_ASSIGN_OR_RETURN(loaded.adapter,
                       model::Adapter::Load(path, model.spec(), dtype, model.device()));
   WB_ASSIGN_OR_RETURN(
@@ -231,7 +238,7 @@ absl::StatusOr<CheckpointStore::Loaded> CheckpointStore::Load(const std::string&
 }
 
 absl::StatusOr<absl::optional<CheckpointStore::Loaded>> CheckpointStore::LoadNewest(
-    const model::CausalLm& model, const proto::LoraConfig& lora, at::ScalarType dtype) const {
+    const model::CausalLm& model, const proto::LoraConfig& lora, uint64_t seed) const {
   for (const int64_t step : StepsIn(folder_)) {
     const std::string path = absl::StrCat(folder_, "/step-", step);
     if (const absl::Status whole = CheckWhole(path); !whole.ok()) {
@@ -240,7 +247,7 @@ absl::StatusOr<absl::optional<CheckpointStore::Loaded>> CheckpointStore::LoadNew
       continue;
     }
     absl::StatusOr<Loaded> loaded = model::CatchTorch(
-        absl::StrCat("checkpoint ", path), [&] { return Load(path, model, lora, dtype); });
+        absl::StrCat("checkpoint ", path), [&] { return Load(path, model, lora, seed); });
     if (!loaded.ok()) return loaded.status();
     return absl::optional<Loaded>(*std::move(loaded));
   }

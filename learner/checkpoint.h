@@ -47,14 +47,14 @@ class CheckpointStore {
   };
   // The newest checkpoint that is whole; a damaged one is passed over with a warning that says what
   // is wrong with it. Empty where there is none. FailedPrecondition where the newest whole one is
-  // of another base (fingerprint), rank or set of targets than `model` and `lora`, naming both.
+  // of another seed, base (fingerprint), rank or set of targets than given, naming both.
   absl::StatusOr<absl::optional<Loaded>> LoadNewest(const model::CausalLm& model,
                                                     const proto::LoraConfig& lora,
-                                                    at::ScalarType dtype) const;
+                                                    uint64_t seed) const;
 
  private:
   absl::StatusOr<Loaded> Load(const std::string& path, const model::CausalLm& model,
-                              const proto::LoraConfig& lora, at::ScalarType dtype) const;
+                              const proto::LoraConfig& lora, uint64_t seed) const;
   const std::string folder_;
   const int keep_last_;
 };

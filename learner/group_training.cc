@@ -113,4 +113,12 @@ AcceptedGroup AcceptedFrom(const JournalGroup& stored, const PromptSet& prompts)
   return group;
 }
 
+absl::StatusOr<std::vector<AcceptedGroup>> GroupsOfStep(int64_t step, Journal& journal,
+                                                        const PromptSet& prompts) {
+  WB_ASSIGN_OR_RETURN(const std::vector<JournalGroup> stored, journal.ReadGroupsOfStep(step));
+  std::vector<AcceptedGroup> groups;
+  for (const JournalGroup& group : stored) groups.push_back(AcceptedFrom(group, prompts));
+  return groups;
+}
+
 }  // namespace wideberth::learner

@@ -29,5 +29,8 @@ std::vector<TrainedCompletion> TrainedCompletions(const StepMetrics& metrics);
 
 // A stored group as it was accepted.
 AcceptedGroup AcceptedFrom(const JournalGroup& stored, const PromptSet& prompts);
+// Those that optimiser step `step` was trained on, in order.
+absl::StatusOr<std::vector<AcceptedGroup>> GroupsOfStep(int64_t step, Journal& journal,
+                                                        const PromptSet& prompts);
 
 }  // namespace wideberth::learner

@@ -184,7 +184,6 @@ absl::Status LearnerRank::TrainUntilEnd() {
       WB_RETURN_IF_ERROR(model::CatchTorch("taking over rank 0's state", [&] {
         return ShareState(*collective_, policy_.trainer->adapter(), policy_.trainer->optimizer());
       }));
-      policy_.trainer->AdapterChanged();
     }
     WB_ASSIGN_OR_RETURN(const StepMetrics metrics, policy_.trainer->Step(FromRankStep(step)));
     done = next.step();

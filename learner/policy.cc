@@ -10,10 +10,10 @@ namespace wideberth::learner {
 absl::StatusOr<Policy> Policy::Load(const proto::RunConfig& config) {
   Policy policy;
   WB_ASSIGN_OR_RETURN(policy.model, model::CausalLm::Load(config.policy().model()));
-  const at::ScalarType master = policy.model->dtype() == at::kDouble ? at::kDouble : at::kFloat;
-  WB_ASSIGN_OR_RETURN(policy.adapter,
-                      model::Adapter::Initialize(policy.model->spec(), config.policy().lora(),
-                                                 config.seed(), master, policy.model->device()));
+  WB_ASSIGN_OR_RETURN(
+      policy.adapter,
+      model::Adapter::Initialize(policy.model->spec(), config.policy().lora(), config.seed(),
+                                 MasterType(*policy.model), policy.model->device()));
   Trainer::Options options;
   options.learner = config.learner();
   options.temperature = config.generation().temperature();

@@ -62,7 +62,7 @@ absl::StatusOr<std::vector<proto::RankFindings>> AllGatherFindings(
   return findings;
 }
 
-absl::Status ShareState(transport::Collective& ranks, model::Adapter& adapter, AdamW& optimizer) {
+absl::Status ShareState(transport::Collective& ranks, TrainedAdapter& adapter, AdamW& optimizer) {
   if (ranks.world_size() == 1) return absl::OkStatus();
   const at::NoGradGuard no_grad;
   WB_ASSIGN_OR_RETURN(
@@ -71,7 +71,7 @@ absl::Status ShareState(transport::Collective& ranks, model::Adapter& adapter, A
   int64_t num_steps = 0;
   if (!absl::SimpleAtoi(counts[0], &num_steps))
     return absl::DataLossError(absl::StrCat("rank 0's step count is \"", counts[0], "\""));
-  std::vector<at::Tensor> tensors = adapter.Parameters();
+  std::vector<at::Tensor> tensors = adapter.master().Parameters();
   const auto state = optimizer.NamedState();
   for (const auto& [name, tensor] : state) tensors.push_back(tensor);
   std::vector<at::Tensor> rows;
@@ -85,6 +85,7 @@ absl::Status ShareState(transport::Collective& ranks, model::Adapter& adapter, A
     if (ranks.rank() != 0) tensor.copy_(sum.narrow(0, offset, tensor.numel()).view(tensor.sizes()));
     offset += tensor.numel();
   }
+  adapter.Changed();
   return optimizer.Restore(optimizer.NamedState(), num_steps);
 }
 

@@ -11,7 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "learner/optimizer.h"
-#include "model/adapter.h"
+#include "learner/trained_adapter.h"
 #include "proto/ranks.pb.h"
 #include "transport/collective.h"
 
@@ -29,6 +29,6 @@ absl::StatusOr<std::vector<proto::RankFindings>> AllGatherFindings(transport::Co
                                                                    const proto::RankFindings& mine);
 
 // Every rank's adapter and optimiser become rank 0's, bit for bit.
-absl::Status ShareState(transport::Collective& ranks, model::Adapter& adapter, AdamW& optimizer);
+absl::Status ShareState(transport::Collective& ranks, TrainedAdapter& adapter, AdamW& optimizer);
 
 }  // namespace wideberth::learner

@@ -52,7 +52,7 @@ absl::Status Learner::HandOut(const std::vector<TrainGroup>& groups) {
   ranks_->Offer(handed_out_, ToRankStep(groups).SerializeAsString());
   if (handed_out_++ > 0) return absl::OkStatus();
   return model::CatchTorch("giving the ranks the state at the start", [&] {
-    return ShareState(*collective_, *adapter_, trainer_->optimizer());
+    return ShareState(*collective_, trainer_->adapter(), trainer_->optimizer());
   });
 }
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "learner/replay.h"
 
-#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <utility>
@@ -27,21 +26,6 @@ absl::optional<double> LossOf(const std::string& metrics_json) {
   return json["loss"].get<double>();
 }
 
-absl::StatusOr<std::vector<AcceptedGroup>> GroupsOf(
-    const JournalStep& step, const std::map<uint64_t, const JournalGroup*>& stored,
-    const PromptSet& prompts) {
-  std::vector<AcceptedGroup> groups;
-  for (const uint64_t id : step.group_ids) {
-    const auto found = stored.find(id);
-    if (found == stored.end()) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("step ", step.step, ": group ", id, " is not in the journal"));
-    }
-    groups.push_back(AcceptedFrom(*found->second, prompts));
-  }
-  return groups;
-}
-
 }  // namespace
 
 absl::Status Replay(const proto::RunConfig& config, const std::string& run_dir,
@@ -50,18 +34,12 @@ absl::Status Replay(const proto::RunConfig& config, const std::string& run_dir,
   WB_ASSIGN_OR_RETURN(const std::unique_ptr<Journal> journal,
                       Journal::Open(absl::StrCat(run_dir, "/run.db")));
   WB_ASSIGN_OR_RETURN(const std::vector<JournalStep> steps, journal->ReadSteps());
-  WB_ASSIGN_OR_RETURN(const std::vector<JournalGroup> groups, journal->ReadGroups());
-  std::map<uint64_t, const JournalGroup*> stored;
-  for (const JournalGroup& group : groups) {
-    if (group.phase == Phase::kTrain && group.disposition == Disposition::kUse)
-      stored[group.request.group_id()] = &group;
-  }
   WB_ASSIGN_OR_RETURN(const PromptSet prompts, PromptSet::Load(config.prompts(), config.seed()));
   WB_ASSIGN_OR_RETURN(const Policy policy, Policy::Load(config));
   RewardComposer composer(config.reward());
   for (const JournalStep& step : steps) {
     if (options.max_steps > 0 && step.step > options.max_steps) break;
-    WB_ASSIGN_OR_RETURN(const auto accepted, GroupsOf(step, stored, prompts));
+    WB_ASSIGN_OR_RETURN(const auto accepted, GroupsOfStep(step.step, *journal, prompts));
     const absl::Time began = absl::Now();
     ReplayedStep replayed;
     WB_ASSIGN_OR_RETURN(replayed.report, TrainOnGroups(accepted, step.version - 1, &composer,

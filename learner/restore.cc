@@ -1,12 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // How a run is taken up again, and the checkpoints it is taken up from. Further members of Learner.
 #include <ATen/ATen.h>
-#include <ATen/core/grad_mode.h>
 
 #include <algorithm>
-#include <map>
 #include <nlohmann/json.hpp>
-#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -32,27 +29,15 @@ absl::Status Learner::ReopenFolder() {
 }
 
 absl::StatusOr<uint64_t> Learner::RestoreCheckpoint() {
-  const at::ScalarType master = model_->dtype() == at::kDouble ? at::kDouble : at::kFloat;
   WB_ASSIGN_OR_RETURN(const absl::optional<CheckpointStore::Loaded> loaded,
-                      checkpoints_->LoadNewest(*model_, config_.policy().lora(), master));
+                      checkpoints_->LoadNewest(*model_, config_.policy().lora(), config_.seed()));
   if (!loaded.has_value()) return 0;
-  if (loaded->state.seed() != config_.seed()) {
-    return absl::FailedPreconditionError(absl::StrCat(loaded->path, ": belongs to a run with seed ",
-                                                      loaded->state.seed(),
-                                                      ", the configuration says ", config_.seed()));
-  }
   WB_RETURN_IF_ERROR(
       Annotate(trainer_->optimizer().Restore(loaded->optimizer, loaded->state.optimizer_updates()),
                loaded->path));
   WB_RETURN_IF_ERROR(Annotate(composer_.Restore(loaded->state.reward_statistics()), loaded->path));
   skipped_in_a_row_ = loaded->state.skipped_in_a_row();
-  WB_RETURN_IF_ERROR(model::CatchTorch(loaded->path, [&] {
-    const at::NoGradGuard no_grad;
-    const std::vector<at::Tensor> from = loaded->adapter->Parameters();
-    std::vector<at::Tensor> to = adapter_->Parameters();
-    for (size_t i = 0; i < to.size(); ++i) to[i].copy_(from[i]);
-    trainer_->AdapterChanged();
-  }));
+  WB_RETURN_IF_ERROR(Annotate(trainer_->adapter().Overwrite(*loaded->adapter), loaded->path));
   checkpointed_ = loaded->state.step();
   WB_LOG(INFO) << "resumes from " << loaded->path;
   return static_cast<uint64_t>(loaded->state.step());
@@ -105,13 +90,8 @@ absl::Status Learner::Restore() {
 }
 
 absl::Status Learner::CatchUp(const JournalStep& step) {
-  const std::set<uint64_t> wanted(step.group_ids.begin(), step.group_ids.end());
-  std::vector<AcceptedGroup> groups;
-  for (JournalGroup& stored : stored_) {
-    if (stored.phase == Phase::kTrain && stored.disposition == Disposition::kUse &&
-        wanted.contains(stored.request.group_id()))
-      groups.push_back(AcceptedFrom(stored, prompts_));
-  }
+  WB_ASSIGN_OR_RETURN(const std::vector<AcceptedGroup> groups,
+                      GroupsOfStep(step.step, *journal_, prompts_));
   WB_ASSIGN_OR_RETURN(StepReport report, TrainOnGroups(groups, step.version - 1, &composer_,
                                                        trainer_.get(), config_.reward()));
   skipped_in_a_row_ = report.metrics.skipped ? skipped_in_a_row_ + 1 : 0;

@@ -57,53 +57,22 @@ at::Tensor ModelInUse::Hidden(const model::TokenTree& tree, bool with_adapter) c
 absl::StatusOr<std::unique_ptr<SupervisedTrainer>> SupervisedTrainer::Create(
     const model::CausalLm* model, std::shared_ptr<model::Adapter> master,
     const proto::RunConfig& config, int64_t num_steps) {
-  const at::ScalarType wanted = model->dtype() == at::kDouble ? at::kDouble : at::kFloat;
-  for (const auto& [name, tensor] : master->NamedTensors()) {
-    if (tensor.scalar_type() == wanted && tensor.device() == model->device()) continue;
-    return absl::InvalidArgumentError(
-        absl::StrCat("adapter tensor ", name, " is ", c10::toString(tensor.scalar_type()), " on ",
-                     tensor.device().str(), ", expected ", c10::toString(wanted), " on ",
-                     model->device().str()));
-  }
-  std::shared_ptr<model::Adapter> working = master;
-  if (model->dtype() != wanted) {
-    WB_ASSIGN_OR_RETURN(working,
-                        model::Adapter::Initialize(model->spec(), master->config(), /*seed=*/0,
-                                                   model->dtype(), model->device()));
-    if (master->score_head().defined()) {
-      const at::Tensor head = at::empty_like(master->score_head().detach(), model->dtype());
-      WB_RETURN_IF_ERROR(working->SetScoreHead(head));
-    }
-  }
+  WB_ASSIGN_OR_RETURN(TrainedAdapter adapter, TrainedAdapter::Create(*model, std::move(master)));
   return model::CatchTorch("preparing to train", [&] {
     return std::unique_ptr<SupervisedTrainer>(
-        new SupervisedTrainer(model, std::move(master), std::move(working), config, num_steps));
+        new SupervisedTrainer(model, std::move(adapter), config, num_steps));
   });
 }
 
-SupervisedTrainer::SupervisedTrainer(const model::CausalLm* model,
-                                     std::shared_ptr<model::Adapter> master,
-                                     std::shared_ptr<model::Adapter> working,
+SupervisedTrainer::SupervisedTrainer(const model::CausalLm* model, TrainedAdapter adapter,
                                      const proto::RunConfig& config, int64_t num_steps)
     : model_(model),
-      master_(std::move(master)),
-      working_(std::move(working)),
+      adapter_(std::move(adapter)),
       learner_(config.learner()),
       seed_(config.seed()),
-      num_steps_(num_steps) {
-  optimizer_ = std::make_unique<AdamW>(master_->NamedTensors(), AdamW::OptionsOf(learner_));
-  if (working_ == master_) return;
-  for (at::Tensor& tensor : working_->Parameters()) tensor.set_requires_grad(true);
-  AdapterChanged();
-}
-
-void SupervisedTrainer::AdapterChanged() {
-  if (working_ == master_) return;
-  const at::NoGradGuard no_grad;
-  const std::vector<at::Tensor> from = master_->Parameters();
-  std::vector<at::Tensor> to = working_->Parameters();
-  for (size_t i = 0; i < to.size(); ++i) to[i].copy_(from[i]);
-}
+      num_steps_(num_steps),
+      optimizer_(
+          std::make_unique<AdamW>(adapter_.master().NamedTensors(), AdamW::OptionsOf(learner_))) {}
 
 absl::StatusOr<SupervisedStep> SupervisedTrainer::Step(const SupervisedTask& task,
                                                        const std::vector<Pass>& passes,
@@ -120,16 +89,16 @@ absl::StatusOr<SupervisedStep> SupervisedTrainer::StepOrThrow(const SupervisedTa
   // A step that failed half way leaves gradients behind.
   optimizer_->ZeroGradients();
   for (size_t p = 0; p < passes.size(); ++p) {
-    ModelInUse model{model_, working_.get(), absl::nullopt};
+    ModelInUse model{model_, adapter_.working(), absl::nullopt};
     model.checkpoint_layers = learner_.activation_checkpointing();
-    if (master_->config().dropout() > 0) model.dropout_seed = DropoutSeed(seed_, step, p);
+    if (adapter_.master().config().dropout() > 0) model.dropout_seed = DropoutSeed(seed_, step, p);
     PassResult computed = task.Compute(Split::kTrain, passes[p], model);
     const double loss = computed.loss.item<double>();
     result.loss += loss;
     result.num_rows += static_cast<int64_t>(passes[p].members.size());
     result.num_tokens += passes[p].tree.num_tokens;
     AddMeans(computed.means, &means);
-    if (std::isfinite(loss)) Backward(computed.loss);
+    if (std::isfinite(loss)) adapter_.Backward(computed.loss);
   }
   result.metrics = Values(means);
   result.learning_rate = LearningRate(learner_, optimizer_->num_steps(), num_steps_);
@@ -145,22 +114,8 @@ absl::StatusOr<SupervisedStep> SupervisedTrainer::StepOrThrow(const SupervisedTa
     return result;
   }
   result.grad_norm = *norm;
-  AdapterChanged();
+  adapter_.Changed();
   return result;
-}
-
-void SupervisedTrainer::Backward(const at::Tensor& loss) {
-  loss.backward();
-  if (working_ == master_) return;
-  const std::vector<at::Tensor> masters = master_->Parameters();
-  const std::vector<at::Tensor> copies = working_->Parameters();
-  const at::NoGradGuard no_grad;
-  for (size_t i = 0; i < masters.size(); ++i) {
-    const at::Tensor& gradient = copies[i].grad();
-    if (!gradient.defined()) continue;
-    masters[i].mutable_grad().add_(gradient);
-    copies[i].mutable_grad().reset();
-  }
 }
 
 absl::StatusOr<Validation> SupervisedTrainer::Validate(
@@ -168,7 +123,7 @@ absl::StatusOr<Validation> SupervisedTrainer::Validate(
     const std::function<bool()>& should_stop) const {
   return model::CatchTorch("validation", [&]() -> absl::StatusOr<Validation> {
     const at::NoGradGuard no_grad;
-    const ModelInUse model{model_, working_.get(), absl::nullopt};
+    const ModelInUse model{model_, adapter_.working(), absl::nullopt};
     Validation validation;
     std::map<std::string, Mean> means;
     for (const Pass& pass : passes) {

@@ -18,6 +18,7 @@
 #include "absl/types/optional.h"
 #include "absl/types/span.h"
 #include "learner/optimizer.h"
+#include "learner/trained_adapter.h"
 #include "model/adapter.h"
 #include "model/causal_lm.h"
 #include "model/token_tree.h"
@@ -116,9 +117,8 @@ struct SupervisedStep {
 // Not thread-safe: lives on the thread that owns the device. `model` must outlive it.
 class SupervisedTrainer {
  public:
-  // `master`: the adapter to train, in float32, or float64 for a float64 model, on the model's
-  // device; these very tensors are stepped. For a bf16 base the passes use a bf16 copy. `num_steps`
-  // is the length of the learning-rate schedule. InvalidArgument for another dtype.
+  // `master`: as TrainedAdapter takes it; these very tensors are stepped. `num_steps` is the length
+  // of the learning-rate schedule.
   static absl::StatusOr<std::unique_ptr<SupervisedTrainer>> Create(
       const model::CausalLm* model, std::shared_ptr<model::Adapter> master,
       const proto::RunConfig& config, int64_t num_steps);
@@ -134,21 +134,16 @@ class SupervisedTrainer {
                                       const std::function<bool()>& should_stop) const;
 
   AdamW& optimizer() { return *optimizer_; }
-  const model::Adapter& adapter() const { return *master_; }
-  // After the master's tensors were overwritten from outside (a restored checkpoint).
-  void AdapterChanged();
+  TrainedAdapter& adapter() { return adapter_; }
 
  private:
-  SupervisedTrainer(const model::CausalLm* model, std::shared_ptr<model::Adapter> master,
-                    std::shared_ptr<model::Adapter> working, const proto::RunConfig& config,
-                    int64_t num_steps);
+  SupervisedTrainer(const model::CausalLm* model, TrainedAdapter adapter,
+                    const proto::RunConfig& config, int64_t num_steps);
   absl::StatusOr<SupervisedStep> StepOrThrow(const SupervisedTask& task,
                                              const std::vector<Pass>& passes, int64_t step);
-  void Backward(const at::Tensor& loss);
 
   const model::CausalLm* model_;
-  std::shared_ptr<model::Adapter> master_;
-  std::shared_ptr<model::Adapter> working_;  // master_ itself unless the model's dtype differs.
+  TrainedAdapter adapter_;
   const proto::LearnerConfig learner_;
   const uint64_t seed_;
   const int64_t num_steps_;

@@ -2,7 +2,6 @@
 #include "learner/supervised_run.h"
 
 #include <ATen/ATen.h>
-#include <ATen/core/grad_mode.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -32,10 +31,6 @@ using nlohmann::ordered_json;
 
 std::string Dump(const ordered_json& json, int indent = -1) {
   return json.dump(indent, ' ', false, ordered_json::error_handler_t::replace);
-}
-
-at::ScalarType MasterType(const model::CausalLm& model) {
-  return model.dtype() == at::kDouble ? at::kDouble : at::kFloat;
 }
 
 std::string Ended(const absl::Status& ended) {
@@ -122,18 +117,12 @@ absl::Status SupervisedRun::OpenFolder(bool resume) {
 }
 
 absl::Status SupervisedRun::Restore() {
-  WB_ASSIGN_OR_RETURN(
-      const absl::optional<CheckpointStore::Loaded> loaded,
-      checkpoints_->LoadNewest(*model_, config_.policy().lora(), MasterType(*model_)));
+  WB_ASSIGN_OR_RETURN(const absl::optional<CheckpointStore::Loaded> loaded,
+                      checkpoints_->LoadNewest(*model_, config_.policy().lora(), config_.seed()));
   int64_t step = 0;
   if (loaded.has_value()) {
     const proto::TrainingState& state = loaded->state;
     step = state.step();
-    if (state.seed() != config_.seed()) {
-      return absl::FailedPreconditionError(
-          absl::StrCat(loaded->path, ": belongs to a run with seed ", state.seed(),
-                       ", the configuration says ", config_.seed()));
-    }
     if (state.next_row() != order_->RowsBefore(step)) {
       return absl::FailedPreconditionError(absl::StrCat(
           loaded->path, ": step ", step, " stood before row ", state.next_row(),
@@ -142,13 +131,7 @@ absl::Status SupervisedRun::Restore() {
     }
     WB_RETURN_IF_ERROR(Annotate(
         trainer_->optimizer().Restore(loaded->optimizer, state.optimizer_updates()), loaded->path));
-    WB_RETURN_IF_ERROR(model::CatchTorch(loaded->path, [&] {
-      const at::NoGradGuard no_grad;
-      const std::vector<at::Tensor> from = loaded->adapter->Parameters();
-      std::vector<at::Tensor> to = adapter_->Parameters();
-      for (size_t i = 0; i < to.size(); ++i) to[i].copy_(from[i]);
-      trainer_->AdapterChanged();
-    }));
+    WB_RETURN_IF_ERROR(Annotate(trainer_->adapter().Overwrite(*loaded->adapter), loaded->path));
     skipped_in_a_row_ = state.skipped_in_a_row();
     run_id_ = state.run_id();
     checkpointed_ = step;

@@ -48,11 +48,6 @@ void Settle(const at::Tensor& tensor) {
   if (!tensor.is_cpu() && tensor.numel() > 0) (void)tensor.flatten()[0].item<double>();
 }
 
-void CopyInto(const std::vector<at::Tensor>& from, const std::vector<at::Tensor>& to) {
-  const at::NoGradGuard no_grad;
-  for (size_t i = 0; i < from.size(); ++i) to[i].copy_(from[i]);
-}
-
 void CountCompletions(const std::vector<TrainGroup>& groups, StepMetrics* metrics) {
   metrics->num_groups = static_cast<int64_t>(groups.size());
   int64_t total_length = 0, num_clipped = 0;
@@ -131,47 +126,24 @@ double PerToken(double sum, int64_t num_tokens) {
 absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const model::CausalLm* model,
                                                          std::shared_ptr<model::Adapter> master,
                                                          Options options) {
-  const at::ScalarType wanted = model->dtype() == at::kDouble ? at::kDouble : at::kFloat;
-  for (const auto& [name, tensor] : master->NamedTensors()) {
-    if (tensor.scalar_type() == wanted && tensor.device() == model->device()) continue;
-    return absl::InvalidArgumentError(
-        absl::StrCat("adapter tensor ", name, " is ", c10::toString(tensor.scalar_type()), " on ",
-                     tensor.device().str(), ", expected ", c10::toString(wanted), " on ",
-                     model->device().str()));
-  }
   WB_RETURN_IF_ERROR(ValidateLossConfig(options.learner));
-  std::shared_ptr<model::Adapter> working = master;
-  if (model->dtype() != wanted) {
-    WB_ASSIGN_OR_RETURN(working,
-                        model::Adapter::Initialize(model->spec(), master->config(), /*seed=*/0,
-                                                   model->dtype(), model->device()));
-  }
+  WB_ASSIGN_OR_RETURN(TrainedAdapter adapter, TrainedAdapter::Create(*model, std::move(master)));
   return model::CatchTorch("preparing to train", [&] {
-    return std::unique_ptr<Trainer>(
-        new Trainer(model, std::move(master), std::move(working), std::move(options)));
+    return std::unique_ptr<Trainer>(new Trainer(model, std::move(adapter), std::move(options)));
   });
 }
 
-Trainer::Trainer(const model::CausalLm* model, std::shared_ptr<model::Adapter> master,
-                 std::shared_ptr<model::Adapter> working, Options options)
+Trainer::Trainer(const model::CausalLm* model, TrainedAdapter adapter, Options options)
     : model_(model),
-      master_(std::move(master)),
-      working_(std::move(working)),
+      adapter_(std::move(adapter)),
       options_(std::move(options)),
-      loss_(LossConfigOf(options_.learner, options_.max_completion_length)) {
-  optimizer_ = std::make_unique<AdamW>(master_->NamedTensors(), AdamW::OptionsOf(options_.learner));
-  if (working_ == master_) return;
-  for (at::Tensor& tensor : working_->Parameters()) tensor.set_requires_grad(true);
-  AdapterChanged();
-}
+      loss_(LossConfigOf(options_.learner, options_.max_completion_length)),
+      optimizer_(std::make_unique<AdamW>(adapter_.master().NamedTensors(),
+                                         AdamW::OptionsOf(options_.learner))) {}
 
 void Trainer::ShareWith(transport::Collective* ranks, Begin begin) {
   ranks_ = ranks;
   begin_ = std::move(begin);
-}
-
-void Trainer::AdapterChanged() {
-  if (working_ != master_) CopyInto(master_->Parameters(), working_->Parameters());
 }
 
 absl::StatusOr<StepMetrics> Trainer::Step(const std::vector<TrainGroup>& groups) {
@@ -197,7 +169,7 @@ absl::StatusOr<StepMetrics> Trainer::StepOrThrow(const std::vector<TrainGroup>& 
   // Slices that are first visited after an update need to know where the policy stood before it.
   for (size_t s = accumulation; s < slices.size(); ++s) {
     for (Pass& pass : slices[s].passes) {
-      pass.start = Look(pass.batch, working_.get(), &metrics.forward_seconds).logprob;
+      pass.start = Look(pass.batch, adapter_.working(), &metrics.forward_seconds).logprob;
     }
   }
   for (int iteration = 0; iteration < options_.learner.num_iterations(); ++iteration) {
@@ -273,7 +245,7 @@ Trainer::Looked Trainer::Look(const MicroBatch& batch, const model::Adapter* ada
 absl::Status Trainer::MaskByEntropy(SlicePasses* slice, StepMetrics* metrics) const {
   std::vector<at::Tensor> entropies;
   for (const Pass& pass : slice->passes) {
-    entropies.push_back(Look(pass.batch, working_.get(), &metrics->forward_seconds).entropy);
+    entropies.push_back(Look(pass.batch, adapter_.working(), &metrics->forward_seconds).entropy);
   }
   at::Tensor all = entropies.empty() ? at::empty({0}) : at::cat(entropies);
   if (ranks_->world_size() > 1) {
@@ -363,7 +335,8 @@ absl::Status Trainer::AccumulateSlice(const std::vector<TrainGroup>& groups, Sli
       continue;
     }
     const Stopwatch watch(&metrics->backward_seconds);
-    Backward(result.loss);
+    adapter_.Backward(result.loss);
+    Settle(optimizer_->flat_gradient());
   }
   return absl::OkStatus();
 }
@@ -371,7 +344,7 @@ absl::Status Trainer::AccumulateSlice(const std::vector<TrainGroup>& groups, Sli
 LossResult Trainer::Forward(const LossNormalizer& normalizer, Pass* pass) {
   const MicroBatch& batch = pass->batch;
   model::ForwardOptions forward;
-  forward.adapter = working_.get();
+  forward.adapter = adapter_.working();
   forward.checkpoint_layers = options_.learner.activation_checkpointing();
   const at::Tensor hidden_NH = model_->Hidden(batch.tree, forward);
   const model::TokenLogProbs now =
@@ -392,22 +365,6 @@ LossResult Trainer::Forward(const LossNormalizer& normalizer, Pass* pass) {
   return GrpoLoss(inputs, loss_, normalizer);
 }
 
-void Trainer::Backward(const at::Tensor& loss) {
-  loss.backward();
-  if (working_ != master_) {
-    const std::vector<at::Tensor> masters = master_->Parameters();
-    const std::vector<at::Tensor> copies = working_->Parameters();
-    const at::NoGradGuard no_grad;
-    for (size_t i = 0; i < masters.size(); ++i) {
-      const at::Tensor& gradient = copies[i].grad();
-      if (!gradient.defined()) continue;
-      masters[i].mutable_grad().add_(gradient);
-      copies[i].mutable_grad().reset();
-    }
-  }
-  Settle(optimizer_->flat_gradient());
-}
-
 void Trainer::Update(const LossMetrics& losses, UpdateMetrics* update, StepMetrics* metrics) {
   const Stopwatch watch(&metrics->optimizer_seconds);
   const proto::LearnerConfig& learner = options_.learner;
@@ -420,7 +377,7 @@ void Trainer::Update(const LossMetrics& losses, UpdateMetrics* update, StepMetri
     const absl::StatusOr<double> norm = optimizer_->Step();
     if (norm.ok()) {
       update->grad_norm = *norm;
-      AdapterChanged();
+      adapter_.Changed();
     } else {
       update->skipped = std::string(norm.status().message());
     }

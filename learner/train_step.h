@@ -18,6 +18,7 @@
 #include "learner/micro_batch.h"
 #include "learner/optimizer.h"
 #include "learner/sampler_comparison.h"
+#include "learner/trained_adapter.h"
 #include "model/adapter.h"
 #include "model/causal_lm.h"
 #include "proto/config.pb.h"
@@ -88,9 +89,8 @@ class Trainer {
     std::vector<double> term_weights;   // Of TrainCompletion.terms; NORMALIZE_THEN_SUM needs them.
   };
 
-  // `master`: the adapter to train, in float32, or float64 for a float64 model, on the model's
-  // device; Trainer steps these very tensors. For a bf16 base the passes use a bf16 copy, gradients
-  // are summed in float32. InvalidArgument for another dtype.
+  // `master`: as TrainedAdapter takes it; Trainer steps these very tensors. Gradients are summed in
+  // its dtype.
   static absl::StatusOr<std::unique_ptr<Trainer>> Create(const model::CausalLm* model,
                                                          std::shared_ptr<model::Adapter> master,
                                                          Options options);
@@ -114,13 +114,10 @@ class Trainer {
   using Begin = std::function<absl::Status(const std::vector<TrainGroup>&)>;
   void ShareWith(transport::Collective* ranks, Begin begin);
 
-  const model::Adapter& adapter() const { return *master_; }
-  model::Adapter& adapter() { return *master_; }
+  const TrainedAdapter& adapter() const { return adapter_; }
+  TrainedAdapter& adapter() { return adapter_; }
   AdamW& optimizer() { return *optimizer_; }
   const AdamW& optimizer() const { return *optimizer_; }
-
-  // After the master's tensors were overwritten from outside (a restored checkpoint).
-  void AdapterChanged();
 
  private:
   // A micro-batch and what its passes leave for later ones.
@@ -139,8 +136,7 @@ class Trainer {
     at::Tensor logprob, entropy;  // [M], no gradient
   };
 
-  Trainer(const model::CausalLm* model, std::shared_ptr<model::Adapter> master,
-          std::shared_ptr<model::Adapter> working, Options options);
+  Trainer(const model::CausalLm* model, TrainedAdapter adapter, Options options);
   absl::StatusOr<StepMetrics> StepOrThrow(const std::vector<TrainGroup>& groups);
   std::vector<SlicePasses> MakePasses(const std::vector<TrainGroup>& groups, StepPlan plan,
                                       StepMetrics* metrics) const;
@@ -153,12 +149,10 @@ class Trainer {
   absl::Status AccumulateSlice(const std::vector<TrainGroup>& groups, SlicePasses* slice,
                                LossMetrics* losses, UpdateMetrics* update, StepMetrics* metrics);
   LossResult Forward(const LossNormalizer& normalizer, Pass* pass);
-  void Backward(const at::Tensor& loss);
   void Update(const LossMetrics& losses, UpdateMetrics* update, StepMetrics* metrics);
 
   const model::CausalLm* model_;
-  std::shared_ptr<model::Adapter> master_;
-  std::shared_ptr<model::Adapter> working_;  // master_ itself unless the model's dtype differs.
+  TrainedAdapter adapter_;
   Options options_;
   LossConfig loss_;
   std::unique_ptr<AdamW> optimizer_;

@@ -45,7 +45,7 @@ class CheckpointTest : public ::testing::Test {
     return store_.Write(state, *adapter_, *optimizer_, config_);
   }
   absl::StatusOr<absl::optional<CheckpointStore::Loaded>> Newest() const {
-    return store_.LoadNewest(*model_, config_.policy().lora(), at::kFloat);
+    return store_.LoadNewest(*model_, config_.policy().lora(), config_.seed());
   }
   std::string Path(const std::string& name) const { return dir_.Join("checkpoints/" + name); }
 
@@ -125,7 +125,7 @@ TEST_F(CheckpointTest, EveryKindOfDamageFallsBackToTheOneBefore) {
 TEST_F(CheckpointTest, AnotherBaseRankAlphaOrTargetSetIsASentence) {
   ASSERT_TRUE(Write(1).ok());
   const auto refusal = [&](const proto::LoraConfig& lora) {
-    return std::string(store_.LoadNewest(*model_, lora, at::kFloat).status().message());
+    return std::string(store_.LoadNewest(*model_, lora, config_.seed()).status().message());
   };
   proto::LoraConfig lora = config_.policy().lora();
   lora.set_rank(8);
@@ -143,7 +143,7 @@ TEST_F(CheckpointTest, AnotherBaseRankAlphaOrTargetSetIsASentence) {
   const auto other = model::CausalLm::Load(qwen2);
   EXPECT_THAT(
       std::string(
-          store_.LoadNewest(**other, config_.policy().lora(), at::kFloat).status().message()),
+          store_.LoadNewest(**other, config_.policy().lora(), config_.seed()).status().message()),
       HasSubstr("was trained on base weights with fingerprint"));
 }
 

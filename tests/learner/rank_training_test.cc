@@ -92,7 +92,7 @@ class RankTraining : public ::testing::Test {
       WB_ASSIGN_OR_RETURN(const auto trainer, Trainer::Create(model.get(), adapter, options));
       if (ranks != nullptr) {
         trainer->ShareWith(ranks, nullptr);
-        WB_RETURN_IF_ERROR(ShareState(*ranks, *adapter, trainer->optimizer()));
+        WB_RETURN_IF_ERROR(ShareState(*ranks, trainer->adapter(), trainer->optimizer()));
       }
       absl::Status failed;
       for (int step = 0; step < num_steps && failed.ok(); ++step) {

@@ -53,7 +53,7 @@ class TrainStep : public ::testing::Test {
     learner_.set_learning_rate(1e-2);
   }
 
-  std::shared_ptr<Adapter> TrainedAdapter() const {
+  std::shared_ptr<Adapter> SteppedAdapter() const {
     return *Adapter::Load(dir_.Join("adapter"), model_->spec(), master_type_, at::kCPU);
   }
   // As a run starts: B is zero.
@@ -212,11 +212,11 @@ TEST_F(TrainStep, GradientsEqualThoseOfSeparateSequences) {
         Load(proto::FLOAT64, kind);
         learner_.set_loss_type(type);
         learner_.set_mask_truncated_completions(masked);
-        const auto trainer = MakeTrainer(TrainedAdapter());
+        const auto trainer = MakeTrainer(SteppedAdapter());
         const auto metrics = trainer->Step(Groups());
         ASSERT_TRUE(metrics.ok()) << metrics.status();
         EXPECT_GT(metrics->kl, 0.01);
-        ExpectSeparateGradient(Groups(), *trainer, TrainedAdapter().get(), nullptr, metrics->loss,
+        ExpectSeparateGradient(Groups(), *trainer, SteppedAdapter().get(), nullptr, metrics->loss,
                                1e-9);
       }
     }
@@ -229,31 +229,31 @@ TEST_F(TrainStep, GroupsThatDoNotFitOneForwardPassGiveTheSameGradient) {
   for (TrainGroup& group : groups) group.prompt = Tokens(absl::StrCat("long", group.group_id), 300);
   ASSERT_EQ(PlanStep(groups, learner_).slices[0].micro_batches.size(), 2);
   ASSERT_EQ(PlanStep(Groups(), learner_).slices[0].micro_batches.size(), 1);
-  const auto trainer = MakeTrainer(TrainedAdapter());
+  const auto trainer = MakeTrainer(SteppedAdapter());
   const auto metrics = trainer->Step(groups);
   ASSERT_TRUE(metrics.ok()) << metrics.status();
-  ExpectSeparateGradient(groups, *trainer, TrainedAdapter().get(), nullptr, metrics->loss, 1e-9);
+  ExpectSeparateGradient(groups, *trainer, SteppedAdapter().get(), nullptr, metrics->loss, 1e-9);
 }
 
 TEST_F(TrainStep, ASecondIterationUsesTheFirstOnesLogProbs) {
   Load(proto::FLOAT64);
-  const auto once = MakeTrainer(TrainedAdapter());
+  const auto once = MakeTrainer(SteppedAdapter());
   ASSERT_TRUE(once->Step(Groups()).ok());
   learner_.set_num_iterations(2);
-  const auto twice = MakeTrainer(TrainedAdapter());
+  const auto twice = MakeTrainer(SteppedAdapter());
   const auto metrics = twice->Step(Groups());
   ASSERT_TRUE(metrics.ok()) << metrics.status();
   EXPECT_EQ(twice->optimizer().num_steps(), 2);
   EXPECT_LT(metrics->clipping.ratio_min, 0.99);
   EXPECT_GT(metrics->clipping.ratio_max, 1.01);
   EXPECT_GT(metrics->clipping.clipped_high + metrics->clipping.clipped_low, 0);
-  std::shared_ptr<Adapter> after_one = TrainedAdapter();
+  std::shared_ptr<Adapter> after_one = SteppedAdapter();
   {
     const at::NoGradGuard no_grad;
-    const std::vector<at::Tensor> stepped = once->adapter().Parameters();
+    const std::vector<at::Tensor> stepped = once->adapter().master().Parameters();
     for (size_t i = 0; i < stepped.size(); ++i) after_one->Parameters()[i].copy_(stepped[i]);
   }
-  ExpectSeparateGradient(Groups(), *twice, after_one.get(), TrainedAdapter().get(), metrics->loss,
+  ExpectSeparateGradient(Groups(), *twice, after_one.get(), SteppedAdapter().get(), metrics->loss,
                          1e-9);
 }
 
@@ -275,35 +275,38 @@ TEST_F(TrainStep, KlIsExactlyZeroOnTheFirstStep) {
 TEST_F(TrainStep, TheSamplersLogProbsAgreeAndTheWorstTokenIsNamed) {
   Load(proto::FLOAT32);
   std::vector<TrainGroup> groups = Groups();
-  FillSamplerLogProbs(&groups, TrainedAdapter().get());
+  FillSamplerLogProbs(&groups, SteppedAdapter().get());
   learner_.set_max_logprob_difference(1e-4);
-  const auto metrics = MakeTrainer(TrainedAdapter())->Step(groups);
+  const auto metrics = MakeTrainer(SteppedAdapter())->Step(groups);
   ASSERT_TRUE(metrics.ok()) << metrics.status();
   EXPECT_LT(metrics->logprob_difference_max, 1e-4);
   EXPECT_NEAR(metrics->importance_ratio_mean, 1, 1e-4);
 
   groups[1].completions[1].sampler_logprobs[3] += 0.5f;
-  const auto trainer = MakeTrainer(TrainedAdapter());
+  const auto trainer = MakeTrainer(SteppedAdapter());
   const absl::Status refused = trainer->Step(groups).status();
   EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(refused.message()),
               HasSubstr("group 41 completion 1 token 3 of actor-0"));
   EXPECT_EQ(trainer->optimizer().num_steps(), 0);
-  EXPECT_EQ(LargestDifference(Snapshot(trainer->adapter()), Snapshot(*TrainedAdapter())), 0);
+  EXPECT_EQ(LargestDifference(Snapshot(trainer->adapter().master()), Snapshot(*SteppedAdapter())),
+            0);
 
   // A group of an older version may differ; nothing is left of the refused step's gradient.
   groups[1].on_policy = false;
   const auto stale = trainer->Step(groups);
   ASSERT_TRUE(stale.ok()) << stale.status();
-  const auto fresh = MakeTrainer(TrainedAdapter());
+  const auto fresh = MakeTrainer(SteppedAdapter());
   ASSERT_TRUE(fresh->Step(groups).ok());
-  EXPECT_EQ(LargestDifference(Snapshot(trainer->adapter()), Snapshot(fresh->adapter())), 0);
+  EXPECT_EQ(
+      LargestDifference(Snapshot(trainer->adapter().master()), Snapshot(fresh->adapter().master())),
+      0);
   EXPECT_NEAR(stale->importance_ratio_min, std::exp(-0.5), 1e-3);
 }
 
 TEST_F(TrainStep, AnUnscoredCompletionHasNoInfluence) {
   Load(proto::FLOAT64);
-  const auto with = MakeTrainer(TrainedAdapter());
+  const auto with = MakeTrainer(SteppedAdapter());
   const auto metrics = with->Step(Groups());
   ASSERT_TRUE(metrics.ok()) << metrics.status();
   EXPECT_EQ(metrics->num_unscored, 1);
@@ -312,31 +315,34 @@ TEST_F(TrainStep, AnUnscoredCompletionHasNoInfluence) {
   EXPECT_EQ(metrics->num_completion_tokens, 5 + 1 + 4 + 3 + 6 + 2);
   std::vector<TrainGroup> groups = Groups();
   groups[0].completions.erase(groups[0].completions.begin() + 2);
-  const auto without = MakeTrainer(TrainedAdapter());
+  const auto without = MakeTrainer(SteppedAdapter());
   ASSERT_TRUE(without->Step(groups).ok());
-  EXPECT_EQ(LargestDifference(Snapshot(with->adapter()), Snapshot(without->adapter())), 0);
+  EXPECT_EQ(
+      LargestDifference(Snapshot(with->adapter().master()), Snapshot(without->adapter().master())),
+      0);
 }
 
 TEST_F(TrainStep, GroupsWithoutSignalAreSkippedOnlyWhenKlIsOff) {
   Load(proto::FLOAT32);
   std::vector<TrainGroup> groups = Groups();
   for (TrainCompletion& completion : groups[0].completions) completion.reward = 0.5;
-  auto with_kl = MakeTrainer(TrainedAdapter())->Step(groups);
+  auto with_kl = MakeTrainer(SteppedAdapter())->Step(groups);
   ASSERT_TRUE(with_kl.ok());
   EXPECT_EQ(with_kl->num_trained, 7);
   EXPECT_EQ(with_kl->fraction_zero_deviation, 4.0 / 7);
   learner_.set_beta(0);
-  auto without_kl = MakeTrainer(TrainedAdapter())->Step(groups);
+  auto without_kl = MakeTrainer(SteppedAdapter())->Step(groups);
   ASSERT_TRUE(without_kl.ok());
   EXPECT_EQ(without_kl->num_trained, 3);
   EXPECT_EQ(without_kl->reference_seconds, 0);
   // Nothing left to learn from: no gradient, no error.
   for (TrainCompletion& completion : groups[1].completions) completion.reward = 0.5;
-  const auto trainer = MakeTrainer(TrainedAdapter());
+  const auto trainer = MakeTrainer(SteppedAdapter());
   const auto nothing = trainer->Step(groups);
   ASSERT_TRUE(nothing.ok()) << nothing.status();
   EXPECT_EQ(nothing->grad_norm, 0);
-  EXPECT_EQ(LargestDifference(Snapshot(trainer->adapter()), Snapshot(*TrainedAdapter())), 0);
+  EXPECT_EQ(LargestDifference(Snapshot(trainer->adapter().master()), Snapshot(*SteppedAdapter())),
+            0);
 }
 
 TEST_F(TrainStep, ABf16BaseSumsGradientsInFloat32AndStartsEachStepAnew) {
@@ -344,7 +350,7 @@ TEST_F(TrainStep, ABf16BaseSumsGradientsInFloat32AndStartsEachStepAnew) {
   learner_.set_learning_rate(0);
   std::vector<TrainGroup> groups = Groups();
   for (TrainGroup& group : groups) group.prompt = Tokens(absl::StrCat("long", group.group_id), 300);
-  const auto trainer = MakeTrainer(TrainedAdapter());
+  const auto trainer = MakeTrainer(SteppedAdapter());
   ASSERT_TRUE(trainer->Step(groups).ok());
   const at::Tensor first = trainer->optimizer().NamedState()[0].second.clone();
   EXPECT_EQ(first.scalar_type(), at::kFloat);
@@ -365,11 +371,11 @@ TEST_F(TrainStep, AccumulatedSlicesGiveTheGradientOfOne) {
   Load(proto::FLOAT64);
   // Means of a slice do not add up to the mean of the whole; dapo's tokens do.
   learner_.set_loss_type(LearnerConfig::DAPO);
-  const auto whole = MakeTrainer(TrainedAdapter());
+  const auto whole = MakeTrainer(SteppedAdapter());
   ASSERT_TRUE(whole->Step(Groups()).ok());
   for (const int slices : {2, 3, 9}) {
     learner_.set_gradient_accumulation_steps(slices);
-    const auto trainer = MakeTrainer(TrainedAdapter());
+    const auto trainer = MakeTrainer(SteppedAdapter());
     const auto metrics = trainer->Step(Groups());
     ASSERT_TRUE(metrics.ok()) << metrics.status();
     EXPECT_EQ(trainer->optimizer().num_steps(), 1);
@@ -383,12 +389,12 @@ TEST_F(TrainStep, Trap06DaposNormaliserIsTheVersionEvenWhereAnUpdateTakesASliceO
   learner_.set_beta(0);
   learner_.set_learning_rate(0);  // Both updates at the same point.
   learner_.set_steps_per_generation(2);
-  const auto split = MakeTrainer(TrainedAdapter());
+  const auto split = MakeTrainer(SteppedAdapter());
   const auto metrics = split->Step(Groups());
   ASSERT_TRUE(metrics.ok()) << metrics.status();
   ASSERT_EQ(metrics->updates.size(), 2u);
   learner_.clear_steps_per_generation();
-  const auto whole = MakeTrainer(TrainedAdapter())->Step(Groups());
+  const auto whole = MakeTrainer(SteppedAdapter())->Step(Groups());
   EXPECT_NEAR(metrics->updates[0].loss + metrics->updates[1].loss, whole->loss, 1e-12)
       << "each is the smaller for it";
   EXPECT_EQ(metrics->loss, metrics->updates[1].loss);
@@ -397,14 +403,14 @@ TEST_F(TrainStep, Trap06DaposNormaliserIsTheVersionEvenWhereAnUpdateTakesASliceO
 TEST_F(TrainStep, LaterSlicesKeepTheRatioToThePolicyBeforeTheFirstUpdate) {
   Load(proto::FLOAT64);
   learner_.set_steps_per_generation(2);
-  const auto trainer = MakeTrainer(TrainedAdapter());
+  const auto trainer = MakeTrainer(SteppedAdapter());
   const auto metrics = trainer->Step(Groups());
   ASSERT_TRUE(metrics.ok()) << metrics.status();
   EXPECT_EQ(trainer->optimizer().num_steps(), 2);
   EXPECT_LT(metrics->clipping.ratio_min, 0.999) << "the second slice's";
   // Without a step in between every ratio is 1.
   learner_.set_learning_rate(0);
-  const auto still = MakeTrainer(TrainedAdapter())->Step(Groups());
+  const auto still = MakeTrainer(SteppedAdapter())->Step(Groups());
   EXPECT_NEAR(still->clipping.ratio_min, 1, 1e-12);
   EXPECT_NEAR(still->clipping.ratio_max, 1, 1e-12);
 }
@@ -417,7 +423,7 @@ TEST_F(TrainStep, Trap08AMaskedCompletionHasNoGradientAndLeavesOnlyDaposNormalis
     const StepPlan plan = PlanStep(Groups(), learner_);
     EXPECT_EQ(plan.num_tokens, 1 + 4 + 6 + 2);
     EXPECT_EQ(plan.slices[0].num_completions, 6) << "they dilute grpo";
-    const auto metrics = MakeTrainer(TrainedAdapter())->Step(Groups());
+    const auto metrics = MakeTrainer(SteppedAdapter())->Step(Groups());
     ASSERT_TRUE(metrics.ok()) << metrics.status();
     EXPECT_EQ(metrics->num_trained, 4);
     EXPECT_EQ(metrics->num_completion_tokens, plan.num_tokens);
@@ -428,12 +434,12 @@ TEST_F(TrainStep, Trap11TheReferenceIsTemperedToo) {
   Load(proto::FLOAT64);
   for (const double temperature : {0.8, 1.7}) {
     temperature_ = temperature;
-    const auto metrics = MakeTrainer(TrainedAdapter())->Step(Groups());
+    const auto metrics = MakeTrainer(SteppedAdapter())->Step(Groups());
     ASSERT_TRUE(metrics.ok()) << metrics.status();
     double sum = 0;
     int64_t num_tokens = 0;
     const at::NoGradGuard no_grad;
-    const std::shared_ptr<Adapter> adapter = TrainedAdapter();
+    const std::shared_ptr<Adapter> adapter = SteppedAdapter();
     for (const TrainGroup& group : Groups()) {
       for (size_t i = 0; i < group.completions.size(); ++i) {
         if (!group.completions[i].reward.has_value()) continue;
@@ -451,7 +457,7 @@ TEST_F(TrainStep, Trap12WithoutBetaThereIsNoReferencePassAndNoKl) {
   Load(proto::FLOAT32);
   const auto names = [&] {
     std::vector<std::string> found;
-    const auto metrics = MakeTrainer(TrainedAdapter())->Step(Groups());
+    const auto metrics = MakeTrainer(SteppedAdapter())->Step(Groups());
     for (const auto& [name, value] : metrics->named) found.push_back(name);
     EXPECT_EQ(metrics->reference_seconds > 0, learner_.beta() != 0);
     return found;
@@ -466,11 +472,11 @@ TEST_F(TrainStep, Trap18TheSamplerAsOldPolicyLeavesNothingToCorrect) {
   std::vector<TrainGroup> groups = Groups();
   FillSamplerLogProbs(&groups, FreshAdapter().get());  // Another policy than the one trained.
   learner_.set_old_policy(LearnerConfig::SAMPLER);
-  const auto plain = MakeTrainer(TrainedAdapter())->Step(groups);
+  const auto plain = MakeTrainer(SteppedAdapter())->Step(groups);
   ASSERT_TRUE(plain.ok()) << plain.status();
   EXPECT_GT(plain->clipping.ratio_max, 1.01) << "current to sampler";
   learner_.set_vllm_importance_sampling_mode(LearnerConfig::SEQUENCE_MASK);
-  const auto corrected = MakeTrainer(TrainedAdapter())->Step(groups);
+  const auto corrected = MakeTrainer(SteppedAdapter())->Step(groups);
   EXPECT_EQ(corrected->clipping.weight_min, 1);
   EXPECT_EQ(corrected->clipping.weight_max, 1);
   EXPECT_EQ(corrected->loss, plain->loss);
@@ -480,11 +486,11 @@ TEST_F(TrainStep, Trap18TheSamplerAsOldPolicyLeavesNothingToCorrect) {
 TEST_F(TrainStep, TheProximalPolicyIsWeighedAgainstTheSampler) {
   Load(proto::FLOAT64);
   std::vector<TrainGroup> groups = Groups();
-  FillSamplerLogProbs(&groups, TrainedAdapter().get());
+  FillSamplerLogProbs(&groups, SteppedAdapter().get());
   for (float& logprob : groups[1].completions[1].sampler_logprobs) logprob += 0.5f;
   learner_.set_beta(0);
   learner_.set_vllm_importance_sampling_mode(LearnerConfig::TOKEN_TRUNCATE);
-  const auto metrics = MakeTrainer(TrainedAdapter())->Step(groups);
+  const auto metrics = MakeTrainer(SteppedAdapter())->Step(groups);
   ASSERT_TRUE(metrics.ok()) << metrics.status();
   EXPECT_EQ(metrics->clipping.ratio_min, 1);
   EXPECT_EQ(metrics->clipping.ratio_max, 1);
@@ -505,11 +511,11 @@ TEST_F(TrainStep, TheEntropyBonusHasTheGradientOfTheEntropyOfSeparateSequences) 
     }
     learner_.set_entropy_coef(0.3);
     learner_.set_top_entropy_quantile(quantile);
-    const auto trainer = MakeTrainer(TrainedAdapter());
+    const auto trainer = MakeTrainer(SteppedAdapter());
     const auto metrics = trainer->Step(groups);
     ASSERT_TRUE(metrics.ok()) << metrics.status();
 
-    const std::shared_ptr<Adapter> adapter = TrainedAdapter();
+    const std::shared_ptr<Adapter> adapter = SteppedAdapter();
     for (at::Tensor& tensor : adapter->Parameters()) tensor.set_requires_grad(true);
     std::vector<at::Tensor> entropies;
     for (const TrainGroup& group : groups) {
@@ -547,17 +553,17 @@ TEST_F(TrainStep, TheEntropyBonusHasTheGradientOfTheEntropyOfSeparateSequences) 
 TEST_F(TrainStep, TheEntropyMaskIsOneForAllMicroBatchesOfASlice) {
   Load(proto::FLOAT64);
   learner_.set_top_entropy_quantile(0.5);
-  const auto together = MakeTrainer(TrainedAdapter());
+  const auto together = MakeTrainer(SteppedAdapter());
   ASSERT_TRUE(together->Step(Groups()).ok());
   learner_.set_micro_batch_tokens(1);
-  const auto apart = MakeTrainer(TrainedAdapter());
+  const auto apart = MakeTrainer(SteppedAdapter());
   ASSERT_TRUE(apart->Step(Groups()).ok());
   EXPECT_LT(LargestDifference(GradientOf(*together), GradientOf(*apart)), 1e-12);
 }
 
 TEST_F(TrainStep, ALossThatIsNotFiniteSkipsTheUpdateAndSaysWhere) {
   Load(proto::FLOAT64);
-  const std::shared_ptr<Adapter> adapter = TrainedAdapter();
+  const std::shared_ptr<Adapter> adapter = SteppedAdapter();
   const auto trainer = MakeTrainer(adapter);
   const at::Tensor weight = adapter->Parameters()[0].detach();
   const at::Tensor before = weight.clone();
@@ -579,9 +585,9 @@ TEST_F(TrainStep, ALossThatIsNotFiniteSkipsTheUpdateAndSaysWhere) {
   ASSERT_TRUE(next.ok()) << next.status();
   EXPECT_FALSE(next->skipped);
   EXPECT_EQ(trainer->optimizer().num_steps(), 1);
-  const auto fresh = MakeTrainer(TrainedAdapter());
+  const auto fresh = MakeTrainer(SteppedAdapter());
   ASSERT_TRUE(fresh->Step(Groups()).ok());
-  EXPECT_EQ(LargestDifference(Snapshot(*adapter), Snapshot(fresh->adapter())), 0);
+  EXPECT_EQ(LargestDifference(Snapshot(*adapter), Snapshot(fresh->adapter().master())), 0);
 }
 
 TEST_F(TrainStep, TheLearningRateFollowsTheOptimisersSteps) {
@@ -589,7 +595,7 @@ TEST_F(TrainStep, TheLearningRateFollowsTheOptimisersSteps) {
   learner_.set_max_steps(2);
   learner_.set_num_iterations(2);
   learner_.set_lr_scheduler_type(LearnerConfig::LINEAR);
-  const auto trainer = MakeTrainer(TrainedAdapter());
+  const auto trainer = MakeTrainer(SteppedAdapter());
   std::vector<double> rates;
   for (int step = 0; step < 2; ++step) {
     const auto metrics = trainer->Step(Groups());
@@ -609,7 +615,7 @@ TEST_F(TrainStep, EveryCompletionsRewardAndAdvantageAreReported) {
       group.completions[i].index = static_cast<int64_t>(i) + 5;
     }
   }
-  const auto metrics = MakeTrainer(TrainedAdapter())->Step(groups);
+  const auto metrics = MakeTrainer(SteppedAdapter())->Step(groups);
   ASSERT_TRUE(metrics.ok()) << metrics.status();
   ASSERT_EQ(metrics->completions.size(), 7u);
   EXPECT_EQ(metrics->completions[2].group_id, 40u);
@@ -626,7 +632,7 @@ TEST_F(TrainStep, DrGrpoDividesByTheLongestACompletionMayBe) {
   learner_.set_loss_type(LearnerConfig::DR_GRPO);
   const auto loss = [&](int64_t longest) {
     auto trainer =
-        Trainer::Create(model_.get(), TrainedAdapter(), {learner_, temperature_, longest, {}});
+        Trainer::Create(model_.get(), SteppedAdapter(), {learner_, temperature_, longest, {}});
     const auto metrics = (*trainer)->Step(Groups());
     return metrics.ok() ? metrics->loss : 0.0;
   };
@@ -637,7 +643,7 @@ TEST_F(TrainStep, DrGrpoDividesByTheLongestACompletionMayBe) {
 TEST_F(TrainStep, RefusesAnAdapterOfAnotherType) {
   Load(proto::FLOAT64);
   master_type_ = at::kFloat;
-  const auto trainer = Trainer::Create(model_.get(), TrainedAdapter(), {learner_, temperature_});
+  const auto trainer = Trainer::Create(model_.get(), SteppedAdapter(), {learner_, temperature_});
   EXPECT_EQ(trainer.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(trainer.status().message()), HasSubstr("expected Double"));
 }
@@ -649,12 +655,12 @@ TEST_F(TrainStep, LayersComputedAgainGiveTheSameAdapterBitForBit) {
     std::vector<std::string> adapters;
     for (const bool again : {false, true}) {
       learner_.set_activation_checkpointing(again);
-      const auto trainer = MakeTrainer(TrainedAdapter());
+      const auto trainer = MakeTrainer(SteppedAdapter());
       const auto metrics = trainer->Step(groups);
       ASSERT_TRUE(metrics.ok()) << metrics.status();
       EXPECT_GT(metrics->grad_norm, 0);
       proto::AdapterManifest manifest;
-      adapters.push_back(trainer->adapter().Pack(at::kDouble, &manifest));
+      adapters.push_back(trainer->adapter().master().Pack(at::kDouble, &manifest));
     }
     EXPECT_TRUE(adapters[0] == adapters[1]);
   }
@@ -687,7 +693,7 @@ TEST_F(TrainStep, ThePreferredTokenBecomesMoreLikely) {
     }
     // In the model's dtype, as the trainer's own passes.
     proto::AdapterManifest manifest;
-    const std::string bytes = trainer->adapter().Pack(at::kFloat, &manifest);
+    const std::string bytes = trainer->adapter().master().Pack(at::kFloat, &manifest);
     const auto final_adapter =
         *Adapter::Unpack(manifest, bytes, model_->spec(), model_->dtype(), at::kCPU);
     const double after =
