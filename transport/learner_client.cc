@@ -1,18 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "transport/learner_client.h"
 
-#include <netdb.h>
-
 #include <functional>
 #include <new>
-#include <set>
 #include <stdexcept>
 #include <string>
 #include <utility>
 
-#include "absl/strings/ascii.h"
 #include "absl/time/clock.h"
-#include "base/mutex.h"
 #include "base/status.h"
 #include "proto/wire.grpc.pb.h"
 #include "transport/rpc.h"
@@ -117,12 +112,7 @@ class GrpcLearnerClient final : public LearnerClient {
     return blob;
   }
 
-  void Cancel() override {
-    MutexLock lock(mutex_);
-    cancelled_ = true;
-    for (grpc::ClientContext* context : running_) context->TryCancel();
-    cancelled_changed_.SignalAll();
-  }
+  void Cancel() override { calls_.Cancel(); }
 
  private:
   template <typename Response, typename Request>
@@ -147,9 +137,9 @@ class GrpcLearnerClient final : public LearnerClient {
     while (true) {
       grpc::ClientContext context;
       context.set_deadline(absl::ToChronoTime(deadline));
-      if (!Begin(&context)) return Cancelled(call);
+      if (!calls_.Begin(&context)) return Cancelled(call);
       const absl::Status status = attempt(&context);
-      const bool cancelled = End(&context);
+      const bool cancelled = calls_.End(&context);
       if (status.ok()) return status;
       if (cancelled) return Cancelled(call);
       if (absl::IsDeadlineExceeded(status) && unreachable.ok()) {
@@ -168,28 +158,10 @@ class GrpcLearnerClient final : public LearnerClient {
             absl::StrCat("learner at ", address_, " could not be reached for ", call, " within ",
                          absl::FormatDuration(timeout), ": ", unreachable.message()));
       }
-      if (!Pause(delay)) return Cancelled(call);
+      if (!calls_.Pause(delay)) return Cancelled(call);
     }
   }
 
-  bool Begin(grpc::ClientContext* context) {
-    MutexLock lock(mutex_);
-    if (!cancelled_) running_.insert(context);
-    return !cancelled_;
-  }
-  bool End(grpc::ClientContext* context) {
-    MutexLock lock(mutex_);
-    running_.erase(context);
-    return cancelled_;
-  }
-  // False when cancelled meanwhile.
-  bool Pause(absl::Duration delay) {
-    const absl::Time until = absl::Now() + delay;
-    MutexLock lock(mutex_);
-    while (!cancelled_ && absl::Now() < until)
-      cancelled_changed_.WaitFor(mutex_, until - absl::Now());
-    return !cancelled_;
-  }
   absl::Status Cancelled(absl::string_view call) const {
     return absl::CancelledError(
         absl::StrCat(call, " to the learner at ", address_, " was cancelled here"));
@@ -199,23 +171,8 @@ class GrpcLearnerClient final : public LearnerClient {
   const Options options_;
   const std::shared_ptr<grpc::Channel> channel_;
   const std::unique_ptr<proto::Learner::Stub> stub_;
-  Mutex mutex_;
-  CondVar cancelled_changed_;
-  std::set<grpc::ClientContext*> running_ ABSL_GUARDED_BY(mutex_);
-  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
+  CallsUnderWay calls_;
 };
-
-// The library does not tell why it cannot connect; an unknown host name is the reason a person can
-// mend.
-std::string HostTrouble(const std::string& host) {
-  addrinfo* found = nullptr;
-  const int error = getaddrinfo(host.c_str(), nullptr, nullptr, &found);
-  if (error != 0)
-    return absl::StrCat("host name ", host, " is not known (",
-                        absl::AsciiStrToLower(gai_strerror(error)), ")");
-  freeaddrinfo(found);
-  return "nothing accepts connections there";
-}
 
 }  // namespace
 
@@ -229,7 +186,7 @@ absl::StatusOr<std::unique_ptr<LearnerClient>> LearnerClient::Connect(absl::stri
   if (!client->WaitForConnected(absl::Now() + timeout)) {
     return absl::UnavailableError(
         absl::StrCat("learner at ", address, " could not be reached within ",
-                     absl::FormatDuration(timeout), ": ", HostTrouble(host)));
+                     absl::FormatDuration(timeout), ": ", WhyUnreachable(host)));
   }
   return client;
 }

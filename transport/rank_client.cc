@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <functional>
-#include <set>
 #include <thread>
 #include <utility>
 
@@ -49,7 +48,7 @@ class GrpcRankClient final : public RankClient {
     MutexLock lock(mutex_);
     run_id_ = joined.run_id();
     rank_timeout_ = absl::Seconds(joined.config().learner().rank_timeout());
-    if (!attendance_.joinable() && !cancelled_)
+    if (!attendance_.joinable() && !calls_.cancelled())
       attendance_ = std::jthread([this] { AttendUntilCancelled(); });
     return joined;
   }
@@ -94,12 +93,7 @@ class GrpcRankClient final : public RankClient {
     step_ = step;
   }
 
-  void Cancel() override {
-    MutexLock lock(mutex_);
-    cancelled_ = true;
-    for (grpc::ClientContext* context : running_) context->TryCancel();
-    changed_.SignalAll();
-  }
+  void Cancel() override { calls_.Cancel(); }
 
  private:
   template <typename Request, typename Response>
@@ -121,9 +115,9 @@ class GrpcRankClient final : public RankClient {
       Response response;
       grpc::ClientContext context;
       context.set_deadline(absl::ToChronoTime(began + patience));
-      if (!Begin(&context)) return Cancelled(what);
+      if (!calls_.Begin(&context)) return Cancelled(what);
       const absl::Status status = FromGrpc((stub_.get()->*method)(&context, request, &response));
-      if (End(&context)) return Cancelled(what);
+      if (calls_.End(&context)) return Cancelled(what);
       if (status.ok()) return response;
       const absl::Time now = absl::Now();
       if (absl::IsDeadlineExceeded(status)) {
@@ -138,7 +132,7 @@ class GrpcRankClient final : public RankClient {
             "learner rank 0 at ", address_, " could not be reached for ", what, " within ",
             absl::FormatDuration(options_.unreachable_timeout), ": ", status.message()));
       }
-      if (!Pause(backoff.Next())) return Cancelled(what);
+      if (!calls_.Pause(backoff.Next())) return Cancelled(what);
     }
   }
 
@@ -147,7 +141,6 @@ class GrpcRankClient final : public RankClient {
       proto::AttendRequest request;
       {
         MutexLock lock(mutex_);
-        if (cancelled_) return;
         request.set_rank(options_.rank);
         request.set_run_id(run_id_);
         request.set_state(state_);
@@ -156,32 +149,15 @@ class GrpcRankClient final : public RankClient {
       proto::AttendResponse response;
       grpc::ClientContext context;
       context.set_deadline(absl::ToChronoTime(absl::Now() + kHold * 2));
-      if (!Begin(&context)) return;
+      if (!calls_.Begin(&context)) return;
       const grpc::Status status = stub_->Attend(&context, request, &response);
-      if (End(&context)) return;
-      if (!status.ok() && !Pause(kFirstBackoff)) return;
+      if (calls_.End(&context)) return;
+      if (!status.ok() && !calls_.Pause(kFirstBackoff)) return;
       // Rank 0 may have failed and answer at once.
-      if (status.ok() && !Pause(absl::Milliseconds(10))) return;
+      if (status.ok() && !calls_.Pause(absl::Milliseconds(10))) return;
     }
   }
 
-  bool Begin(grpc::ClientContext* context) {
-    MutexLock lock(mutex_);
-    if (!cancelled_) running_.insert(context);
-    return !cancelled_;
-  }
-  bool End(grpc::ClientContext* context) {
-    MutexLock lock(mutex_);
-    running_.erase(context);
-    return cancelled_;
-  }
-  // False when cancelled meanwhile.
-  bool Pause(absl::Duration delay) {
-    const absl::Time until = absl::Now() + delay;
-    MutexLock lock(mutex_);
-    while (!cancelled_ && absl::Now() < until) changed_.WaitFor(mutex_, until - absl::Now());
-    return !cancelled_;
-  }
   absl::Status Cancelled(absl::string_view what) const {
     return absl::CancelledError(
         absl::StrCat(what, " with rank 0 at ", address_, " was cancelled here"));
@@ -191,10 +167,8 @@ class GrpcRankClient final : public RankClient {
   const Options options_;
   const std::shared_ptr<grpc::Channel> channel_;
   const std::unique_ptr<proto::Ranks::Stub> stub_;
+  CallsUnderWay calls_;
   Mutex mutex_;
-  CondVar changed_;
-  std::set<grpc::ClientContext*> running_ ABSL_GUARDED_BY(mutex_);
-  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
   std::string run_id_ ABSL_GUARDED_BY(mutex_);
   absl::Duration rank_timeout_ ABSL_GUARDED_BY(mutex_);
   std::string state_ ABSL_GUARDED_BY(mutex_) = "loading";
@@ -219,7 +193,7 @@ absl::StatusOr<std::unique_ptr<RankClient>> RankClient::Connect(absl::string_vie
   if (!client->WaitForConnected(absl::Now() + timeout)) {
     return absl::UnavailableError(
         absl::StrCat("learner rank 0 at ", address, " could not be reached within ",
-                     absl::FormatDuration(timeout), ": nothing accepts connections there"));
+                     absl::FormatDuration(timeout), ": ", WhyUnreachable(host)));
   }
   return client;
 }

@@ -15,6 +15,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/strip.h"
+#include "absl/time/clock.h"
 #include "base/log.h"
 #include "base/status.h"
 
@@ -149,6 +150,48 @@ grpc::Status ToGrpc(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
   return grpc::Status(static_cast<grpc::StatusCode>(status.code()),
                       std::string(status.message().substr(0, kMaxMessageBytes)));
+}
+
+std::string WhyUnreachable(const std::string& host) {
+  addrinfo* found = nullptr;
+  const int error = getaddrinfo(host.c_str(), nullptr, nullptr, &found);
+  if (error != 0)
+    return absl::StrCat("host name ", host, " is not known (",
+                        absl::AsciiStrToLower(gai_strerror(error)), ")");
+  freeaddrinfo(found);
+  return "nothing accepts connections there";
+}
+
+void CallsUnderWay::Cancel() {
+  MutexLock lock(mutex_);
+  cancelled_ = true;
+  for (grpc::ClientContext* context : running_) context->TryCancel();
+  cancelled_changed_.SignalAll();
+}
+
+bool CallsUnderWay::cancelled() const {
+  MutexLock lock(mutex_);
+  return cancelled_;
+}
+
+bool CallsUnderWay::Begin(grpc::ClientContext* context) {
+  MutexLock lock(mutex_);
+  if (!cancelled_) running_.insert(context);
+  return !cancelled_;
+}
+
+bool CallsUnderWay::End(grpc::ClientContext* context) {
+  MutexLock lock(mutex_);
+  running_.erase(context);
+  return cancelled_;
+}
+
+bool CallsUnderWay::Pause(absl::Duration delay) {
+  const absl::Time until = absl::Now() + delay;
+  MutexLock lock(mutex_);
+  while (!cancelled_ && absl::Now() < until)
+    cancelled_changed_.WaitFor(mutex_, until - absl::Now());
+  return !cancelled_;
 }
 
 }  // namespace wideberth::transport

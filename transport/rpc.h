@@ -8,6 +8,7 @@
 #include <exception>
 #include <memory>
 #include <random>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "base/mutex.h"
 
 namespace wideberth::transport {
 
@@ -36,6 +38,9 @@ absl::StatusOr<ListeningServer> Listen(absl::string_view address,
 std::string PublicAddress(absl::string_view listen_host, int port);
 // InvalidArgument unless `address` is "host:port" or "[v6]:port" with a port of 0 .. 65535.
 absl::Status SplitAddress(absl::string_view address, std::string* host, int* port);
+// Why nobody answers at `host`, as far as a person can mend it: its name is not known, or nothing
+// accepts connections there.
+std::string WhyUnreachable(const std::string& host);
 // Why nobody can listen there: "address already in use", ... or an empty string when it works now.
 std::string WhyNotListening(const std::string& host, int port);
 
@@ -67,6 +72,26 @@ class Backoff {
   absl::Duration next_;
   const absl::Duration max_;
   std::minstd_rand random_;
+};
+
+// The calls of one client that are under way, so that Cancel ends them, and every pause between
+// them, at once and for good. Thread-safe.
+class CallsUnderWay {
+ public:
+  void Cancel();
+  bool cancelled() const;
+  // False, and the call is not to be made, when cancelled. `context` stays until End.
+  bool Begin(grpc::ClientContext* context);
+  // Whether it was cancelled meanwhile.
+  bool End(grpc::ClientContext* context);
+  // False when cancelled meanwhile.
+  bool Pause(absl::Duration delay);
+
+ private:
+  mutable Mutex mutex_;
+  CondVar cancelled_changed_;
+  std::set<grpc::ClientContext*> running_ ABSL_GUARDED_BY(mutex_);
+  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 }  // namespace wideberth::transport
