@@ -125,8 +125,8 @@ absl::StatusOr<bool> ParseSuperviseFlags(const std::vector<std::string>& argumen
       "Runs one command and restarts it in place when it fails. A signal, or --stop_file, is "
       "passed on once as SIGTERM;\n"
       "then nothing is restarted. Exit code: the command's; 128 + N where signal N ended it.");
-  flags.Add("name", &parsed->name, "name of the process in messages");
-  flags.Add("log", &parsed->log, "its output is appended to this file");
+  flags.AddRequired("name", &parsed->name, "name of the process in messages");
+  flags.AddRequired("log", &parsed->log, "its output is appended to this file");
   flags.Add("after", &parsed->after, "start once this file is there");
   flags.Add("after_timeout", &parsed->after_timeout, "seconds to wait for it (default 600)");
   flags.Add(
@@ -143,18 +143,10 @@ absl::StatusOr<bool> ParseSuperviseFlags(const std::vector<std::string>& argumen
   flags.Add("drain_timeout", &parsed->drain_timeout,
             "seconds from a signal to the end; then it is killed (default 45)");
   flags.Add("gpu", &parsed->gpu, "the only one of this node's GPUs it shall see, counted from 0");
-  bool help = false;
-  WB_ASSIGN_OR_RETURN(parsed->command, flags.Parse(arguments, &help));
-  if (help) {
-    std::fputs(flags.Help().c_str(), stdout);
-    return false;
-  }
+  WB_ASSIGN_OR_RETURN(const bool go, flags.Parse(arguments, &parsed->command));
+  if (!go) return false;
   if (parsed->command.empty())
     return absl::InvalidArgumentError("no command is given (see wideberth supervise --help)");
-  if (parsed->name.empty() || parsed->log.empty()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--", parsed->name.empty() ? "name" : "log", " is not given"));
-  }
   return true;
 }
 
@@ -274,15 +266,8 @@ absl::StatusOr<int> Placement(const std::vector<std::string>& arguments) {
   flags.Add("resume", &resume,
             "folder of a run that goes on, with its own configuration and --override on top");
   flags.Add("nodes", &num_nodes, "number of nodes (default 1)");
-  bool help = false;
-  WB_ASSIGN_OR_RETURN(const std::vector<std::string> rest, flags.Parse(arguments, &help));
-  if (help) {
-    std::fputs(flags.Help().c_str(), stdout);
-    return 0;
-  }
-  if (!rest.empty())
-    return absl::InvalidArgumentError(
-        absl::StrCat("\"", rest[0], "\" is no flag; a configuration is --config=", rest[0]));
+  WB_ASSIGN_OR_RETURN(const bool go, flags.Parse(arguments));
+  if (!go) return 0;
   if (!resume.empty()) {
     WB_RETURN_IF_ERROR(learner::RunFolder::CheckHoldsRun(resume));
     inputs.resume = true;

@@ -8,27 +8,17 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
-#include "base/text_proto.h"
 #include "launch/flags.h"
-#include "learner/journal.h"
-#include "learner/prompts.h"
-#include "learner/run_folder.h"
+#include "launch/run.h"
 
 namespace wideberth::launch {
 namespace {
-
-std::string TextOf(const proto::Prompt& prompt) {
-  for (int i = prompt.message_size() - 1; i >= 0; --i) {
-    if (prompt.message(i).role() == "user") return prompt.message(i).content();
-  }
-  return prompt.message_size() > 0 ? prompt.message(prompt.message_size() - 1).content() : "";
-}
 
 std::string PromptOf(const learner::JournalGroup& group,
                      const absl::StatusOr<learner::PromptSet>& prompts) {
   if (prompts.ok()) {
     const proto::Prompt& prompt = prompts->Train(group.request.group_id()).prompt;
-    if (prompt.id() == group.prompt_id) return TextOf(prompt);
+    if (prompt.id() == group.prompt_id) return learner::LastUserText(prompt);
   }
   return absl::StrCat("(prompt ", group.prompt_id, ")");
 }
@@ -49,26 +39,29 @@ report::CompletionRow RowOf(const proto::Completion& completion) {
 
 }  // namespace
 
-absl::StatusOr<std::vector<report::CompletionRow>> ReadCompletions(const proto::RunConfig& config,
-                                                                   const std::string& run_dir,
-                                                                   int64_t step) {
-  WB_ASSIGN_OR_RETURN(const std::unique_ptr<learner::Journal> journal,
+absl::StatusOr<CompletionsReader> CompletionsReader::Open(const proto::RunConfig& config,
+                                                          const std::string& run_dir) {
+  WB_ASSIGN_OR_RETURN(std::unique_ptr<learner::Journal> journal,
                       learner::Journal::Open(absl::StrCat(run_dir, "/run.db")));
-  WB_ASSIGN_OR_RETURN(const int64_t num_steps, journal->NumSteps());
+  return CompletionsReader(run_dir, std::move(journal),
+                           learner::PromptSet::Load(config.prompts(), config.seed()));
+}
+
+absl::StatusOr<std::vector<report::CompletionRow>> CompletionsReader::Read(int64_t step) {
+  WB_ASSIGN_OR_RETURN(const int64_t num_steps, journal_->NumSteps());
   if (step == 0) step = num_steps;
   if (step < 1 || step > num_steps) {
-    return absl::NotFoundError(num_steps == 0 ? absl::StrCat(run_dir, ": no step is done yet")
-                                              : absl::StrCat(run_dir, ": there is no step ", step,
+    return absl::NotFoundError(num_steps == 0 ? absl::StrCat(run_dir_, ": no step is done yet")
+                                              : absl::StrCat(run_dir_, ": there is no step ", step,
                                                              ", expected 1 to ", num_steps));
   }
   WB_ASSIGN_OR_RETURN(const std::vector<learner::JournalGroup> groups,
-                      journal->ReadGroupsOfStep(step));
+                      journal_->ReadGroupsOfStep(step));
   WB_ASSIGN_OR_RETURN(const std::vector<learner::TrainedCompletion> trained,
-                      journal->ReadTrained(step));
+                      journal_->ReadTrained(step));
   std::map<std::pair<uint64_t, int>, const learner::TrainedCompletion*> outcome;
   for (const learner::TrainedCompletion& completion : trained)
     outcome[{completion.group_id, completion.index}] = &completion;
-  const auto prompts = learner::PromptSet::Load(config.prompts(), config.seed());
   std::vector<report::CompletionRow> rows;
   for (const learner::JournalGroup& group : groups) {
     for (int i = 0; i < group.request.completion_size(); ++i) {
@@ -77,7 +70,7 @@ absl::StatusOr<std::vector<report::CompletionRow>> ReadCompletions(const proto::
       row.group_id = group.request.group_id();
       row.index = i;
       row.prompt_id = group.prompt_id;
-      row.prompt = PromptOf(group, prompts);
+      row.prompt = PromptOf(group, prompts_);
       if (const auto found = outcome.find({row.group_id, i}); found != outcome.end()) {
         row.reward = found->second->reward;
         row.advantage = found->second->advantage;
@@ -95,24 +88,15 @@ absl::StatusOr<int> ShowCompletions(const std::vector<std::string>& arguments) {
   FlagTable flags("wideberth completions", "--run=DIR [--step=N] [--json]",
                   "Shows what a step of a run was trained on: every completion with its scores, "
                   "reward and advantage.");
-  flags.Add("run", &run_dir, "folder of the run; it may be running");
+  flags.AddRequired("run", &run_dir, "folder of the run; it may be running");
   flags.Add("step", &step, "which step (default: the last)");
   flags.Add("json", &json, "a JSON line a completion, with whole texts, instead of a table");
-  bool help = false;
-  WB_ASSIGN_OR_RETURN(const std::vector<std::string> rest, flags.Parse(arguments, &help));
-  if (help) {
-    std::fputs(flags.Help().c_str(), stdout);
-    return 0;
-  }
-  if (!rest.empty())
-    return absl::InvalidArgumentError(absl::StrCat("\"", rest[0], "\" is no flag"));
-  if (run_dir.empty())
-    return absl::InvalidArgumentError("--run is not given (see wideberth completions --help)");
-  WB_RETURN_IF_ERROR(learner::RunFolder::CheckHoldsRun(run_dir));
-  proto::RunConfig config;
-  WB_RETURN_IF_ERROR(MergeTextProtoFile(absl::StrCat(run_dir, "/config.txtpb"), &config));
+  WB_ASSIGN_OR_RETURN(const bool go, flags.Parse(arguments));
+  if (!go) return 0;
+  WB_ASSIGN_OR_RETURN(const proto::RunConfig config, ConfigOfRun(run_dir));
+  WB_ASSIGN_OR_RETURN(CompletionsReader reader, CompletionsReader::Open(config, run_dir));
   WB_ASSIGN_OR_RETURN(const std::vector<report::CompletionRow> rows,
-                      ReadCompletions(config, run_dir, static_cast<int64_t>(step)));
+                      reader.Read(static_cast<int64_t>(step)));
   if (!json) {
     std::fputs(report::CompletionsTable(rows).c_str(), stdout);
     return 0;

@@ -2,6 +2,7 @@
 #include "launch/flags.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <utility>
 
 #include "absl/strings/numbers.h"
@@ -15,7 +16,8 @@ FlagTable::FlagTable(absl::string_view command, absl::string_view usage, absl::s
 
 void FlagTable::AddFlag(absl::string_view name, absl::string_view kind, absl::string_view help,
                         std::function<bool(absl::string_view)> set) {
-  flags_.push_back({std::string(name), std::string(kind), std::string(help), std::move(set)});
+  flags_.push_back(
+      {std::string(name), std::string(kind), std::string(help), std::move(set), nullptr});
 }
 
 void FlagTable::Add(absl::string_view name, std::string* value, absl::string_view help) {
@@ -23,6 +25,11 @@ void FlagTable::Add(absl::string_view name, std::string* value, absl::string_vie
     *value = std::string(text);
     return true;
   });
+}
+
+void FlagTable::AddRequired(absl::string_view name, std::string* value, absl::string_view help) {
+  Add(name, value, help);
+  flags_.back().required = value;
 }
 
 void FlagTable::Add(absl::string_view name, std::vector<std::string>* values,
@@ -85,14 +92,48 @@ absl::StatusOr<const FlagTable::Flag*> FlagTable::Find(absl::string_view name) c
                    command_, " --help)"));
 }
 
-absl::StatusOr<std::vector<std::string>> FlagTable::Parse(const std::vector<std::string>& arguments,
-                                                          bool* help) {
+absl::StatusOr<bool> FlagTable::Parse(const std::vector<std::string>& arguments,
+                                      std::vector<std::string>* rest) {
+  const auto is_help = [](const std::string& argument) {
+    return argument == "--help" || argument == "-h" || argument == "-help";
+  };
+  if (std::any_of(arguments.begin(), std::find(arguments.begin(), arguments.end(), "--"),
+                  is_help)) {
+    std::fputs(Help().c_str(), stdout);
+    return false;
+  }
+  WB_ASSIGN_OR_RETURN(std::vector<std::string> positional, SetAll(arguments));
+  if (rest == nullptr && !positional.empty()) {
+    const bool takes_config = std::any_of(flags_.begin(), flags_.end(),
+                                          [](const Flag& flag) { return flag.name == "config"; });
+    return absl::InvalidArgumentError(absl::StrCat(
+        "\"", positional[0], "\" is no flag",
+        takes_config ? absl::StrCat("; a configuration is --config=", positional[0]) : ""));
+  }
+  for (const Flag& flag : flags_) {
+    if (flag.required == nullptr || !flag.required->empty()) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("--", flag.name, " is not given (see ", command_, " --help)"));
+  }
+  if (rest != nullptr) *rest = std::move(positional);
+  return true;
+}
+
+absl::StatusOr<bool> FlagTable::ParseWithFile(const std::vector<std::string>& arguments,
+                                              std::string* file) {
+  std::vector<std::string> rest;
+  WB_ASSIGN_OR_RETURN(const bool go, Parse(arguments, &rest));
+  if (rest.size() > 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("\"", rest[1], "\": one file at most, or standard input"));
+  }
+  if (!rest.empty()) *file = rest[0];
+  return go;
+}
+
+absl::StatusOr<std::vector<std::string>> FlagTable::SetAll(
+    const std::vector<std::string>& arguments) {
   std::vector<std::string> positional;
-  *help = std::any_of(arguments.begin(), std::find(arguments.begin(), arguments.end(), "--"),
-                      [](const std::string& argument) {
-                        return argument == "--help" || argument == "-h" || argument == "-help";
-                      });
-  if (*help) return positional;
   for (size_t i = 0; i < arguments.size(); ++i) {
     absl::string_view argument = arguments[i];
     if (argument == "--") {

@@ -25,6 +25,7 @@ class FlagTable final {
 
   // `value` outlives Parse and keeps what it has where the flag is absent.
   void Add(absl::string_view name, std::string* value, absl::string_view help);
+  void AddRequired(absl::string_view name, std::string* value, absl::string_view help);
   void Add(absl::string_view name, std::vector<std::string>* values,
            absl::string_view help);  // May be repeated.
   void Add(absl::string_view name, bool* value, absl::string_view help);
@@ -34,11 +35,15 @@ class FlagTable final {
   void Add(absl::string_view name, absl::optional<int32_t>* value, absl::string_view help);
   void Add(absl::string_view name, absl::optional<double>* value, absl::string_view help);
 
-  // The arguments that are no flags, in order. InvalidArgument: an unknown flag (with the nearest
-  // name), a value that is missing or of the wrong kind. `*help` is set, and nothing else checked,
-  // when --help is among them.
-  absl::StatusOr<std::vector<std::string>> Parse(const std::vector<std::string>& arguments,
-                                                 bool* help);
+  // False where --help is among the arguments: it is printed, and nothing else is checked. The
+  // arguments that are no flags go to `rest`, in order; without one there may be none.
+  // InvalidArgument: an unknown flag (with the nearest name), a value that is missing or of the
+  // wrong kind, a required flag that is absent or empty.
+  absl::StatusOr<bool> Parse(const std::vector<std::string>& arguments,
+                             std::vector<std::string>* rest = nullptr);
+  // The same with one argument at most that is no flag: `file`, which stays empty for standard
+  // input.
+  absl::StatusOr<bool> ParseWithFile(const std::vector<std::string>& arguments, std::string* file);
 
   std::string Help() const;
 
@@ -48,9 +53,11 @@ class FlagTable final {
     std::string kind;  // "TEXT", "N", ...; empty: boolean.
     std::string help;
     std::function<bool(absl::string_view)> set;  // False: not of the kind.
+    const std::string* required = nullptr;       // Its value, which must not be empty.
   };
   void AddFlag(absl::string_view name, absl::string_view kind, absl::string_view help,
                std::function<bool(absl::string_view)> set);
+  absl::StatusOr<std::vector<std::string>> SetAll(const std::vector<std::string>& arguments);
   absl::StatusOr<const Flag*> Find(absl::string_view name) const;
 
   const std::string command_;

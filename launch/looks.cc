@@ -24,28 +24,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// Parses; prints the help where asked. False: nothing more to do.
-absl::StatusOr<bool> ParseLook(FlagTable& flags, const std::vector<std::string>& arguments,
-                               std::string* file) {
-  bool help = false;
-  WB_ASSIGN_OR_RETURN(const std::vector<std::string> rest, flags.Parse(arguments, &help));
-  if (help) {
-    std::fputs(flags.Help().c_str(), stdout);
-    return false;
-  }
-  if (rest.size() > 1)
-    return absl::InvalidArgumentError(
-        absl::StrCat("\"", rest[1], "\": one file at most, or standard input"));
-  if (!rest.empty()) *file = rest[0];
-  return true;
-}
-
-absl::Status Required(absl::string_view command, absl::string_view flag, const std::string& value) {
-  if (!value.empty()) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("--", flag, " is not given (see wideberth ", command, " --help)"));
-}
-
 // The flags of everything that runs a model.
 struct ModelFlags {
   std::string model;
@@ -55,7 +33,7 @@ struct ModelFlags {
   int32_t threads = 0;
 
   void AddTo(FlagTable& flags) {
-    flags.Add("model", &model, "a Hugging Face folder");
+    flags.AddRequired("model", &model, "a Hugging Face folder");
     flags.Add("adapter", &adapter, "a PEFT LoRA folder to apply (default: the base model)");
     flags.Add("dtype", &dtype, "float32, bfloat16 or float64 (default float32)");
     flags.Add("device", &device, "cpu or cuda:N (default cpu)");
@@ -189,13 +167,12 @@ absl::Status Tokenize(const std::vector<std::string>& arguments) {
   FlagTable flags(
       "wideberth tokenize", "--model=DIR [FILE]",
       "A line of text in, {\"ids\": [...], \"text\": decoded} out. Empty lines are skipped.");
-  flags.Add("model", &folder, "a Hugging Face folder (its tokenizer.json)");
+  flags.AddRequired("model", &folder, "a Hugging Face folder (its tokenizer.json)");
   flags.Add("json", &json, "lines are {\"text\": \"...\"}, for texts with line ends in them");
   flags.Add("add_special_tokens", &special,
             "add what the tokenizer puts around one sequence (a BOS, say)");
-  WB_ASSIGN_OR_RETURN(const bool go, ParseLook(flags, arguments, &file));
+  WB_ASSIGN_OR_RETURN(const bool go, flags.ParseWithFile(arguments, &file));
   if (!go) return absl::OkStatus();
-  WB_RETURN_IF_ERROR(Required("tokenize", "model", folder));
   WB_ASSIGN_OR_RETURN(const auto tokenizer, model::Tokenizer::FromFolder(folder));
   return ForLines(file, 1, [&](const std::vector<InputLine>& lines) -> absl::Status {
     std::string text = lines[0].text;
@@ -237,9 +214,8 @@ absl::Status Generate(const std::vector<std::string>& arguments) {
   flags.Add("seed", &seed,
             "of the random numbers, with the line's number and the completion's (default 0)");
   flags.Add("batch", &batch, "prompts decoded together (default 8)");
-  WB_ASSIGN_OR_RETURN(const bool go, ParseLook(flags, arguments, &file));
+  WB_ASSIGN_OR_RETURN(const bool go, flags.ParseWithFile(arguments, &file));
   if (!go) return absl::OkStatus();
-  WB_RETURN_IF_ERROR(Required("generate", "model", model_flags.model));
   sampling.set_temperature(temperature);
   sampling.set_max_new_tokens(max_new_tokens);
   sampling.set_top_k(top_k);
@@ -298,9 +274,8 @@ absl::Status LogProbs(const std::vector<std::string>& arguments) {
                   "Needs no tokenizer.");
   model_flags.AddTo(flags);
   flags.Add("temperature", &temperature, "logits are divided by it (default 1)");
-  WB_ASSIGN_OR_RETURN(const bool go, ParseLook(flags, arguments, &file));
+  WB_ASSIGN_OR_RETURN(const bool go, flags.ParseWithFile(arguments, &file));
   if (!go) return absl::OkStatus();
-  WB_RETURN_IF_ERROR(Required("logprobs", "model", model_flags.model));
   if (!(temperature > 0))
     return absl::InvalidArgumentError(
         absl::StrCat("--temperature is ", temperature, ", must be above 0"));

@@ -369,16 +369,9 @@ absl::Status Loss(const std::vector<std::string>& arguments) {
       "A line is a whole generation batch and one slice of an optimiser step.");
   flags.Add("override", &overrides,
             "fields of LearnerConfig over TRL's defaults: beta 0, no sampler correction");
-  bool help = false;
-  WB_ASSIGN_OR_RETURN(const std::vector<std::string> rest, flags.Parse(arguments, &help));
-  if (help) {
-    std::fputs(flags.Help().c_str(), stdout);
-    return absl::OkStatus();
-  }
-  if (rest.size() > 1) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("\"", rest[1], "\": one file at most, or standard input"));
-  }
+  std::string file;
+  WB_ASSIGN_OR_RETURN(const bool go, flags.ParseWithFile(arguments, &file));
+  if (!go) return absl::OkStatus();
   LearnerConfig learner;
   learner.set_beta(0);
   for (const std::string& text : overrides) {
@@ -392,11 +385,10 @@ absl::Status Loss(const std::vector<std::string>& arguments) {
     std::fprintf(stderr, "wideberth loss: warning: %s in a run\n",
                  std::string(absl::StripPrefix(status.message(), "learner.")).c_str());
   }
-  return ForLines(rest.empty() ? "" : rest[0], 1,
-                  [&](const std::vector<InputLine>& lines) -> absl::Status {
-                    WB_ASSIGN_OR_RETURN(const Json result, LossOfLine(learner, lines[0]));
-                    return PrintLine(result);
-                  });
+  return ForLines(file, 1, [&](const std::vector<InputLine>& lines) -> absl::Status {
+    WB_ASSIGN_OR_RETURN(const Json result, LossOfLine(learner, lines[0]));
+    return PrintLine(result);
+  });
 }
 
 }  // namespace wideberth::launch

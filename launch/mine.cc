@@ -12,7 +12,6 @@
 #include "learner/hard_samples.h"
 #include "learner/journal.h"
 #include "learner/prompts.h"
-#include "learner/run_folder.h"
 #include "model/chat_template.h"
 #include "nlohmann/json.hpp"
 
@@ -52,17 +51,9 @@ struct MineFlags {
   double gamma = 0.2;
 };
 
-absl::Status Check(const MineFlags& given, const std::vector<std::string>& rest) {
-  if (!rest.empty())
-    return absl::InvalidArgumentError(absl::StrCat("\"", rest[0], "\" is no flag"));
-  for (const auto& [value, name] :
-       {std::pair(&given.run_dir, "run"), std::pair(&given.labels, "labels"),
-        std::pair(&given.output, "output"), std::pair(&given.verdict, "verdict")}) {
-    if (value->empty()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--", name, " is not given (see wideberth mine --help)"));
-    }
-  }
+absl::Status Check(const MineFlags& given) {
+  if (given.verdict.empty())
+    return absl::InvalidArgumentError("--verdict is empty, expected how a verdict's line begins");
   if (!(given.gamma >= 0 && given.gamma < 1)) {
     return absl::InvalidArgumentError(
         absl::StrCat("--gamma is ", given.gamma, ", must be at least 0 and below 1"));
@@ -104,25 +95,18 @@ absl::Status Mine(const std::vector<std::string>& arguments) {
       "answered both rightly and\n"
       "wrongly, as JSON lines {\"prompt\", \"chosen\", \"rejected\", \"weight\"} for "
       "learner.task DPO.");
-  flags.Add("run", &given.run_dir, "folder of the run");
-  flags.Add("labels", &given.labels,
-            "JSON lines {\"id\", \"label\"}: the right verdict of every prompt");
-  flags.Add("output", &given.output, "file to write");
+  flags.AddRequired("run", &given.run_dir, "folder of the run");
+  flags.AddRequired("labels", &given.labels,
+                    "JSON lines {\"id\", \"label\"}: the right verdict of every prompt");
+  flags.AddRequired("output", &given.output, "file to write");
   flags.Add("verdict", &given.verdict,
             "an answer's last line that begins so gives its verdict (default \"Response:\")");
   flags.Add("gamma", &given.gamma,
             "weights lie between 1 - gamma and 1 + gamma, harder ones higher (default 0.2)");
-  bool help = false;
-  WB_ASSIGN_OR_RETURN(const std::vector<std::string> rest, flags.Parse(arguments, &help));
-  if (help) {
-    std::fputs(flags.Help().c_str(), stdout);
-    return absl::OkStatus();
-  }
-  WB_RETURN_IF_ERROR(Check(given, rest));
-  WB_RETURN_IF_ERROR(learner::RunFolder::CheckHoldsRun(given.run_dir));
-  WB_ASSIGN_OR_RETURN(const proto::RunConfig config,
-                      LoadRunConfig({absl::StrCat(given.run_dir, "/config.txtpb")}, {},
-                                    /*look_at_models=*/false));
+  WB_ASSIGN_OR_RETURN(const bool go, flags.Parse(arguments));
+  if (!go) return absl::OkStatus();
+  WB_RETURN_IF_ERROR(Check(given));
+  WB_ASSIGN_OR_RETURN(const proto::RunConfig config, ConfigOfRun(given.run_dir));
   const std::string& folder = config.policy().model().path();
   WB_RETURN_IF_ERROR(ReadFile(absl::StrCat(folder, "/config.json")).status());
   const auto chat = model::ChatTemplate::FromFolder(folder);

@@ -11,7 +11,6 @@
 #include "launch/json_lines.h"
 #include "launch/run.h"
 #include "learner/replay.h"
-#include "learner/run_folder.h"
 #include "model/runtime.h"
 
 namespace wideberth::launch {
@@ -62,27 +61,16 @@ absl::StatusOr<int> ReplayRun(const std::vector<std::string>& arguments) {
                   "a JSON line a step, with the loss\n"
                   "and how far it is from the run's own. With --override it shows what other "
                   "settings learn from the same data.");
-  flags.Add("run", &run_dir, "folder of the run");
+  flags.AddRequired("run", &run_dir, "folder of the run");
   flags.Add("override", &overrides,
             "fields put over the run's configuration, e.g. 'learner { beta: 0 }'");
   flags.Add("steps", &steps, "the first so many (default: all)");
   flags.Add("adapter", &options.adapter_folder, "save the last adapter in this folder");
   flags.Add("tolerance", &tolerance,
             "exit code 1 where a loss differs by more and nothing is overridden (default 1e-9)");
-  bool help = false;
-  WB_ASSIGN_OR_RETURN(const std::vector<std::string> rest, flags.Parse(arguments, &help));
-  if (help) {
-    std::fputs(flags.Help().c_str(), stdout);
-    return 0;
-  }
-  if (!rest.empty())
-    return absl::InvalidArgumentError(absl::StrCat("\"", rest[0], "\" is no flag"));
-  if (run_dir.empty())
-    return absl::InvalidArgumentError("--run is not given (see wideberth replay --help)");
-  WB_RETURN_IF_ERROR(learner::RunFolder::CheckHoldsRun(run_dir));
-  WB_ASSIGN_OR_RETURN(const proto::RunConfig config,
-                      LoadRunConfig({absl::StrCat(run_dir, "/config.txtpb")}, overrides,
-                                    /*look_at_models=*/false));
+  WB_ASSIGN_OR_RETURN(const bool go, flags.Parse(arguments));
+  if (!go) return 0;
+  WB_ASSIGN_OR_RETURN(const proto::RunConfig config, ConfigOfRun(run_dir, overrides));
   if (config.learner().task() != proto::RL) {
     return absl::FailedPreconditionError(
         absl::StrCat(run_dir, ": is a run of task ", proto::Task_Name(config.learner().task()),

@@ -133,6 +133,7 @@ RunResult Watch(LocalRun& run, const proto::RunConfig& config, const std::string
   MetricsTail metrics(absl::StrCat(run_dir, "/metrics.jsonl"));
   Eta eta;
   bool told_address = false, told_drain = false;
+  absl::StatusOr<CompletionsReader> completions = absl::NotFoundError("not opened yet");
   while (true) {
     if (signals.Next(absl::Milliseconds(200)) != 0) run.NoteSignal();
     const absl::optional<RunResult> result = run.Tick();
@@ -141,7 +142,8 @@ RunResult Watch(LocalRun& run, const proto::RunConfig& config, const std::string
       const int64_t max_steps = step.max_steps.value_or(config.learner().max_steps());
       display.ShowRow(TableRow(step, max_steps, eta.Remaining(max_steps)));
       if (!config.learner().log_completions()) continue;
-      const auto rows = ReadCompletions(config, run_dir, step.step);
+      if (!completions.ok()) completions = CompletionsReader::Open(config, run_dir);
+      const auto rows = completions.ok() ? completions->Read(step.step) : completions.status();
       display.ShowBlock(rows.ok() ? report::CompletionsTable(*rows)
                                   : absl::StrCat(rows.status().message(), "\n"));
     }
@@ -185,15 +187,8 @@ absl::StatusOr<bool> ParseRunFlags(const char* command, const std::vector<std::s
     flags.Add("dry_run", &parsed->dry_run,
               "print the resolved configuration and the placement, start nothing");
   }
-  bool help = false;
-  WB_ASSIGN_OR_RETURN(const std::vector<std::string> rest, flags.Parse(arguments, &help));
-  if (help) {
-    std::fputs(flags.Help().c_str(), stdout);
-    return false;
-  }
-  if (!rest.empty())
-    return absl::InvalidArgumentError(
-        absl::StrCat("\"", rest[0], "\" is no flag; a configuration is --config=", rest[0]));
+  WB_ASSIGN_OR_RETURN(const bool go, flags.Parse(arguments));
+  if (!go) return false;
   if (!parsed->resume.empty()) {
     if (!parsed->run_dir.empty())
       return absl::InvalidArgumentError(
@@ -225,6 +220,13 @@ absl::StatusOr<proto::RunConfig> LoadRunConfig(const std::vector<std::string>& f
     if (config.learner().task() != proto::RL) WB_RETURN_IF_ERROR(learner::CheckData(config));
   }
   return config;
+}
+
+absl::StatusOr<proto::RunConfig> ConfigOfRun(const std::string& run_dir,
+                                             const std::vector<std::string>& overrides) {
+  WB_RETURN_IF_ERROR(learner::RunFolder::CheckHoldsRun(run_dir));
+  return LoadRunConfig({absl::StrCat(run_dir, "/config.txtpb")}, overrides,
+                       /*look_at_models=*/false);
 }
 
 absl::StatusOr<int> Run(const std::vector<std::string>& arguments) {

@@ -22,4 +22,9 @@ absl::StatusOr<proto::RunConfig> LoadRunConfig(const std::vector<std::string>& f
 absl::StatusOr<int> Run(const std::vector<std::string>& arguments);
 absl::StatusOr<int> Check(const std::vector<std::string>& arguments);
 
+// The configuration of the run in `run_dir`, with `overrides` over it; nothing is looked at but the
+// file. NotFound where the folder holds no run.
+absl::StatusOr<proto::RunConfig> ConfigOfRun(const std::string& run_dir,
+                                             const std::vector<std::string>& overrides = {});
+
 }  // namespace wideberth::launch

@@ -48,34 +48,26 @@ absl::Status Score(const std::vector<std::string>& arguments) {
   FlagTable flags("wideberth score", "--config=scorer.txtpb [FILE]",
                   "{\"prompt\", \"completion\"} (or {\"messages\": [...]}) in, the typed result "
                   "out: {\"status\", \"value\" where SCORED, ...}.");
-  flags.Add("config", &config_path,
-            "one scorer (configs/scorers/*.txtpb), or a run's configuration with --scorer");
+  flags.AddRequired("config", &config_path,
+                    "one scorer (configs/scorers/*.txtpb), or a run's configuration with --scorer");
   flags.Add("scorer", &name, "which scorer of a run's configuration");
   flags.Add("override", &overrides, "fields put over the scorer's, e.g. 'output: LOG_ODDS'");
-  bool help = false;
-  WB_ASSIGN_OR_RETURN(const std::vector<std::string> rest, flags.Parse(arguments, &help));
-  if (help) {
-    std::fputs(flags.Help().c_str(), stdout);
-    return absl::OkStatus();
-  }
-  if (rest.size() > 1)
-    return absl::InvalidArgumentError(
-        absl::StrCat("\"", rest[1], "\": one file at most, or standard input"));
-  if (config_path.empty())
-    return absl::InvalidArgumentError("--config is not given (see wideberth score --help)");
+  std::string file;
+  WB_ASSIGN_OR_RETURN(const bool go, flags.ParseWithFile(arguments, &file));
+  if (!go) return absl::OkStatus();
   WB_ASSIGN_OR_RETURN(proto::ScorerConfig config, ReadScorer(config_path, name));
   for (const std::string& text : overrides)
     WB_RETURN_IF_ERROR(MergeTextProto(text, "--override", &config));
   if (!config.has_name()) config.set_name("scorer");
   WB_RETURN_IF_ERROR(scorer::ValidateScorerConfig(config));
-  if (rest.empty() || rest[0] == "-") {
+  if (file.empty() || file == "-") {
     std::ios::sync_with_stdio(false);
     return scorer::ScoreLines(config, std::cin, std::cout);
   }
-  std::ifstream file(rest[0], std::ios::binary);
-  if (!file)
-    return absl::NotFoundError(absl::StrCat(rest[0], ": cannot be read: ", std::strerror(errno)));
-  return scorer::ScoreLines(config, file, std::cout, rest[0]);
+  std::ifstream lines(file, std::ios::binary);
+  if (!lines)
+    return absl::NotFoundError(absl::StrCat(file, ": cannot be read: ", std::strerror(errno)));
+  return scorer::ScoreLines(config, lines, std::cout, file);
 }
 
 }  // namespace wideberth::launch

@@ -103,6 +103,13 @@ void AddSystemMessage(const std::string& system, proto::Prompt* prompt) {
 
 }  // namespace
 
+std::string LastUserText(const proto::Prompt& prompt) {
+  for (int i = prompt.message_size() - 1; i >= 0; --i) {
+    if (prompt.message(i).role() == "user") return prompt.message(i).content();
+  }
+  return prompt.message_size() > 0 ? prompt.message(prompt.message_size() - 1).content() : "";
+}
+
 std::vector<int64_t> ShuffledOrder(int64_t n, uint64_t seed, uint64_t epoch) {
   const uint64_t key = Mix(Mix(seed) ^ epoch);
   std::vector<std::pair<uint64_t, int64_t>> keyed(n);

@@ -58,6 +58,9 @@ class PromptSet {
   uint64_t seed_ = 0;
 };
 
+// What the user said last; the last message where no user said anything.
+std::string LastUserText(const proto::Prompt& prompt);
+
 // The `n` numbers 0..n-1 in an order keyed by (seed, epoch); a counter-based shuffle, the same on
 // every machine.
 std::vector<int64_t> ShuffledOrder(int64_t n, uint64_t seed, uint64_t epoch);

@@ -21,13 +21,6 @@ namespace {
 
 double Since(absl::Time began) { return absl::ToDoubleSeconds(absl::Now() - began); }
 
-std::string LastUserMessage(const proto::Prompt& prompt) {
-  for (int i = prompt.message_size() - 1; i >= 0; --i) {
-    if (prompt.message(i).role() == "user") return prompt.message(i).content();
-  }
-  return "";
-}
-
 // Every result states which form and settings it was made with.
 std::vector<std::pair<std::string, std::string>> Settings(const proto::RunConfig& config) {
   const proto::RewardConfig& reward = config.reward();
@@ -65,7 +58,7 @@ absl::Status Learner::Evaluate(Phase phase) {
   for (int i = 0; i < n; ++i) {
     report::PromptPair& pair = evaluation_[i];
     pair.prompt_id = groups[i].prompt.id();
-    pair.prompt = LastUserMessage(groups[i].prompt);
+    pair.prompt = LastUserText(groups[i].prompt);
     WB_ASSIGN_OR_RETURN((before ? pair.before : pair.after),
                         EvaluateGroup(groups[i], config_.reward(), before ? fresh : composer_,
                                       *model_, !before, config_.generation().temperature()));

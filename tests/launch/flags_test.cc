@@ -20,7 +20,7 @@ class FlagTableTest : public ::testing::Test {
     table_.Add("temperature", &temperature_, "0: greedy");
   }
   std::string Error(const std::vector<std::string>& arguments) {
-    return std::string(table_.Parse(arguments, &help_).status().message());
+    return std::string(table_.Parse(arguments, &rest_).status().message());
   }
 
   std::string model_;
@@ -28,22 +28,22 @@ class FlagTableTest : public ::testing::Test {
   bool chat_ = false;
   int32_t max_new_tokens_ = 7;
   double temperature_ = 1;
-  bool help_ = false;
+  std::vector<std::string> rest_;
   FlagTable table_;
 };
 
 TEST_F(FlagTableTest, TakesBothSpellingsAndKeepsTheRestInOrder) {
-  const auto rest = table_.Parse({"a", "--model=dir", "--config", "x", "-config=y", "--chat",
-                                  "--temperature=0.5", "-", "--", "--model=z"},
-                                 &help_);
-  ASSERT_TRUE(rest.ok()) << rest.status();
-  EXPECT_THAT(*rest, ElementsAre("a", "-", "--model=z"));
+  const auto go = table_.Parse({"a", "--model=dir", "--config", "x", "-config=y", "--chat",
+                                "--temperature=0.5", "-", "--", "--model=z"},
+                               &rest_);
+  ASSERT_TRUE(go.ok()) << go.status();
+  EXPECT_TRUE(*go);
+  EXPECT_THAT(rest_, ElementsAre("a", "-", "--model=z"));
   EXPECT_EQ(model_, "dir");
   EXPECT_THAT(configs_, ElementsAre("x", "y"));
   EXPECT_TRUE(chat_);
   EXPECT_EQ(temperature_, 0.5);
   EXPECT_EQ(max_new_tokens_, 7);
-  EXPECT_FALSE(help_);
 }
 
 TEST_F(FlagTableTest, AnUnknownFlagIsAnErrorWithTheNearestName) {
@@ -61,13 +61,43 @@ TEST_F(FlagTableTest, AValueOfTheWrongKindNamesFlagValueAndExpectation) {
 }
 
 TEST_F(FlagTableTest, HelpNamesEveryFlagAndChecksNothing) {
-  ASSERT_TRUE(table_.Parse({"--nonsense", "--help"}, &help_).ok());
-  EXPECT_TRUE(help_);
+  ::testing::internal::CaptureStdout();
+  const auto go = table_.Parse({"--nonsense", "--help"});
+  EXPECT_EQ(::testing::internal::GetCapturedStdout(), table_.Help());
+  ASSERT_TRUE(go.ok()) << go.status();
+  EXPECT_FALSE(*go);
   for (const char* flag :
        {"--model=TEXT", "--config=TEXT", "--chat ", "--max_new_tokens=N", "--temperature=X"}) {
     EXPECT_THAT(table_.Help(), HasSubstr(flag));
   }
   EXPECT_THAT(table_.Help(), HasSubstr("Usage: wideberth generate --model=DIR [FILE]\n"));
+}
+
+TEST_F(FlagTableTest, ArgumentsThatAreNoFlagsAreRefusedWhereNoneAreTaken) {
+  EXPECT_EQ(std::string(table_.Parse({"run.txtpb"}).status().message()),
+            "\"run.txtpb\" is no flag; a configuration is --config=run.txtpb");
+  FlagTable plain("wideberth replay", "", "");
+  EXPECT_EQ(std::string(plain.Parse({"run"}).status().message()), "\"run\" is no flag");
+}
+
+TEST_F(FlagTableTest, TakesOneFileAtMost) {
+  std::string file;
+  EXPECT_TRUE(*table_.ParseWithFile({"--chat"}, &file));
+  EXPECT_EQ(file, "");
+  EXPECT_TRUE(*table_.ParseWithFile({"lines.jsonl", "--chat"}, &file));
+  EXPECT_EQ(file, "lines.jsonl");
+  EXPECT_EQ(std::string(table_.ParseWithFile({"a", "b"}, &file).status().message()),
+            "\"b\": one file at most, or standard input");
+}
+
+TEST_F(FlagTableTest, ARequiredFlagMustHaveAValue) {
+  std::string folder;
+  table_.AddRequired("run", &folder, "folder of the run");
+  for (const std::vector<std::string>& given :
+       {std::vector<std::string>{}, std::vector<std::string>{"--run="}}) {
+    EXPECT_EQ(Error(given), "--run is not given (see wideberth generate --help)");
+  }
+  EXPECT_EQ(Error({"--run=r"}), "");
 }
 
 TEST(NearestNameTest, IsEmptyWhereNothingIsNear) {
