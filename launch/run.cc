@@ -52,9 +52,20 @@ absl::Status LookAtModel(const std::string& folder, const char* field) {
   return model::Tokenizer::FromFolder(folder).status();
 }
 
+absl::Status LookAtAdapter(const std::string& folder, const char* field) {
+  for (const char* file : {"/adapter_config.json", "/adapter_model.safetensors"}) {
+    if (::access(absl::StrCat(folder, file).c_str(), R_OK) == 0) continue;
+    return absl::NotFoundError(
+        absl::StrCat(field, ": there is no ", folder, file, ", expected a PEFT LoRA folder"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status LookAtModels(const proto::RunConfig& config) {
   std::set<std::string> seen = {config.policy().model().path()};
   WB_RETURN_IF_ERROR(LookAtModel(config.policy().model().path(), "policy.model.path"));
+  if (config.policy().has_adapter())
+    WB_RETURN_IF_ERROR(LookAtAdapter(config.policy().adapter(), "policy.adapter"));
   for (const proto::ScorerConfig& scorer : config.scorer()) {
     if (!seen.insert(scorer.model().path()).second) continue;
     WB_RETURN_IF_ERROR(LookAtModel(scorer.model().path(),

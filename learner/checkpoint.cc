@@ -148,36 +148,6 @@ absl::Status PutInPlace(const std::string& partial, const std::string& path) {
       absl::StrCat(path, ": cannot rename into place: ", std::strerror(errno)));
 }
 
-std::vector<std::string> NamesOf(const model::Adapter& adapter) {
-  std::vector<std::string> names;
-  for (const auto& [name, tensor] : adapter.NamedTensors())
-    names.push_back(absl::StrCat(name, " [", absl::StrJoin(tensor.sizes(), ", "), "]"));
-  return names;
-}
-
-// The checkpoint's adapter has the shape that this configuration trains.
-absl::Status CheckShape(const std::string& path, const model::Adapter& found,
-                        const model::Adapter& wanted) {
-  if (found.config().rank() != wanted.config().rank()) {
-    return absl::FailedPreconditionError(
-        absl::StrCat(path, ": is of LoRA rank ", found.config().rank(), ", policy.lora.rank is ",
-                     wanted.config().rank()));
-  }
-  if (found.config().alpha() != wanted.config().alpha()) {
-    return absl::FailedPreconditionError(absl::StrCat(path, ": has alpha ", found.config().alpha(),
-                                                      ", policy.lora.alpha is ",
-                                                      wanted.config().alpha()));
-  }
-  const std::vector<std::string> have = NamesOf(found), want = NamesOf(wanted);
-  if (have == want) return absl::OkStatus();
-  size_t i = 0;
-  while (i < have.size() && i < want.size() && have[i] == want[i]) ++i;
-  return absl::FailedPreconditionError(absl::StrCat(
-      path, ": is of another set of targets, with ", have.size(), " tensors (",
-      i < have.size() ? have[i] : "nothing", " at place ", i, "), policy.lora.target expects ",
-      want.size(), " (", i < want.size() ? want[i] : "nothing", " there)"));
-}
-
 }  // namespace
 
 absl::Status CheckpointStore::Write(const proto::TrainingState& state,
@@ -208,8 +178,7 @@ absl::Status CheckpointStore::Write(const proto::TrainingState& state,
 
 absl::StatusOr<CheckpointStore::Loaded> CheckpointStore::Load(const std::string& path,
                                                               const model::CausalLm& model,
-                                                              const proto::LoraConfig& lora,
-                                                              uint64_t seed) const {
+                                                              const Fit& fit) const {
   Loaded loaded;
   loaded.path = path;
   WB_RETURN_IF_ERROR(MergeTextProtoFile(absl::StrCat(path, "/", kState), &loaded.state));
@@ -218,27 +187,34 @@ absl::StatusOr<CheckpointStore::Loaded> CheckpointStore::Load(const std::string&
         path, ": was trained on base weights with fingerprint ", loaded.state.fingerprints().base(),
         ", policy.model.path has ", model.fingerprint()));
   }
-  if (loaded.state.seed() != seed) {
+  if (loaded.state.seed() != fit.seed) {
     return absl::FailedPreconditionError(absl::StrCat(path, ": belongs to a run with seed ",
                                                       loaded.state.seed(),
-                                                      ", the configuration says ", seed));
+                                                      ", the configuration says ", fit.seed));
+  }
+  if (loaded.state.fingerprints().start() != fit.start) {
+    const auto named = [](const std::string& fingerprint) {
+      return fingerprint.empty() ? std::string("no adapter")
+                                 : absl::StrCat("an adapter with fingerprint ", fingerprint);
+    };
+    return absl::FailedPreconditionError(absl::StrCat(path, ": belongs to a run that started from ",
+                                                      named(loaded.state.fingerprints().start()),
+                                                      ", policy.adapter gives ", named(fit.start)));
   }
   const at::ScalarType dtype = MasterType(model);
   WB_ASSIGN_OR_RETURN(loaded.adapter,
                       model::Adapter::Load(path, model.spec(), dtype, model.device()));
   WB_ASSIGN_OR_RETURN(
       const std::shared_ptr<model::Adapter> wanted,
-      model::Adapter::Initialize(model.spec(), lora, /*seed=*/0, dtype, model.device()));
+      model::Adapter::Initialize(model.spec(), fit.lora, /*seed=*/0, dtype, model.device()));
   // Only the task knows whether there is a score head; the optimiser's tensors are checked by name.
-  if (loaded.adapter->score_head().defined())
-    WB_RETURN_IF_ERROR(wanted->SetScoreHead(loaded.adapter->score_head()));
-  WB_RETURN_IF_ERROR(CheckShape(path, *loaded.adapter, *wanted));
+  WB_RETURN_IF_ERROR(CheckSameShape(path, *loaded.adapter, *wanted));
   WB_ASSIGN_OR_RETURN(loaded.optimizer, ReadOptimizer(absl::StrCat(path, "/", kOptimizer)));
   return loaded;
 }
 
 absl::StatusOr<absl::optional<CheckpointStore::Loaded>> CheckpointStore::LoadNewest(
-    const model::CausalLm& model, const proto::LoraConfig& lora, uint64_t seed) const {
+    const model::CausalLm& model, const Fit& fit) const {
   for (const int64_t step : StepsIn(folder_)) {
     const std::string path = absl::StrCat(folder_, "/step-", step);
     if (const absl::Status whole = CheckWhole(path); !whole.ok()) {
@@ -246,8 +222,8 @@ absl::StatusOr<absl::optional<CheckpointStore::Loaded>> CheckpointStore::LoadNew
                       << " is damaged and passed over: " << whole.message();
       continue;
     }
-    absl::StatusOr<Loaded> loaded = model::CatchTorch(
-        absl::StrCat("checkpoint ", path), [&] { return Load(path, model, lora, seed); });
+    absl::StatusOr<Loaded> loaded = model::CatchTorch(absl::StrCat("checkpoint ", path),
+                                                      [&] { return Load(path, model, fit); });
     if (!loaded.ok()) return loaded.status();
     return absl::optional<Loaded>(*std::move(loaded));
   }

@@ -45,16 +45,21 @@ class CheckpointStore {
     std::shared_ptr<model::Adapter> adapter;
     std::vector<std::pair<std::string, at::Tensor>> optimizer;  // As AdamW::Restore takes them.
   };
+  // What a checkpoint must fit, beside the base's fingerprint.
+  struct Fit {
+    proto::LoraConfig lora;
+    uint64_t seed = 0;
+    std::string start;  // StartingPoint.fingerprint
+  };
   // The newest checkpoint that is whole; a damaged one is passed over with a warning that says what
-  // is wrong with it. Empty where there is none. FailedPrecondition where the newest whole one is
-  // of another seed, base (fingerprint), rank or set of targets than given, naming both.
+  // is wrong with it. Empty where there is none. FailedPrecondition where the newest whole one does
+  // not fit the base or `fit`, naming what it has and what was expected.
   absl::StatusOr<absl::optional<Loaded>> LoadNewest(const model::CausalLm& model,
-                                                    const proto::LoraConfig& lora,
-                                                    uint64_t seed) const;
+                                                    const Fit& fit) const;
 
  private:
   absl::StatusOr<Loaded> Load(const std::string& path, const model::CausalLm& model,
-                              const proto::LoraConfig& lora, uint64_t seed) const;
+                              const Fit& fit) const;
   const std::string folder_;
   const int keep_last_;
 };

@@ -46,18 +46,20 @@ at::Tensor DpoLoss(const DpoInputs& inputs, const proto::DpoConfig& config) {
 }
 
 absl::StatusOr<std::unique_ptr<SupervisedTask>> DpoTask::Create(const proto::RunConfig& config,
-                                                                const model::CausalLm& model) {
+                                                                const model::CausalLm& model,
+                                                                const model::Adapter* reference) {
   WB_ASSIGN_OR_RETURN(PreferenceData data, ReadPreferenceData(config, model));
   auto task = std::make_unique<DpoTask>(config.learner().dpo(), std::move(data));
   if (config.learner().dpo().precompute_reference()) {
     WB_LOG(INFO) << "reference log-probs of " << task->num_rows(Split::kTrain) << " training and "
                  << task->num_rows(Split::kValidation) << " validation pairs";
-    WB_RETURN_IF_ERROR(task->PrecomputeReference(model, config.learner().micro_batch_tokens()));
+    WB_RETURN_IF_ERROR(task->PrecomputeReference(ModelInUse{&model, nullptr, reference},
+                                                 config.learner().micro_batch_tokens()));
   }
   return task;
 }
 
-absl::Status DpoTask::PrecomputeReference(const model::CausalLm& model, int64_t max_tokens) {
+absl::Status DpoTask::PrecomputeReference(const ModelInUse& model, int64_t max_tokens) {
   return model::CatchTorch("reference log-probs", [&] {
     const at::NoGradGuard no_grad;
     for (const Split split : {Split::kTrain, Split::kValidation}) {
@@ -65,7 +67,7 @@ absl::Status DpoTask::PrecomputeReference(const model::CausalLm& model, int64_t 
       std::iota(rows.begin(), rows.end(), 0);
       Reference found;
       for (const Pass& pass : Plan(split, rows, max_tokens)) {
-        const at::Tensor both = ReferenceLogProbs(split, pass, ModelInUse{&model}).cpu();
+        const at::Tensor both = ReferenceLogProbs(split, pass, model).cpu();
         for (int64_t i = 0; i < both.size(0); ++i)
           (i % 2 == 0 ? found.chosen : found.rejected).push_back(both[i].item<double>());
       }
@@ -86,7 +88,7 @@ at::Tensor DpoTask::ReferenceLogProbs(Split split, const Pass& pass,
     return at::tensor(both, at::kDouble);
   }
   const at::NoGradGuard no_grad;
-  const at::Tensor hidden_NH = model.Hidden(pass.tree, /*with_adapter=*/false);
+  const at::Tensor hidden_NH = model.ReferenceHidden(pass.tree);
   return SumsOf(model::LogProbsOfTokens(hidden_NH, model.model->head(), pass.rows, pass.targets,
                                         /*temperature=*/1.0)
                     .logprob,

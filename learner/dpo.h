@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Direct preference optimisation (Rafailov et al. 2023) with label smoothing, weights per row and
-// an added SFT term, which together are GuardReasoner's HS-DPO. The reference is the base model.
-// Shapes: P pairs.
+// an added SFT term, which together are GuardReasoner's HS-DPO. The reference is what training
+// started from: the base model, or policy.adapter. Shapes: P pairs.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -32,16 +32,17 @@ at::Tensor DpoLoss(const DpoInputs& inputs, const proto::DpoConfig& config);
 
 class DpoTask final : public SupervisedTask {
  public:
-  // Reads and tokenises config.data and, with precompute_reference, takes the base model's
-  // log-probs of all rows. Errors name file:line.
+  // Reads and tokenises config.data and, with precompute_reference, takes the reference's log-probs
+  // of all rows. `reference`: null: the base. Errors name file:line.
   static absl::StatusOr<std::unique_ptr<SupervisedTask>> Create(const proto::RunConfig& config,
-                                                                const model::CausalLm& model);
+                                                                const model::CausalLm& model,
+                                                                const model::Adapter* reference);
 
   DpoTask(const proto::DpoConfig& config, PreferenceData data)
       : config_(config), data_(std::move(data)) {}
 
-  // Keeps the base model's log-probs of all rows, so that no step has to take them.
-  absl::Status PrecomputeReference(const model::CausalLm& model, int64_t max_tokens);
+  // Keeps the reference's log-probs of all rows, so that no step has to take them.
+  absl::Status PrecomputeReference(const ModelInUse& model, int64_t max_tokens);
 
   int64_t num_rows(Split split) const override {
     return static_cast<int64_t>(data_.rows(split).size());

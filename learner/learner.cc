@@ -64,6 +64,8 @@ absl::StatusOr<std::unique_ptr<Learner>> Learner::Create(const proto::RunConfig&
 
 absl::Status Learner::LoadPolicy() {
   WB_ASSIGN_OR_RETURN(Policy policy, Policy::Load(config_));
+  policy_fingerprint_ = policy.Fingerprint();
+  start_fingerprint_ = std::move(policy.start_fingerprint);
   model_ = std::move(policy.model);
   adapter_ = std::move(policy.adapter);
   trainer_ = std::move(policy.trainer);

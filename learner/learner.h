@@ -119,6 +119,8 @@ class Learner {
   StepHistory history_{&metrics_};
   std::unique_ptr<model::CausalLm> model_;
   std::shared_ptr<model::Adapter> adapter_;
+  std::string start_fingerprint_;   // Policy.start_fingerprint
+  std::string policy_fingerprint_;  // Policy.Fingerprint
   std::unique_ptr<Trainer> trainer_;
   RewardComposer composer_;
   std::unique_ptr<RunFolder> folder_;

@@ -112,7 +112,7 @@ absl::Status LearnerRank::Announce() {
     client = client_;
   }
   proto::JoinRankRequest request;
-  request.set_base_fingerprint(policy_.model->fingerprint());
+  request.set_base_fingerprint(policy_.Fingerprint());
   if (!health_address_.empty()) request.set_health_address(health_address_);
   const absl::Status joined = client->Join(request).status();
   if (!joined.ok()) {

@@ -25,7 +25,7 @@ void Learner::MakeRanks() {
   options.rank_timeout = absl::Seconds(config_.learner().rank_timeout());
   options.run_id = run_id_;
   options.config = config_;
-  options.base_fingerprint = model_->fingerprint();
+  options.base_fingerprint = policy_fingerprint_;
   options.host = transport::OwnHost();
   options.pid = ::getpid();
   // Also where the device thread waits for groups.

@@ -30,7 +30,8 @@ absl::Status Learner::ReopenFolder() {
 
 absl::StatusOr<uint64_t> Learner::RestoreCheckpoint() {
   WB_ASSIGN_OR_RETURN(const absl::optional<CheckpointStore::Loaded> loaded,
-                      checkpoints_->LoadNewest(*model_, config_.policy().lora(), config_.seed()));
+                      checkpoints_->LoadNewest(
+                          *model_, {config_.policy().lora(), config_.seed(), start_fingerprint_}));
   if (!loaded.has_value()) return 0;
   WB_RETURN_IF_ERROR(
       Annotate(trainer_->optimizer().Restore(loaded->optimizer, loaded->state.optimizer_updates()),
@@ -156,6 +157,7 @@ absl::Status Learner::WriteCheckpoint() {
   proto::TrainingState state;
   state.mutable_fingerprints()->set_base(model_->fingerprint());
   state.mutable_fingerprints()->set_adapter(fingerprint_);
+  if (!start_fingerprint_.empty()) state.mutable_fingerprints()->set_start(start_fingerprint_);
   state.set_run_id(run_id_);
   state.set_seed(config_.seed());
   state.set_step(static_cast<int64_t>(policy_version()));

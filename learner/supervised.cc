@@ -29,45 +29,40 @@ std::map<std::string, double> Values(const std::map<std::string, Mean>& means) {
   return values;
 }
 
-// Neighbouring steps and passes get masks that have nothing to do with each other.
-uint64_t DropoutSeed(uint64_t seed, int64_t step, size_t pass) {
-  uint64_t x = seed;
-  for (const uint64_t next : {static_cast<uint64_t>(step), static_cast<uint64_t>(pass)}) {
-    x = (x + 0x9E3779B97F4A7C15u) ^ (next * 0xD1B54A32D192ED03u);
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
-    x ^= x >> 31;
-  }
-  return x;
-}
-
 }  // namespace
 
-at::Tensor ModelInUse::Hidden(const model::TokenTree& tree, bool with_adapter) const {
-  const at::AutoGradMode gradients(with_adapter && at::GradMode::is_enabled());
+at::Tensor ModelInUse::Hidden(const model::TokenTree& tree) const {
   model::ForwardOptions options;
-  if (with_adapter) {
-    options.adapter = adapter;
-    options.dropout_seed = dropout_seed;
-    options.checkpoint_layers = checkpoint_layers;
-  }
+  options.adapter = adapter;
+  options.dropout_seed = dropout_seed;
+  options.checkpoint_layers = checkpoint_layers;
+  return model->Hidden(tree, options);
+}
+
+at::Tensor ModelInUse::ReferenceHidden(const model::TokenTree& tree) const {
+  const at::NoGradGuard no_grad;
+  model::ForwardOptions options;
+  options.adapter = reference;
   return model->Hidden(tree, options);
 }
 
 absl::StatusOr<std::unique_ptr<SupervisedTrainer>> SupervisedTrainer::Create(
     const model::CausalLm* model, std::shared_ptr<model::Adapter> master,
-    const proto::RunConfig& config, int64_t num_steps) {
+    std::shared_ptr<const model::Adapter> reference, const proto::RunConfig& config,
+    int64_t num_steps) {
   WB_ASSIGN_OR_RETURN(TrainedAdapter adapter, TrainedAdapter::Create(*model, std::move(master)));
   return model::CatchTorch("preparing to train", [&] {
     return std::unique_ptr<SupervisedTrainer>(
-        new SupervisedTrainer(model, std::move(adapter), config, num_steps));
+        new SupervisedTrainer(model, std::move(adapter), std::move(reference), config, num_steps));
   });
 }
 
 SupervisedTrainer::SupervisedTrainer(const model::CausalLm* model, TrainedAdapter adapter,
+                                     std::shared_ptr<const model::Adapter> reference,
                                      const proto::RunConfig& config, int64_t num_steps)
     : model_(model),
       adapter_(std::move(adapter)),
+      reference_(std::move(reference)),
       learner_(config.learner()),
       seed_(config.seed()),
       num_steps_(num_steps),
@@ -89,9 +84,10 @@ absl::StatusOr<SupervisedStep> SupervisedTrainer::StepOrThrow(const SupervisedTa
   // A step that failed half way leaves gradients behind.
   optimizer_->ZeroGradients();
   for (size_t p = 0; p < passes.size(); ++p) {
-    ModelInUse model{model_, adapter_.working(), absl::nullopt};
+    ModelInUse model{model_, adapter_.working(), reference_.get()};
     model.checkpoint_layers = learner_.activation_checkpointing();
-    if (adapter_.master().config().dropout() > 0) model.dropout_seed = DropoutSeed(seed_, step, p);
+    if (adapter_.master().config().dropout() > 0)
+      model.dropout_seed = DropoutSeed(seed_, step, static_cast<int64_t>(p));
     PassResult computed = task.Compute(Split::kTrain, passes[p], model);
     const double loss = computed.loss.item<double>();
     result.loss += loss;
@@ -123,7 +119,7 @@ absl::StatusOr<Validation> SupervisedTrainer::Validate(
     const std::function<bool()>& should_stop) const {
   return model::CatchTorch("validation", [&]() -> absl::StatusOr<Validation> {
     const at::NoGradGuard no_grad;
-    const ModelInUse model{model_, adapter_.working(), absl::nullopt};
+    const ModelInUse model{model_, adapter_.working(), reference_.get()};
     Validation validation;
     std::map<std::string, Mean> means;
     for (const Pass& pass : passes) {

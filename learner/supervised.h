@@ -45,11 +45,13 @@ struct Pass {
 struct ModelInUse {
   const model::CausalLm* model = nullptr;
   const model::Adapter* adapter = nullptr;
-  absl::optional<uint64_t> dropout_seed;  // Empty in validation.
-  bool checkpoint_layers = false;         // learner.activation_checkpointing
+  const model::Adapter* reference = nullptr;              // Null: the base itself.
+  absl::optional<uint64_t> dropout_seed = absl::nullopt;  // Empty in validation.
+  bool checkpoint_layers = false;                         // learner.activation_checkpointing
 
-  // [N, H]; `with_adapter` false: the base model, without a gradient. Throws.
-  at::Tensor Hidden(const model::TokenTree& tree, bool with_adapter = true) const;
+  // [N, H]. Throw.
+  at::Tensor Hidden(const model::TokenTree& tree) const;
+  at::Tensor ReferenceHidden(const model::TokenTree& tree) const;  // Without a gradient.
 };
 
 // A mean that is taken over several passes.
@@ -117,11 +119,12 @@ struct SupervisedStep {
 // Not thread-safe: lives on the thread that owns the device. `model` must outlive it.
 class SupervisedTrainer {
  public:
-  // `master`: as TrainedAdapter takes it; these very tensors are stepped. `num_steps` is the length
-  // of the learning-rate schedule.
+  // `master`: as TrainedAdapter takes it; these very tensors are stepped. `reference`: of DPO;
+  // null: the base. `num_steps` is the length of the learning-rate schedule.
   static absl::StatusOr<std::unique_ptr<SupervisedTrainer>> Create(
       const model::CausalLm* model, std::shared_ptr<model::Adapter> master,
-      const proto::RunConfig& config, int64_t num_steps);
+      std::shared_ptr<const model::Adapter> reference, const proto::RunConfig& config,
+      int64_t num_steps);
 
   // One optimiser step on the passes of a batch, at the learning rate of the optimiser's step
   // count. Where the loss or a gradient is not finite it is left out, with a sentence; adapter and
@@ -138,12 +141,14 @@ class SupervisedTrainer {
 
  private:
   SupervisedTrainer(const model::CausalLm* model, TrainedAdapter adapter,
-                    const proto::RunConfig& config, int64_t num_steps);
+                    std::shared_ptr<const model::Adapter> reference, const proto::RunConfig& config,
+                    int64_t num_steps);
   absl::StatusOr<SupervisedStep> StepOrThrow(const SupervisedTask& task,
                                              const std::vector<Pass>& passes, int64_t step);
 
   const model::CausalLm* model_;
   TrainedAdapter adapter_;
+  std::shared_ptr<const model::Adapter> reference_;
   const proto::LearnerConfig learner_;
   const uint64_t seed_;
   const int64_t num_steps_;

@@ -85,19 +85,25 @@ absl::StatusOr<std::unique_ptr<SupervisedRun>> SupervisedRun::Create(const proto
 
 absl::Status SupervisedRun::LoadEverything() {
   WB_ASSIGN_OR_RETURN(model_, model::CausalLm::Load(config_.policy().model()));
-  WB_ASSIGN_OR_RETURN(
-      adapter_, model::Adapter::Initialize(model_->spec(), config_.policy().lora(), config_.seed(),
-                                           MasterType(*model_), model_->device()));
-  if (config_.learner().task() == proto::REWARD)
+  WB_ASSIGN_OR_RETURN(StartingPoint start,
+                      MakeStartingPoint(*model_, config_.policy(), config_.seed()));
+  adapter_ = std::move(start.adapter);
+  start_fingerprint_ = std::move(start.fingerprint);
+  const bool headless = !adapter_->score_head().defined();
+  if (config_.learner().task() == proto::REWARD && headless) {
     WB_RETURN_IF_ERROR(AddScoreHead(*model_, config_.seed(), adapter_.get()));
-  WB_ASSIGN_OR_RETURN(task_, MakeSupervisedTask(config_, *model_));
+  } else if (config_.learner().task() != proto::REWARD && !headless) {
+    return HasAScoreHead(config_);
+  }
+  WB_ASSIGN_OR_RETURN(task_, MakeSupervisedTask(config_, *model_, start.reference.get()));
   const int64_t num_rows = task_->num_rows(Split::kTrain);
   order_ = std::make_unique<RowOrder>(num_rows, config_.data(), config_.seed());
   num_steps_ = order_->steps_per_epoch() * config_.data().num_epochs();
   if (config_.learner().has_max_steps())
     num_steps_ = std::min<int64_t>(num_steps_, config_.learner().max_steps());
   WB_ASSIGN_OR_RETURN(trainer_,
-                      SupervisedTrainer::Create(model_.get(), adapter_, config_, num_steps_));
+                      SupervisedTrainer::Create(model_.get(), adapter_, std::move(start.reference),
+                                                config_, num_steps_));
   WB_LOG(INFO) << proto::Task_Name(config_.learner().task()) << " of "
                << config_.policy().model().path() << " (weights " << model_->fingerprint()
                << ") on " << num_rows << " rows, " << num_steps_ << " steps of "
@@ -118,7 +124,8 @@ absl::Status SupervisedRun::OpenFolder(bool resume) {
 
 absl::Status SupervisedRun::Restore() {
   WB_ASSIGN_OR_RETURN(const absl::optional<CheckpointStore::Loaded> loaded,
-                      checkpoints_->LoadNewest(*model_, config_.policy().lora(), config_.seed()));
+                      checkpoints_->LoadNewest(
+                          *model_, {config_.policy().lora(), config_.seed(), start_fingerprint_}));
   int64_t step = 0;
   if (loaded.has_value()) {
     const proto::TrainingState& state = loaded->state;
@@ -281,6 +288,7 @@ absl::Status SupervisedRun::WriteCheckpoint() {
   proto::TrainingState state;
   state.mutable_fingerprints()->set_base(model_->fingerprint());
   state.mutable_fingerprints()->set_adapter(Fingerprint());
+  if (!start_fingerprint_.empty()) state.mutable_fingerprints()->set_start(start_fingerprint_);
   state.set_run_id(run_id_);
   state.set_seed(config_.seed());
   state.set_step(step);

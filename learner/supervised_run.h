@@ -79,6 +79,7 @@ class SupervisedRun {
   transport::Metrics metrics_;
   std::unique_ptr<model::CausalLm> model_;
   std::shared_ptr<model::Adapter> adapter_;
+  std::string start_fingerprint_;  // StartingPoint.fingerprint
   std::unique_ptr<SupervisedTask> task_;
   std::unique_ptr<SupervisedTrainer> trainer_;
   std::unique_ptr<RowOrder> order_;

@@ -9,9 +9,10 @@
 
 namespace wideberth::learner {
 
-// The task of `config.learner.task`, with its data read and tokenised. Unimplemented for RL, which
-// is no supervised task.
+// The task of `config.learner.task`, which is not RL, with its data read and tokenised.
+// `reference`: of DPO; null: the base.
 absl::StatusOr<std::unique_ptr<SupervisedTask>> MakeSupervisedTask(const proto::RunConfig& config,
-                                                                   const model::CausalLm& model);
+                                                                   const model::CausalLm& model,
+                                                                   const model::Adapter* reference);
 
 }  // namespace wideberth::learner

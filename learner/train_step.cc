@@ -167,9 +167,11 @@ absl::StatusOr<StepMetrics> Trainer::StepOrThrow(const std::vector<TrainGroup>& 
   const auto accumulation = static_cast<size_t>(options_.learner.gradient_accumulation_steps());
 
   // Slices that are first visited after an update need to know where the policy stood before it.
-  for (size_t s = accumulation; s < slices.size(); ++s) {
+  const bool drops = adapter_.master().config().dropout() > 0;
+  for (size_t s = drops ? 0 : accumulation; s < slices.size(); ++s) {
     for (Pass& pass : slices[s].passes) {
-      pass.start = Look(pass.batch, adapter_.working(), &metrics.forward_seconds).logprob;
+      at::Tensor& before = s < accumulation ? pass.undropped : pass.start;
+      before = Look(pass.batch, adapter_.working(), &metrics.forward_seconds).logprob;
     }
   }
   for (int iteration = 0; iteration < options_.learner.num_iterations(); ++iteration) {
@@ -179,13 +181,17 @@ absl::StatusOr<StepMetrics> Trainer::StepOrThrow(const std::vector<TrainGroup>& 
       optimizer_->ZeroGradients();
       LossMetrics losses;
       UpdateMetrics update;
+      int64_t place = 0;
       for (size_t s = first; s < first + accumulation; ++s) {
-        WB_RETURN_IF_ERROR(AccumulateSlice(groups, &slices[s], &losses, &update, &metrics));
+        WB_RETURN_IF_ERROR(AccumulateSlice(groups, &place, &slices[s], &losses, &update, &metrics));
       }
       if (iteration == 0 && first == 0) {
         SamplerComparison comparison;
         for (const SlicePasses& slice : slices) {
-          for (const Pass& pass : slice.passes) comparison.Add(groups, pass.batch, pass.start);
+          for (const Pass& pass : slice.passes) {
+            comparison.Add(groups, pass.batch,
+                           pass.undropped.defined() ? pass.undropped : pass.start);
+          }
         }
         WB_RETURN_IF_ERROR(MergeComparison(&comparison, &metrics));
         DescribeComparison(comparison, &metrics);
@@ -313,18 +319,19 @@ absl::Status Trainer::SumOverRanks(LossMetrics* losses, UpdateMetrics* update) c
   return AllReduceSum(*ranks_, Operation("gradient"), optimizer_->flat_gradient());
 }
 
-absl::Status Trainer::AccumulateSlice(const std::vector<TrainGroup>& groups, SlicePasses* slice,
-                                      LossMetrics* losses, UpdateMetrics* update,
-                                      StepMetrics* metrics) {
+absl::Status Trainer::AccumulateSlice(const std::vector<TrainGroup>& groups, int64_t* place,
+                                      SlicePasses* slice, LossMetrics* losses,
+                                      UpdateMetrics* update, StepMetrics* metrics) {
   if (loss_.UsesEntropyMask()) WB_RETURN_IF_ERROR(MaskByEntropy(slice, metrics));
   for (Pass& pass : slice->passes) {
     if (loss_.beta != 0 && !pass.reference.defined()) {
-      pass.reference = Look(pass.batch, nullptr, &metrics->reference_seconds).logprob;
+      pass.reference =
+          Look(pass.batch, options_.reference.get(), &metrics->reference_seconds).logprob;
     }
     LossResult result;
     {
       const Stopwatch watch(&metrics->forward_seconds);
-      result = Forward(slice->normalizer, &pass);
+      result = Forward(slice->normalizer, (*place)++, &pass);
       losses->Merge(result.metrics);
     }
     if (!std::isfinite(result.metrics.loss)) {
@@ -341,11 +348,16 @@ absl::Status Trainer::AccumulateSlice(const std::vector<TrainGroup>& groups, Sli
   return absl::OkStatus();
 }
 
-LossResult Trainer::Forward(const LossNormalizer& normalizer, Pass* pass) {
+LossResult Trainer::Forward(const LossNormalizer& normalizer, int64_t place, Pass* pass) {
   const MicroBatch& batch = pass->batch;
   model::ForwardOptions forward;
   forward.adapter = adapter_.working();
   forward.checkpoint_layers = options_.learner.activation_checkpointing();
+  if (adapter_.master().config().dropout() > 0) {
+    // Ranks have passes of their own, so masks too.
+    const int64_t among_ranks = place * ranks_->world_size() + ranks_->rank();
+    forward.dropout_seed = DropoutSeed(options_.dropout_seed, optimizer_->num_steps(), among_ranks);
+  }
   const at::Tensor hidden_NH = model_->Hidden(batch.tree, forward);
   const model::TokenLogProbs now =
       model::LogProbsOfTokens(hidden_NH, model_->head(), batch.rows, batch.targets, Temperature(),

@@ -87,6 +87,8 @@ class Trainer {
     double temperature = 1;  // Of sampling; 0 (greedy) trains at 1, as the sampler's log-probs do.
     int64_t max_completion_length = 0;  // generation.max_new_tokens; dr_grpo needs it.
     std::vector<double> term_weights;   // Of TrainCompletion.terms; NORMALIZE_THEN_SUM needs them.
+    std::shared_ptr<const model::Adapter> reference = nullptr;  // Null: the base itself.
+    uint64_t dropout_seed = 0;
   };
 
   // `master`: as TrainedAdapter takes it; Trainer steps these very tensors. Gradients are summed in
@@ -124,7 +126,9 @@ class Trainer {
   struct Pass {
     MicroBatch batch;
     at::Tensor reference;     // [M], undefined when beta is 0
-    at::Tensor start;         // [M] log-probs before the first update
+    at::Tensor start;         // [M] log-probs before the first update; of the first update's own
+                              // pass, with its dropout, where there is one, as TRL's
+    at::Tensor undropped;     // [M] the same without dropout; undefined where `start` is without it
     at::Tensor sampler;       // [M] log-probs as the sampler reported them
     at::Tensor entropy_mask;  // [M] of the current visit, undefined without a mask
   };
@@ -146,9 +150,11 @@ class Trainer {
   absl::Status MergeComparison(SamplerComparison* comparison, StepMetrics* metrics) const;
   absl::Status SumOverRanks(LossMetrics* losses, UpdateMetrics* update) const;
   std::string Operation(absl::string_view what) const;
-  absl::Status AccumulateSlice(const std::vector<TrainGroup>& groups, SlicePasses* slice,
-                               LossMetrics* losses, UpdateMetrics* update, StepMetrics* metrics);
-  LossResult Forward(const LossNormalizer& normalizer, Pass* pass);
+  // `place`: of the update's passes so far.
+  absl::Status AccumulateSlice(const std::vector<TrainGroup>& groups, int64_t* place,
+                               SlicePasses* slice, LossMetrics* losses, UpdateMetrics* update,
+                               StepMetrics* metrics);
+  LossResult Forward(const LossNormalizer& normalizer, int64_t place, Pass* pass);
   void Update(const LossMetrics& losses, UpdateMetrics* update, StepMetrics* metrics);
 
   const model::CausalLm* model_;

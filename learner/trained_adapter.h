@@ -8,9 +8,12 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "model/adapter.h"
 #include "model/causal_lm.h"
 #include "proto/config.pb.h"
@@ -19,6 +22,31 @@ namespace wideberth::learner {
 
 // float32, or float64 over a float64 base.
 at::ScalarType MasterType(const model::CausalLm& model);
+
+// FailedPrecondition unless `found`, which came from `path`, has the rank, the alpha, the rslora
+// and the targets of `wanted`; the score head does not count.
+absl::Status CheckSameShape(absl::string_view path, const model::Adapter& found,
+                            const model::Adapter& wanted);
+
+// Where training begins.
+struct StartingPoint {
+  std::shared_ptr<model::Adapter> adapter;          // The master, with policy.lora's dropout.
+  std::shared_ptr<const model::Adapter> reference;  // policy.adapter in the base's dtype; null
+                                                    // where the base itself is the reference.
+  std::string fingerprint;  // Of policy.adapter's tensors; empty without it.
+};
+
+// PEFT's initialisation from `seed`, or policy.adapter, whose score head it then has. Errors name
+// the adapter's folder and what does not fit.
+absl::StatusOr<StartingPoint> MakeStartingPoint(const model::CausalLm& model,
+                                                const proto::PolicyConfig& policy, uint64_t seed);
+
+// What a task without a score head says of a policy.adapter with one.
+absl::Status HasAScoreHead(const proto::RunConfig& config);
+
+// Keys the dropout masks of one pass: those of other updates, passes and seeds have nothing to do
+// with them.
+uint64_t DropoutSeed(uint64_t seed, int64_t update, int64_t pass);
 
 // Not thread-safe: lives on the thread that owns the device.
 class TrainedAdapter {

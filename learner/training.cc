@@ -64,7 +64,7 @@ absl::Status Learner::Evaluate(Phase phase) {
                                       *model_, !before, config_.generation().temperature()));
   }
   WB_LOG(INFO) << "evaluated " << n << " held-out prompts "
-               << (before ? "with the base model" : "with the trained policy");
+               << (before ? "with the policy before training" : "with the trained policy");
   return absl::OkStatus();
 }
 

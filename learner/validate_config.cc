@@ -87,6 +87,8 @@ void CheckPolicy(const proto::PolicyConfig& policy, Checker* check) {
       .Positive(policy.lora().alpha(), "policy.lora.alpha")
       .Require(policy.lora().dropout() >= 0 && policy.lora().dropout() < 1, "policy.lora.dropout",
                policy.lora().dropout(), "at least 0 and below 1");
+  if (policy.has_adapter())
+    check->Present(!policy.adapter().empty(), "policy.adapter", "a PEFT folder, or left out");
   const std::set<std::string> targets = {"q_proj",    "k_proj",  "v_proj",   "o_proj",
                                          "gate_proj", "up_proj", "down_proj"};
   std::set<std::string> seen;
@@ -284,8 +286,6 @@ void CheckServed(const proto::RunConfig& config, Checker* check) {
   };
   const proto::LearnerConfig& learner = config.learner();
   const bool rl = learner.task() == proto::RL;
-  refuse(rl && config.policy().lora().dropout() > 0, "policy.lora.dropout",
-         absl::StrCat(config.policy().lora().dropout()), "0");
   refuse(rl && config.has_data(), "data", "set", "left out");
   for (int i = 0; i < config.scorer_size(); ++i) {
     const std::string field = absl::StrCat("scorer[", i, "]");

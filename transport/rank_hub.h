@@ -36,7 +36,7 @@ class RankHub final : public RankWire {
     absl::Duration rank_timeout = absl::Seconds(120);
     std::string run_id;
     proto::RunConfig config;       // Resolved; told to ranks that join.
-    std::string base_fingerprint;  // Of rank 0's weights.
+    std::string base_fingerprint;  // Of rank 0's weights, and the adapter it starts from.
     std::string host;              // Rank 0's, for messages.
     int pid = 0;
     // Called once, when the ranks cannot go on.

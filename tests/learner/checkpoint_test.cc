@@ -44,8 +44,11 @@ class CheckpointTest : public ::testing::Test {
     state.mutable_fingerprints()->set_base(model_->fingerprint());
     return store_.Write(state, *adapter_, *optimizer_, config_);
   }
+  static CheckpointStore::Fit Fit(const proto::LoraConfig& lora, const std::string& start = "") {
+    return {lora, /*seed=*/0, start};
+  }
   absl::StatusOr<absl::optional<CheckpointStore::Loaded>> Newest() const {
-    return store_.LoadNewest(*model_, config_.policy().lora(), config_.seed());
+    return store_.LoadNewest(*model_, Fit(config_.policy().lora()));
   }
   std::string Path(const std::string& name) const { return dir_.Join("checkpoints/" + name); }
 
@@ -125,7 +128,7 @@ TEST_F(CheckpointTest, EveryKindOfDamageFallsBackToTheOneBefore) {
 TEST_F(CheckpointTest, AnotherBaseRankAlphaOrTargetSetIsASentence) {
   ASSERT_TRUE(Write(1).ok());
   const auto refusal = [&](const proto::LoraConfig& lora) {
-    return std::string(store_.LoadNewest(*model_, lora, config_.seed()).status().message());
+    return std::string(store_.LoadNewest(*model_, Fit(lora)).status().message());
   };
   proto::LoraConfig lora = config_.policy().lora();
   lora.set_rank(8);
@@ -136,14 +139,20 @@ TEST_F(CheckpointTest, AnotherBaseRankAlphaOrTargetSetIsASentence) {
   lora = config_.policy().lora();
   lora.add_target("q_proj");
   EXPECT_THAT(refusal(lora), HasSubstr("is of another set of targets"));
+  lora = config_.policy().lora();
+  lora.set_rslora(true);
+  EXPECT_THAT(refusal(lora), HasSubstr("is not scaled by rslora, policy.lora.rslora is true"));
+  EXPECT_THAT(
+      std::string(
+          store_.LoadNewest(*model_, Fit(config_.policy().lora(), "f00d")).status().message()),
+      HasSubstr("started from no adapter, policy.adapter gives an adapter with fingerprint f00d"));
   ASSERT_TRUE(wideberth::testing::WriteTinyModel("llama3_rope", dir_.Join("other")).ok());
   ASSERT_TRUE(wideberth::testing::WriteTinyModel("qwen2", dir_.Join("qwen2")).ok());
   proto::ModelConfig qwen2;
   qwen2.set_path(dir_.Join("qwen2"));
   const auto other = model::CausalLm::Load(qwen2);
   EXPECT_THAT(
-      std::string(
-          store_.LoadNewest(**other, config_.policy().lora(), config_.seed()).status().message()),
+      std::string(store_.LoadNewest(**other, Fit(config_.policy().lora())).status().message()),
       HasSubstr("was trained on base weights with fingerprint"));
 }
 

@@ -163,7 +163,7 @@ class PreferenceTasks : public ::testing::Test {
     *loss = 0;
     for (const Pass& pass : task.Plan(Split::kTrain, {0, 1, 2, 3, 4}, max_tokens)) {
       const at::Tensor part =
-          task.Compute(Split::kTrain, pass, {model_.get(), adapter_.get(), absl::nullopt}).loss;
+          task.Compute(Split::kTrain, pass, {model_.get(), adapter_.get()}).loss;
       *loss += part.item<double>();
       part.backward();
     }
@@ -226,13 +226,13 @@ TEST_F(PreferenceTasks, PrecomputedReferenceIsThatOfEveryStep) {
   data.validation = {data.train[3], data.train[1]};
   const DpoTask live(proto::DpoConfig(), data);
   DpoTask kept(proto::DpoConfig(), data);
-  ASSERT_TRUE(kept.PrecomputeReference(*model_, /*max_tokens=*/20).ok());
+  ASSERT_TRUE(kept.PrecomputeReference(ModelInUse{model_.get()}, /*max_tokens=*/20).ok());
   double expected = 0, found = 0;
   const at::Tensor gradient = Gradient(live, 1000, &expected);
   EXPECT_LT((Gradient(kept, 1000, &found) - gradient).abs().max().item<double>(), 1e-12);
   EXPECT_NEAR(found, expected, 1e-12);
   const at::NoGradGuard no_grad;
-  const ModelInUse in_use{model_.get(), adapter_.get(), absl::nullopt};
+  const ModelInUse in_use{model_.get(), adapter_.get()};
   for (const Pass& pass : live.Plan(Split::kValidation, {1, 0}, 1000)) {
     EXPECT_NEAR(kept.Compute(Split::kValidation, pass, in_use).loss.item<double>(),
                 live.Compute(Split::kValidation, pass, in_use).loss.item<double>(), 1e-12);
@@ -261,7 +261,7 @@ TEST_F(PreferenceTasks, ABfloat16BaseTrainsAFloat32ScoreHead) {
   ASSERT_TRUE(AddScoreHead(*model_, 1, adapter_.get()).ok());
   ASSERT_EQ(adapter_->score_head().scalar_type(), at::kFloat);
   config_.mutable_learner()->set_learning_rate(1e-2);
-  auto trainer = SupervisedTrainer::Create(model_.get(), adapter_, config_, 12);
+  auto trainer = SupervisedTrainer::Create(model_.get(), adapter_, nullptr, config_, 12);
   ASSERT_TRUE(trainer.ok()) << trainer.status();
   const at::Tensor before = adapter_->score_head().clone();
   const RewardTask task(proto::RewardModelConfig(), SomePairs());
@@ -302,7 +302,7 @@ TEST_F(PreferenceTasks, ABadRowIsNamed) {
   config_.mutable_data()->add_path(
       WriteRows("{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"c\"}\n"
                 "{\"prompt\": \"a\", \"chosen\": \"b\"}\n"));
-  const auto task = DpoTask::Create(config_, *model_);
+  const auto task = DpoTask::Create(config_, *model_, /*reference=*/nullptr);
   ASSERT_TRUE(absl::IsInvalidArgument(task.status()));
   EXPECT_NE(task.status().message().find("rows.jsonl:2"), absl::string_view::npos) << task.status();
   EXPECT_NE(task.status().message().find("rejected"), absl::string_view::npos) << task.status();

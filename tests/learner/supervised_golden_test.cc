@@ -131,7 +131,7 @@ class SupervisedGolden : public ::testing::TestWithParam<int> {
       dpo.set_sft_weight(given.value("sft_weight", 0.0));
       auto made = std::make_unique<DpoTask>(dpo, PreferenceData{Pairs(case_["rows"]), {}});
       if (given.value("precompute_reference", false)) {
-        ASSERT_TRUE(made->PrecomputeReference(*model_, kPassTokens).ok());
+        ASSERT_TRUE(made->PrecomputeReference(ModelInUse{model_.get()}, kPassTokens).ok());
       }
       task_ = std::move(made);
     } else {
@@ -187,7 +187,7 @@ TEST_P(SupervisedGolden, TwentyStepsEqualTrls) {
   MakeTask();
   if (HasFatalFailure()) return;
   const auto num_steps = golden_["num_steps"].get<int64_t>();
-  auto trainer = SupervisedTrainer::Create(model_.get(), adapter_, Config(), num_steps);
+  auto trainer = SupervisedTrainer::Create(model_.get(), adapter_, nullptr, Config(), num_steps);
   ASSERT_TRUE(trainer.ok()) << trainer.status();
   const auto batch = case_["batch"].get<int64_t>(),
              accumulation = case_["accumulation"].get<int64_t>();

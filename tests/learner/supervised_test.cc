@@ -82,7 +82,7 @@ class SupervisedTest : public ::testing::Test {
     return made.ok() ? *std::move(made) : nullptr;
   }
   std::unique_ptr<SupervisedTrainer> Trainer() {
-    return *SupervisedTrainer::Create(model_.get(), adapter_, config_, 10);
+    return *SupervisedTrainer::Create(model_.get(), adapter_, nullptr, config_, 10);
   }
   // -log softmax of `tokens`' next-token logits at `target`, after all of them.
   double Nll(const std::vector<int32_t>& tokens, int64_t target) const {
@@ -105,7 +105,7 @@ class SupervisedTest : public ::testing::Test {
     double loss = 0;
     for (const Pass& pass : task.Plan(Split::kTrain, AllRows(task), max_tokens)) {
       const PassResult result =
-          task.Compute(Split::kTrain, pass, {model_.get(), adapter_.get(), absl::nullopt});
+          task.Compute(Split::kTrain, pass, {model_.get(), adapter_.get()});
       loss += result.loss.item<double>();
       result.loss.backward();
     }
@@ -198,7 +198,7 @@ TEST_F(SupervisedTest, AccuracyCountsTheLikeliestTokens) {
   const auto task = Task(proto::SFT, "sft.jsonl");
   const at::NoGradGuard no_grad;
   const Pass pass = task->Plan(Split::kTrain, AllRows(*task), 4096)[0];
-  const ModelInUse model{model_.get(), adapter_.get(), absl::nullopt};
+  const ModelInUse model{model_.get(), adapter_.get()};
   const at::Tensor logits = at::matmul(
       model.Hidden(pass.tree).index_select(0, model_->Indices(pass.rows)), model_->head().t());
   const double expected = logits.argmax(1).eq(model_->Indices(pass.targets)).sum().item<double>();
@@ -412,7 +412,7 @@ TEST_F(SupervisedTest, AnAdapterOfAnotherTypeIsRefused) {
   const auto narrow =
       *model::Adapter::Initialize(model_->spec(), config_.policy().lora(), 3, at::kFloat, at::kCPU);
   EXPECT_THAT(
-      std::string(SupervisedTrainer::Create(model_.get(), narrow, config_, 1).status().message()),
+      std::string(SupervisedTrainer::Create(model_.get(), narrow, nullptr, config_, 1).status().message()),
       HasSubstr("is Float on cpu, expected Double"));
 }
 

@@ -59,7 +59,6 @@ TEST_F(ValidateConfigTest, AGoodOneIsAccepted) { EXPECT_EQ(Sentence(""), ""); }
 
 TEST_F(ValidateConfigTest, WhatNothingActsOnIsRefusedRatherThanIgnored) {
   const std::pair<const char*, const char*> cases[] = {
-      {"policy { lora { dropout: 0.1 } }", "policy.lora.dropout is 0.1, must be 0"},
       {"data { path: \"rows.jsonl\" }", "data is set, must be left out"},
       {"scorer { name: \"x\" model { path: \"m\" } kind: GENERATIVE }",
        "scorer[2].kind is GENERATIVE"}};
