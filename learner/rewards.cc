@@ -147,11 +147,11 @@ absl::Status ValidateNames(const RewardConfig& config,
       return Invalid(absl::StrCat("reward.guard is \"", name,
                                   "\", expected the name of a scorer: ", NamesOf(scorers)));
     }
-    if (scorer->kind() != proto::ScorerConfig::VERDICT ||
+    if (scorer->kind() == proto::ScorerConfig::REWARD ||
         scorer->output() != proto::ScorerConfig::PROBABILITY) {
       return Invalid(absl::StrCat("reward.guard is \"", name,
                                   "\", whose scores are unbounded, expected a scorer of kind "
-                                  "VERDICT with output PROBABILITY"));
+                                  "VERDICT with output PROBABILITY, or GENERATIVE"));
     }
   }
   if (config.has_utility() && !config.utility().empty() &&

@@ -180,7 +180,10 @@ void CheckScorers(const proto::RunConfig& config, Checker* check) {
         .AtLeast(scorer.max_batch_wait_ms(), 0, field + ".max_batch_wait_ms")
         .AtLeast(scorer.queue_items(), 1, field + ".queue_items")
         .AtLeast(scorer.cache_items(), 0, field + ".cache_items")
-        .Positive(scorer.timeout(), field + ".timeout");
+        .Positive(scorer.timeout(), field + ".timeout")
+        .AtLeast(scorer.generative().max_new_tokens(), 1, field + ".generative.max_new_tokens")
+        .AtLeast(scorer.generative().num_samples(), 1, field + ".generative.num_samples")
+        .NotNegative(scorer.generative().temperature(), field + ".generative.temperature");
   }
 }
 
@@ -287,11 +290,6 @@ void CheckServed(const proto::RunConfig& config, Checker* check) {
   const proto::LearnerConfig& learner = config.learner();
   const bool rl = learner.task() == proto::RL;
   refuse(rl && config.has_data(), "data", "set", "left out");
-  for (int i = 0; i < config.scorer_size(); ++i) {
-    const std::string field = absl::StrCat("scorer[", i, "]");
-    refuse(config.scorer(i).kind() == proto::ScorerConfig::GENERATIVE, field + ".kind",
-           "GENERATIVE", "VERDICT or REWARD");
-  }
 }
 
 absl::Status CheckAll(const proto::RunConfig& config) {

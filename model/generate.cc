@@ -46,6 +46,10 @@ class Generation {
     std::vector<Active> rows = active_;  // Whose row of the batch each is; finished ones stay until
                                          // the batch is compacted.
     while (true) {
+      for (const Active& row : rows) {
+        if (options_.wanted && !Finished(row) && !options_.wanted(row.group))
+          unwanted_.insert(row.group);
+      }
       DropFinished(&batch, &rows);
       if (rows.empty()) return std::move(results_);
       if (options_.between_steps && !options_.between_steps(num_sampled_))
@@ -64,7 +68,7 @@ class Generation {
 
   bool Finished(const Active& sequence) {
     const Sampled& sampled = Of(sequence);
-    return sampled.finish == proto::STOP ||
+    return sampled.finish == proto::STOP || unwanted_.count(sequence.group) > 0 ||
            static_cast<int>(sampled.tokens.size()) >= options_.sampling.max_new_tokens();
   }
 
@@ -72,25 +76,40 @@ class Generation {
     return TimesTransposed(hidden_MH, model_.head()).to(at::kCPU, at::kFloat).contiguous();
   }
 
+  // The shared prefix and what follows it as one.
+  KvPrefix Whole(KvPrefix own) const {
+    const KvPrefix* prefix = options_.prefix;
+    if (prefix == nullptr) return own;
+    for (size_t layer = 0; layer < own.keys_KPD.size(); ++layer) {
+      own.keys_KPD[layer] = at::cat({prefix->keys_KPD[layer], own.keys_KPD[layer]}, 1);
+      own.values_KPD[layer] = at::cat({prefix->values_KPD[layer], own.values_KPD[layer]}, 1);
+    }
+    own.length += prefix->length;
+    return own;
+  }
+
   void Prefill() {
+    const int64_t known = options_.prefix == nullptr ? 0 : options_.prefix->length;
     prompts_.reserve(groups_.size());
     for (size_t first = 0; first < groups_.size();) {
       TokenTree tree;
       std::vector<int64_t> last_rows;
       size_t next = first;
-      while (
-          next < groups_.size() &&
-          (next == first ||
-           tree.num_tokens + static_cast<int64_t>(groups_[next].prompt.size()) <= kPrefillTokens)) {
-        last_rows.push_back(tree.LastRow(tree.Add(groups_[next++].prompt)));
+      while (next < groups_.size() &&
+             (next == first ||
+              tree.num_tokens + static_cast<int64_t>(groups_[next].prompt.size()) - known <=
+                  kPrefillTokens)) {
+        const std::vector<int32_t>& prompt = groups_[next++].prompt;
+        last_rows.push_back(tree.LastRow(tree.Add({prompt.begin() + known, prompt.end()})));
       }
       std::vector<KvPrefix> kv;
       ForwardOptions forward;
       forward.adapter = options_.adapter;
+      forward.prefix = options_.prefix;
       forward.root_kv = &kv;
       const Tensor hidden_NH = model_.Hidden(tree, forward);
       const Tensor logits_GV = Logits(hidden_NH.index_select(0, model_.Indices(last_rows)));
-      for (KvPrefix& prefix : kv) prompts_.push_back(std::move(prefix));
+      for (KvPrefix& prefix : kv) prompts_.push_back(Whole(std::move(prefix)));
       for (size_t g = first; g < next; ++g) {
         for (int c = 0; c < groups_[g].num_completions; ++c) {
           active_.push_back({g, c});
@@ -141,6 +160,7 @@ class Generation {
   const GenerateOptions& options_;
   Sampler sampler_;
   std::set<int32_t> stops_;
+  std::set<size_t> unwanted_;  // Groups that end as they are.
   std::vector<std::vector<Sampled>> results_;
   std::vector<KvPrefix> prompts_;
   std::vector<Active> active_;
@@ -169,6 +189,13 @@ absl::StatusOr<std::vector<std::vector<Sampled>>> Generate(const CausalLm& model
           absl::StrCat("group ", group.group, ": a prompt of ", group.prompt.size(),
                        " tokens and max_new_tokens ", options.sampling.max_new_tokens(),
                        " exceed the context of ", model.spec().max_positions));
+    }
+    if (options.prefix != nullptr &&
+        static_cast<int64_t>(group.prompt.size()) <= options.prefix->length) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("group ", group.group, ": a prompt of ", group.prompt.size(),
+                       " tokens, expected more than the ", options.prefix->length,
+                       " it shares with all others"));
     }
     for (int32_t token : group.prompt) {
       if (token < 0 || token >= model.spec().vocab) {

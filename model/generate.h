@@ -32,6 +32,12 @@ struct GenerateOptions {
   std::vector<int32_t> stop_tokens;  // Beside sampling.stop_token_id.
   uint64_t seed = 0;
   const Adapter* adapter = nullptr;
+  // Keys and values, by the same adapter, of tokens that every prompt begins with and goes on
+  // after: computed once for all.
+  const KvPrefix* prefix = nullptr;
+  // Asked between two decode steps of every group that is still sampled, by its index; false: its
+  // completions end as they are, and the others go on.
+  std::function<bool(size_t)> wanted;
   // Called between two decode steps with the number of tokens sampled so far; false ends generation
   // with Cancelled.
   std::function<bool(int64_t)> between_steps;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The question a verdict scorer asks about a conversation: a text with {prompt} and {completion},
-// built in or configured. No torch here.
+// The question a verdict or generative scorer asks about a conversation: a text with {prompt} and
+// {completion}, built in or configured. No torch here.
 #pragma once
 
 #include <string>
@@ -23,8 +23,9 @@ VerdictTokens VerdictTokensOf(const proto::ScorerConfig& config);
 
 class VerdictTemplate {
  public:
-  // "llama_guard_2", or any text with {completion}. InvalidArgument names the scorer and what was
-  // found.
+  // "llama_guard_2", or any text with {completion}; of a GENERATIVE scorer GuardReasoner's
+  // instruction or the configured one, then the conversation in GuardReasoner's form, where "None"
+  // stands for an empty completion. InvalidArgument names the scorer and what was found.
   static absl::StatusOr<VerdictTemplate> From(const proto::ScorerConfig& config);
 
   // Each placeholder replaced once, in one pass: braces within a conversation stay as they are.
@@ -41,10 +42,11 @@ class VerdictTemplate {
 
   std::string text_;
   bool trim_;
+  std::string no_completion_;  // Stands for an empty completion.
 };
 
-// One sentence where there is nothing to score (no prompt, or a completion of white space only),
-// else empty.
-std::string WhyNothingToScore(const proto::ScoreItem& item);
+// One sentence where there is nothing to score (no prompt, or a completion of white space only
+// where one is needed), else empty.
+std::string WhyNothingToScore(const proto::ScoreItem& item, bool prompt_only = false);
 
 }  // namespace wideberth::model

@@ -73,6 +73,17 @@ void Batcher::AnswerAll(Entry& entry, const proto::Score& score, Completed* comp
   entry.waiters.clear();
 }
 
+void Batcher::AnswerOverdue(Entry& entry, const proto::Score& late, Completed* completed) {
+  const absl::Time now = clock_.Now();
+  std::vector<Waiter>& waiters = entry.waiters;
+  const auto overdue = std::stable_partition(
+      waiters.begin(), waiters.end(),
+      [&](const Waiter& waiter) { return now < waiter.submitted + options_.timeout; });
+  for (auto waiter = overdue; waiter != waiters.end(); ++waiter) Answer(*waiter, late, completed);
+  stats_.num_waiting -= waiters.end() - overdue;
+  waiters.erase(overdue, waiters.end());
+}
+
 void Batcher::Remember(const std::string& key, const proto::Score& score) {
   if (options_.cache_items <= 0 || cache_index_.count(key) > 0) return;
   cache_.emplace_front(key, score);
@@ -139,20 +150,10 @@ void Batcher::ExpireOverdue() {
   Completed completed;
   {
     MutexLock lock(mutex_);
-    const absl::Time now = clock_.Now();
     const proto::Score late =
         MakeScore(model_->identity(), proto::TIMED_OUT,
                   absl::StrCat("not scored within ", absl::FormatDuration(options_.timeout)));
-    for (auto& [key, entry] : unanswered_) {
-      std::vector<Waiter>& waiters = entry->waiters;
-      const auto overdue = std::stable_partition(
-          waiters.begin(), waiters.end(),
-          [&](const Waiter& waiter) { return now < waiter.submitted + options_.timeout; });
-      for (auto waiter = overdue; waiter != waiters.end(); ++waiter)
-        Answer(*waiter, late, &completed);
-      stats_.num_waiting -= waiters.end() - overdue;
-      waiters.erase(overdue, waiters.end());
-    }
+    for (auto& [key, entry] : unanswered_) AnswerOverdue(*entry, late, &completed);
   }
   CallBack(completed);
 }
@@ -227,6 +228,7 @@ std::vector<Batcher::Ready> Batcher::TakeBatch() {
       continue;
     }
     num_tokens += item_tokens;
+    next.prepared.deadline = next.entry->waiters.back().submitted + options_.timeout;
     batch.push_back(std::move(next));
   }
   stats_.num_in_flight = static_cast<int64_t>(batch.size());
@@ -251,9 +253,19 @@ void Batcher::ScoreAndAnswer(std::vector<Ready> batch) {
     ++stats_.num_batches;
     stats_.last_batch_items = static_cast<int64_t>(batch.size());
     stats_.num_batch_items += stats_.last_batch_items;
-    stats_.num_tokens += num_tokens;
+    const GenerationStats generation = model_->generation();
+    stats_.num_tokens += num_tokens + generation.num_tokens - stats_.generation.num_tokens;
+    stats_.generation = generation;
     for (size_t i = 0; i < batch.size(); ++i) {
       if (scores[i].status() == proto::SCORED) Remember(batch[i].entry->key, scores[i]);
+      if (scores[i].status() == proto::TIMED_OUT) {
+        // Who asked for the same while it was generated has a deadline of their own.
+        AnswerOverdue(*batch[i].entry, scores[i], &completed);
+        if (!batch[i].entry->waiters.empty()) {
+          arrived_.push_back(batch[i].entry);
+          continue;
+        }
+      }
       unanswered_.erase(batch[i].entry->key);
       AnswerAll(*batch[i].entry, scores[i], &completed);
     }

@@ -42,10 +42,12 @@ struct BatcherStats {
   int64_t num_merged = 0;  // Joined an identical item that was still unanswered.
   int64_t num_batches = 0;
   int64_t num_batch_items = 0;
-  int64_t num_tokens = 0;  // Real tokens scored, the template's constant head included.
+  int64_t num_tokens = 0;  // Real tokens scored, the template's constant head and what a guard
+                           // wrote included.
   int64_t last_batch_items = 0;
   double busy_seconds = 0;  // In ScoreBatch.
-  std::string last_error;   // The newest MODEL_ERROR or MALFORMED_OUTPUT.
+  GenerationStats generation;
+  std::string last_error;  // The newest MODEL_ERROR or MALFORMED_OUTPUT.
 
   int64_t num_answered() const;
 };
@@ -118,6 +120,9 @@ class Batcher final {
   static void CallBack(const Completed& completed);
 
   void Answer(const Waiter& waiter, proto::Score score, Completed* completed)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Those whose deadline has passed.
+  void AnswerOverdue(Entry& entry, const proto::Score& late, Completed* completed)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void AnswerAll(Entry& entry, const proto::Score& score, Completed* completed)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

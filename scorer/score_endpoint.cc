@@ -35,6 +35,12 @@ ScoreEndpoint::ScoreEndpoint(std::string scorer_name, transport::Metrics* metric
                                   "Tokens of the items scored, the template's included.")),
       busy_(metrics->NewCounter("wideberth_scorer_busy_seconds_total",
                                 "Time the device spent on batches.")),
+      answers_(metrics->NewCounter("wideberth_scorer_generated_answers_total",
+                                   "Answers that a generative guard wrote.")),
+      unreadable_(metrics->NewCounter("wideberth_scorer_unreadable_answers_total",
+                                      "Generated answers without a verdict.")),
+      answer_tokens_(metrics->NewCounter("wideberth_scorer_generated_tokens_total",
+                                         "Tokens of generated answers.")),
       queue_(metrics->NewGauge("wideberth_scorer_queue_items",
                                "Items accepted and not yet answered.")),
       last_batch_(metrics->NewGauge("wideberth_scorer_last_batch_items",
@@ -103,6 +109,11 @@ void ScoreEndpoint::Tick() {
   batch_items_->Increment(static_cast<double>(stats.num_batch_items - counted_.num_batch_items));
   tokens_->Increment(static_cast<double>(stats.num_tokens - counted_.num_tokens));
   busy_->Increment(stats.busy_seconds - counted_.busy_seconds);
+  const GenerationStats& before = counted_.generation;
+  answers_->Increment(static_cast<double>(stats.generation.num_answers - before.num_answers));
+  unreadable_->Increment(
+      static_cast<double>(stats.generation.num_unreadable - before.num_unreadable));
+  answer_tokens_->Increment(static_cast<double>(stats.generation.num_tokens - before.num_tokens));
   queue_->Set(static_cast<double>(stats.num_waiting));
   last_batch_->Set(static_cast<double>(stats.last_batch_items));
   rate_->Set(TokensPerSecond());
@@ -157,6 +168,15 @@ transport::RoleStatus ScoreEndpoint::Page() const {
                                             : 0;
   page.facts.emplace_back("items a batch",
                           absl::StrFormat("%.1f (newest %d)", mean, stats.last_batch_items));
+  const GenerationStats& generation = stats.generation;
+  if (generation.num_answers > 0) {
+    page.facts.emplace_back("answers written", absl::StrCat(generation.num_answers));
+    page.facts.emplace_back("answers without a verdict", absl::StrCat(generation.num_unreadable));
+    page.facts.emplace_back(
+        "tokens an answer",
+        absl::StrFormat("%.1f", static_cast<double>(generation.num_tokens) /
+                                    static_cast<double>(generation.num_answers)));
+  }
   page.facts.emplace_back("device busy", absl::StrFormat("%.1f s", stats.busy_seconds));
   return page;
 }

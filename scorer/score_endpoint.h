@@ -59,6 +59,9 @@ class ScoreEndpoint final : public transport::ScoreHandler {
   transport::Counter* const batch_items_;
   transport::Counter* const tokens_;
   transport::Counter* const busy_;
+  transport::Counter* const answers_;
+  transport::Counter* const unreadable_;
+  transport::Counter* const answer_tokens_;
   transport::Gauge* const queue_;
   transport::Gauge* const last_batch_;
   transport::Gauge* const rate_;

@@ -56,14 +56,46 @@ absl::Status ValidateVerdict(const proto::ScorerConfig& config) {
   return absl::OkStatus();
 }
 
+bool HasVerdictTokens(const proto::ScorerConfig& config) {
+  return config.positive_size() + config.negative_size() + config.positive_id_size() +
+             config.negative_id_size() >
+         0;
+}
+
+absl::Status ValidateGenerative(const proto::ScorerConfig& config) {
+  const proto::GenerativeConfig& generative = config.generative();
+  if (config.has_template_())
+    return Bad(config,
+               "kind GENERATIVE asks by generative.instruction; template is for kind VERDICT");
+  if (config.output() != proto::ScorerConfig::PROBABILITY)
+    return Bad(
+        config,
+        "kind GENERATIVE gives the share of positive answers, a PROBABILITY; LOG_ODDS is for "
+        "kind VERDICT");
+  if (HasVerdictTokens(config))
+    return Bad(config, "kind GENERATIVE reads a text; verdict tokens are for kind VERDICT");
+  if (generative.has_instruction() && generative.instruction().empty())
+    return Bad(config, "generative.instruction is empty, must be a text or left out");
+  WB_RETURN_IF_ERROR(AtLeast(config, "generative.max_new_tokens", generative.max_new_tokens(), 1));
+  WB_RETURN_IF_ERROR(AtLeast(config, "generative.num_samples", generative.num_samples(), 1));
+  if (!(generative.temperature() >= 0) || !std::isfinite(generative.temperature())) {
+    return Bad(config, absl::StrCat("generative.temperature is ", generative.temperature(),
+                                    ", must be at least 0"));
+  }
+  if (generative.num_samples() > 1 && generative.temperature() == 0) {
+    return Bad(config, absl::StrCat("generative.num_samples is ", generative.num_samples(),
+                                    " with temperature 0, where all answers are one: must be 1, or "
+                                    "the temperature above 0"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ValidateReward(const proto::ScorerConfig& config) {
   if (config.has_template_())
     return Bad(config, "kind REWARD uses the model's chat template; template is for kind VERDICT");
   if (config.has_output())
     return Bad(config, "kind REWARD gives the model's raw score; output is for kind VERDICT");
-  if (config.positive_size() + config.negative_size() + config.positive_id_size() +
-          config.negative_id_size() >
-      0) {
+  if (HasVerdictTokens(config)) {
     return Bad(config, "kind REWARD has a score head; verdict tokens are for kind VERDICT");
   }
   return absl::OkStatus();
@@ -94,8 +126,17 @@ absl::Status ValidateScorerConfig(const proto::ScorerConfig& config) {
     return Bad(config, absl::StrCat("timeout is ", config.timeout(),
                                     ", must be a positive number of seconds"));
   }
-  return config.kind() == proto::ScorerConfig::REWARD ? ValidateReward(config)
-                                                      : ValidateVerdict(config);
+  if (config.has_generative() && config.kind() != proto::ScorerConfig::GENERATIVE)
+    return Bad(config, absl::StrCat("generative is for kind GENERATIVE, found kind ",
+                                    proto::ScorerConfig::Kind_Name(config.kind())));
+  switch (config.kind()) {
+    case proto::ScorerConfig::REWARD:
+      return ValidateReward(config);
+    case proto::ScorerConfig::GENERATIVE:
+      return ValidateGenerative(config);
+    default:
+      return ValidateVerdict(config);
+  }
 }
 
 absl::StatusOr<proto::ScorerConfig> FindScorer(const proto::RunConfig& run,

@@ -23,7 +23,9 @@
 #include "model/tokenizer.h"
 #include "model/verdict_template.h"
 #include "scorer/adapted_lm.h"
+#include "scorer/answer_model.h"
 #include "scorer/conversation_reader.h"
+#include "scorer/generative_model.h"
 #include "scorer/scorer_config.h"
 
 namespace wideberth::scorer {
@@ -306,6 +308,10 @@ std::vector<proto::Score> LmScoringModel::ScoreBatch(const std::vector<PreparedI
 absl::StatusOr<std::unique_ptr<ScoringModel>> ScoringModel::Create(
     const proto::ScorerConfig& config, const ScoringOptions& options) {
   WB_RETURN_IF_ERROR(ValidateScorerConfig(config));
+  if (config.kind() == proto::ScorerConfig::GENERATIVE) {
+    WB_ASSIGN_OR_RETURN(auto answers, AnswerModel::Load(config));
+    return std::make_unique<GenerativeScoringModel>(config, options, std::move(answers));
+  }
   WB_ASSIGN_OR_RETURN(ConversationReader reader, ConversationReader::Create(config));
   WB_ASSIGN_OR_RETURN(AdaptedLm model, LoadAdaptedLm(config));
   auto scoring =

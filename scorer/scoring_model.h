@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "proto/config.pb.h"
 #include "proto/wire.pb.h"
 
@@ -29,7 +30,16 @@ struct PreparedItem {
   std::vector<int32_t> tokens;  // The whole sequence; empty exactly where `refusal` is set.
   int64_t num_new_tokens = 0;   // Those behind the template's constant head, which is computed once
                                 // for all: what a batch is charged.
-  std::string refusal;          // One sentence where the input can never be scored.
+  absl::Time deadline = absl::InfiniteFuture();  // Of a GENERATIVE item: not answered by then, it
+                                                 // is left and the others go on.
+  std::string refusal;  // One sentence where the input can never be scored.
+};
+
+// What a generative guard has written since the start.
+struct GenerationStats {
+  int64_t num_answers = 0;     // Those that ended by themselves or by max_new_tokens.
+  int64_t num_unreadable = 0;  // Answers without a verdict.
+  int64_t num_tokens = 0;      // Those of answers left at a deadline included.
 };
 
 struct ScoringOptions {
@@ -54,6 +64,9 @@ class ScoringModel {
   // item is REFUSED_INPUT; a failing batch is tried again item by item, so that MODEL_ERROR hits
   // only those that fail alone. latency_ms is the time of this call.
   virtual std::vector<proto::Score> ScoreBatch(const std::vector<PreparedItem>& items) = 0;
+
+  // Empty for kinds that do not generate.
+  virtual GenerationStats generation() const { return {}; }
 
   // Constant; any thread may read it.
   virtual const ScorerIdentity& identity() const = 0;

@@ -123,6 +123,20 @@ TEST_F(LooksTest, ScoreGivesTheTypedResult) {
   EXPECT_FALSE(lines[1].contains("value"));
 }
 
+TEST_F(LooksTest, ScoreSaysWhatAGenerativeGuardAnswered) {
+  const std::string config = folder_.Join("guard.txtpb");
+  ASSERT_TRUE(WriteFileAtomically(
+                  config, absl::StrCat("name: \"guard\" kind: GENERATIVE model { path: \"", model_,
+                                       "\" } generative { instruction: \"Judge.\\n\" "
+                                       "max_new_tokens: 8 subtask: PROMPT_HARM }"))
+                  .ok());
+  const auto lines = Lines(Execute({"wideberth", "score", "--config", config},
+                                   "{\"prompt\": \"why\", \"completion\": \"\"}\n"));
+  ASSERT_EQ(lines.size(), 1u);
+  EXPECT_EQ(lines[0]["status"], "MALFORMED_OUTPUT");
+  EXPECT_THAT(lines[0]["message"].get<std::string>(), HasSubstr("it ends with "));
+}
+
 // The reference's four sequences of 3, 2, 3 and 1 tokens.
 json GoldenBatch(json* golden) {
   const auto text = ReadFile(testing::GoldenPath("grpo.json"));

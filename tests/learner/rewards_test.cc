@@ -324,6 +324,12 @@ TEST(ValidateRewardConfig, NamesTheFieldTheValueAndWhatWasExpected) {
   EXPECT_THAT(message(bad), HasSubstr("safety, help"));
   bad.set_guard(0, "help");
   EXPECT_THAT(message(bad), HasSubstr("PROBABILITY"));
+  scorers[0].set_kind(proto::ScorerConfig::GENERATIVE);
+  EXPECT_EQ(message(good), "");
+  scorers[0].set_kind(proto::ScorerConfig::REWARD);
+  EXPECT_THAT(message(good), HasSubstr("expected a scorer of kind VERDICT with output PROBABILITY, "
+                                       "or GENERATIVE"));
+  scorers[0].clear_kind();
   bad = good;
   bad.clear_utility();
   EXPECT_THAT(message(bad), HasSubstr("reward.utility is not set"));

@@ -59,14 +59,25 @@ TEST_F(ValidateConfigTest, AGoodOneIsAccepted) { EXPECT_EQ(Sentence(""), ""); }
 
 TEST_F(ValidateConfigTest, WhatNothingActsOnIsRefusedRatherThanIgnored) {
   const std::pair<const char*, const char*> cases[] = {
-      {"data { path: \"rows.jsonl\" }", "data is set, must be left out"},
-      {"scorer { name: \"x\" model { path: \"m\" } kind: GENERATIVE }",
-       "scorer[2].kind is GENERATIVE"}};
+      {"data { path: \"rows.jsonl\" }", "data is set, must be left out"}};
   for (const auto& [overlay, sentence] : cases) {
     EXPECT_THAT(Sentence(overlay), HasSubstr(sentence));
     EXPECT_THAT(Sentence(overlay), EndsWith("(not supported yet)"));
     EXPECT_THAT(Sentence(overlay), HasSubstr("over.txtpb:1: "));
   }
+}
+
+TEST_F(ValidateConfigTest, AGenerativeScorerIsServed) {
+  const std::string guard = "scorer { name: \"guard\" model { path: \"m\" } kind: GENERATIVE ";
+  EXPECT_EQ(Sentence(guard + "}"), "");
+  EXPECT_EQ(Sentence(guard + "generative { temperature: 0.7 num_samples: 4 } }"), "");
+  EXPECT_THAT(
+      Sentence(guard + "\ngenerative { max_new_tokens: 0 } }"),
+      EndsWith("over.txtpb:2: scorer[2].generative.max_new_tokens is 0, must be at least 1"));
+  EXPECT_THAT(Sentence(guard + "generative { num_samples: 0 } }"),
+              HasSubstr("scorer[2].generative.num_samples is 0"));
+  EXPECT_THAT(Sentence(guard + "generative { temperature: -1 } }"),
+              HasSubstr("scorer[2].generative.temperature is -1"));
 }
 
 TEST_F(ValidateConfigTest, GroupSizeOneIsRefusedWithFileAndLine) {

@@ -213,6 +213,56 @@ TEST_F(GenerateTest, StopsBetweenTwoStepsWhenAsked) {
   EXPECT_EQ(steps, 5);
 }
 
+TEST_F(GenerateTest, ASharedBeginningIsComputedOnceAndChangesNothing) {
+  GenerateOptions options;
+  options.sampling.set_max_new_tokens(24);
+  options.stop_tokens = {7, 100, 200};
+  const std::vector<PromptGroup> groups = {{4, {40, 41, 42, 43, 5}, 3},
+                                           {9, {40, 41, 42, 43, 8, 9, 10}, 2}};
+  const auto expected = Run(groups, options);
+  std::vector<KvPrefix> kv;
+  {
+    const c10::InferenceMode inference;
+    TokenTree tree;
+    tree.Add({40, 41, 42, 43});
+    ForwardOptions forward;
+    forward.root_kv = &kv;
+    model_->Hidden(tree, forward);
+  }
+  options.prefix = &kv[0];
+  const auto found = Run(groups, options);
+  for (size_t g = 0; g < groups.size(); ++g) {
+    for (int c = 0; c < groups[g].num_completions; ++c) {
+      EXPECT_EQ(found[g][c].tokens, expected[g][c].tokens);
+      for (size_t t = 0; t < found[g][c].logprobs.size(); ++t)
+        EXPECT_NEAR(found[g][c].logprobs[t], expected[g][c].logprobs[t], 1e-4);
+    }
+  }
+  EXPECT_THAT(
+      std::string(Generate(*model_, {{1, {40, 41, 42, 43}, 1}}, options).status().message()),
+      HasSubstr("a prompt of 4 tokens, expected more than the 4 it shares"));
+}
+
+TEST_F(GenerateTest, AGroupThatIsNotWantedEndsAndTheOthersGoOn) {
+  GenerateOptions options;
+  options.sampling.set_max_new_tokens(24);
+  const std::vector<PromptGroup> groups = {{4, {5, 6, 7}, 2}, {9, {8}, 2}, {12, {30, 31}, 1}};
+  const auto expected = Run(groups, options);
+  int asked = 0;
+  options.wanted = [&](size_t group) { return group != 1 || ++asked < 10; };
+  const auto found = Run(groups, options);
+  for (size_t g : {0, 2}) {
+    for (int c = 0; c < groups[g].num_completions; ++c)
+      EXPECT_EQ(found[g][c].tokens, expected[g][c].tokens);
+  }
+  for (int c = 0; c < 2; ++c) {
+    const Ids& tokens = found[1][c].tokens;
+    EXPECT_LT(tokens.size(), 8);
+    EXPECT_TRUE(std::equal(tokens.begin(), tokens.end(), expected[1][c].tokens.begin()));
+    EXPECT_EQ(found[1][c].finish, proto::LENGTH);
+  }
+}
+
 TEST_F(GenerateTest, AdapterSurvivesFilesAndWire) {
   proto::LoraConfig lora;
   lora.set_rank(4);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a verdict scorer's question looks like, byte for byte.
+// What a scorer's question looks like, byte for byte.
 #include "model/verdict_template.h"
 
 #include <gmock/gmock.h>
@@ -69,6 +69,25 @@ TEST(VerdictTemplateTest, LlamaGuard2IsTheOriginalByteForByte) {
   EXPECT_EQ(Fingerprint(rendered), "5b9c1f4511d2ebb862a9ca74da14d0b6");
 }
 
+TEST(VerdictTemplateTest, AGenerativeScorerAsksInGuardReasonersForm) {
+  proto::ScorerConfig config;
+  config.set_kind(proto::ScorerConfig::GENERATIVE);
+  const auto question = VerdictTemplate::From(config);
+  ASSERT_TRUE(question.ok()) << question.status();
+  const std::string rendered = question->Render(scorer::MakeItem(" How?", "So. "));
+  const absl::string_view conversation = "\nHuman user:\n How?\n\nAI assistant:\nSo. \n\n";
+  ASSERT_TRUE(absl::EndsWith(rendered, conversation)) << rendered;
+  // The instruction, compared with the reference by hand once: any change of a byte shows here.
+  const std::string instruction = rendered.substr(0, rendered.size() - conversation.size());
+  EXPECT_EQ(instruction.size(), 490u);
+  EXPECT_EQ(Fingerprint(instruction), "6fa19e6696cc7184b05d989ef54114cd");
+  EXPECT_TRUE(
+      absl::EndsWith(question->Render(scorer::MakeItem("How?", " ")), "AI assistant:\nNone\n\n"));
+  config.mutable_generative()->set_instruction("Judge.\n");
+  EXPECT_EQ(VerdictTemplate::From(config)->Render(scorer::MakeItem("How?", "So.")),
+            "Judge.\n\nHuman user:\nHow?\n\nAI assistant:\nSo.\n\n");
+}
+
 TEST(VerdictTemplateTest, LlamaGuard2BringsItsOwnVerdictTokens) {
   proto::ScorerConfig config;
   config.set_template_("llama_guard_2");
@@ -83,6 +102,9 @@ TEST(VerdictTemplateTest, NothingToScoreIsSaid) {
   EXPECT_EQ(WhyNothingToScore(scorer::MakeItem("p", "c")), "");
   EXPECT_EQ(WhyNothingToScore(scorer::MakeItem("p", " \n")), "the completion is empty");
   EXPECT_EQ(WhyNothingToScore(scorer::MakeItem(" ", "c")), "the prompt is empty");
+  EXPECT_EQ(WhyNothingToScore(scorer::MakeItem("p", ""), /*prompt_only=*/true), "");
+  EXPECT_EQ(WhyNothingToScore(scorer::MakeItem(" ", "c"), /*prompt_only=*/true),
+            "the prompt is empty");
   EXPECT_EQ(WhyNothingToScore(proto::ScoreItem()), "the completion is empty");
 }
 

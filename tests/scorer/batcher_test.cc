@@ -265,6 +265,30 @@ TEST_F(BatcherTest, StatisticsAddUp) {
   EXPECT_EQ(stats.busy_seconds, 2);
 }
 
+// The same item again while its first question is generated has a deadline of its own.
+TEST_F(BatcherTest, WhoJoinsLateIsNotTimedOutWithTheOthers) {
+  BatcherOptions options;
+  options.timeout = absl::Seconds(60);
+  Make(options);
+  const auto first = Submit({MakeItem("p", "ab")});
+  clock_.Advance(absl::Seconds(1));
+  std::shared_ptr<std::optional<Scores>> second;
+  model_.clock = &clock_;
+  model_.during_batch = [&] {
+    if (second) return;
+    clock_.Advance(absl::Seconds(50));
+    second = Submit({MakeItem("p", "ab")});
+    clock_.Advance(absl::Seconds(10));
+  };
+  EXPECT_EQ(RunOnce(), 1);
+  EXPECT_EQ((**first)[0].status(), proto::TIMED_OUT);
+  EXPECT_FALSE(second->has_value());
+  clock_.Advance(absl::Seconds(1));
+  EXPECT_EQ(RunOnce(), 1);
+  EXPECT_EQ((**second)[0].status(), proto::SCORED);
+  EXPECT_EQ(batcher_->Stats().num_waiting, 0);
+}
+
 // For TSan: requests from several threads, deadlines from another, one device thread.
 TEST_F(BatcherTest, ManyThreadsGetEveryAnswerOnce) {
   BatcherOptions options;

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/clock.h"
 #include "scorer/scoring_model.h"
 
 namespace wideberth::scorer {
@@ -43,13 +44,20 @@ class FakeScoringModel final : public ScoringModel {
     }
     batches.push_back(std::move(texts));
     if (during_batch) during_batch();
+    for (size_t i = 0; clock != nullptr && i < items.size(); ++i) {
+      if (clock->Now() >= items[i].deadline)
+        scores[i] = MakeScore(identity_, proto::TIMED_OUT, "late");
+    }
     return scores;
   }
 
   const ScorerIdentity& identity() const override { return identity_; }
+  GenerationStats generation() const override { return generated; }
 
   std::vector<std::vector<std::string>> batches;  // Completions, batch by batch.
   std::function<void()> during_batch;
+  GenerationStats generated;
+  const Clock* clock = nullptr;  // Where set, an item that is late is TIMED_OUT.
 
  private:
   const ScorerIdentity identity_{"safety", "weights", "template"};

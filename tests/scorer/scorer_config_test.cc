@@ -75,6 +75,35 @@ TEST(ScorerConfigTest, ARewardRefusesVerdictFields) {
       "scorer \"helpfulness\": kind REWARD has a score head; verdict tokens are for kind VERDICT");
 }
 
+TEST(ScorerConfigTest, AGenerativeScorerHasFieldsOfItsOwn) {
+  const std::string guard = "name: 'guard' kind: GENERATIVE model { path: 'm' } ";
+  EXPECT_EQ(Message(guard), "");
+  EXPECT_EQ(Message(guard, "generative { num_samples: 4 temperature: 0.7 } adapter: 'a'"), "");
+  const std::string who = "scorer \"guard\": ";
+  EXPECT_EQ(Message(guard, "template: '{completion}'"),
+            who + "kind GENERATIVE asks by generative.instruction; template is for kind VERDICT");
+  EXPECT_EQ(Message(guard, "output: LOG_ODDS"),
+            who +
+                "kind GENERATIVE gives the share of positive answers, a PROBABILITY; LOG_ODDS is "
+                "for kind VERDICT");
+  EXPECT_EQ(Message(guard, "positive: 'yes'"),
+            who + "kind GENERATIVE reads a text; verdict tokens are for kind VERDICT");
+  EXPECT_EQ(Message(guard, "generative { max_new_tokens: 0 }"),
+            who + "generative.max_new_tokens is 0, must be at least 1");
+  EXPECT_EQ(Message(guard, "generative { num_samples: 0 }"),
+            who + "generative.num_samples is 0, must be at least 1");
+  EXPECT_EQ(Message(guard, "generative { temperature: -1 }"),
+            who + "generative.temperature is -1, must be at least 0");
+  EXPECT_EQ(Message(guard, "generative { num_samples: 4 }"),
+            who +
+                "generative.num_samples is 4 with temperature 0, where all answers are one: must "
+                "be 1, or the temperature above 0");
+  EXPECT_EQ(Message(guard, "generative { instruction: '' }"),
+            who + "generative.instruction is empty, must be a text or left out");
+  EXPECT_EQ(Message(kVerdict, "generative { num_samples: 1 }"),
+            "scorer \"safety\": generative is for kind GENERATIVE, found kind VERDICT");
+}
+
 TEST(ScorerConfigTest, NumbersHaveBounds) {
   EXPECT_EQ(Message(kVerdict, "replicas: 0"),
             "scorer \"safety\": replicas is 0, must be at least 1");

@@ -15,6 +15,7 @@
 #include "base/file.h"
 #include "base/mutex.h"
 #include "tests/scorer/fake_scoring_model.h"
+#include "tests/scorer/parrot_model.h"
 #include "tests/testing/fake_wire.h"
 #include "tests/testing/paths.h"
 #include "tests/testing/tiny_model.h"
@@ -70,6 +71,14 @@ class ScorerProcessTest : public ::testing::Test {
     for (const pid_t pid : running_) ::waitpid(pid, nullptr, 0);
   }
 
+  void MakeGenerative() {
+    config_.Clear();
+    config_.set_name("safety");
+    config_.set_kind(proto::ScorerConfig::GENERATIVE);
+    config_.mutable_model()->set_path(folder_.Join("model"));
+    config_.mutable_generative()->set_instruction("Judge.\n");
+    config_.mutable_generative()->set_max_new_tokens(24);
+  }
   pid_t Start(int index, const std::string& scorer = "safety",
               const std::string& connect_timeout = "20s") {
     std::vector<std::string> arguments = {testing::BinaryPath("wideberth-scorer"),
@@ -147,6 +156,36 @@ TEST_F(ScorerProcessTest, ServesFromTheFirstCallAndEndsWithTheRun) {
     drain_ = true;
   }
   EXPECT_EQ(Wait(pid), 0) << Log();
+}
+
+TEST_F(ScorerProcessTest, AGenerativeGuardAnswers) {
+  ASSERT_TRUE(WriteParrotModel("ReSpOnsE:HarmFUl", folder_.Join("model")).ok());
+  MakeGenerative();
+  const pid_t pid = Start(0);
+  const auto client = ClientOf("scorer-safety-0");
+  const auto scores =
+      client->Score({MakeItem("p", "c"), MakeItem("q", ""), MakeItem("q", std::string(600, 'x'))},
+                    absl::Minutes(1));
+  ASSERT_EQ(scores.size(), 3);
+  EXPECT_EQ(scores[0].status(), proto::SCORED) << scores[0].message();
+  EXPECT_EQ(scores[0].value(), 1);
+  EXPECT_EQ(scores[1].status(), proto::REFUSED_INPUT);
+  EXPECT_THAT(scores[2].message(), HasSubstr("tokens and its answer may have 24"));
+  ::kill(pid, SIGTERM);
+  EXPECT_EQ(Wait(pid), 0) << Log();
+}
+
+TEST_F(ScorerProcessTest, AGuardThatBabblesIsMalformedOutput) {
+  MakeGenerative();
+  config_.mutable_generative()->set_temperature(1);
+  config_.mutable_generative()->set_num_samples(2);
+  Start(0);
+  const proto::Score score =
+      ClientOf("scorer-safety-0")->Score({MakeItem("p", "c")}, absl::Minutes(1))[0];
+  EXPECT_EQ(score.status(), proto::MALFORMED_OUTPUT);
+  EXPECT_FALSE(score.has_value());
+  EXPECT_THAT(score.message(), HasSubstr("none of 2 answers can be read; the first one: the answer "
+                                         "has no line that begins with \"response:\""));
 }
 
 TEST_F(ScorerProcessTest, ASignalEndsIt) {

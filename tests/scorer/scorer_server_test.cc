@@ -7,6 +7,7 @@
 #include <optional>
 #include <thread>
 
+#include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "scorer/drain.h"
 #include "scorer/membership.h"
@@ -17,8 +18,10 @@
 namespace wideberth::scorer {
 namespace {
 
+using ::testing::_;
 using ::testing::Contains;
 using ::testing::HasSubstr;
+using ::testing::Not;
 using ::testing::Pair;
 using Response = absl::StatusOr<proto::ScoreResponse>;
 
@@ -86,6 +89,28 @@ TEST_F(ScorerServerTest, FiguresReachHeartbeatPageAndMetrics) {
   EXPECT_THAT(text, HasSubstr("wideberth_scorer_tokens_total 5"));
   endpoint_.Tick();
   EXPECT_THAT(metrics_.Text(), HasSubstr("wideberth_scorer_tokens_total 5")) << "counted once";
+}
+
+TEST_F(ScorerServerTest, WhatAGuardWroteReachesPageAndMetrics) {
+  endpoint_.Open(&batcher_);
+  endpoint_.Tick();
+  EXPECT_THAT(endpoint_.Page().facts, Not(Contains(Pair("answers written", _))));
+  for (const int64_t answers : {2, 4}) {
+    model_.generated = {answers, answers / 2, 10 * answers};
+    Score({MakeItem("p", absl::StrCat("abc", answers))});
+    clock_.Advance(absl::Seconds(1));
+    batcher_.RunOnce(absl::ZeroDuration());
+    endpoint_.Tick();
+  }
+  EXPECT_EQ(endpoint_.Status().num_tokens(), 2 * 4 + 40) << "questions and answers";
+  const transport::RoleStatus page = endpoint_.Page();
+  EXPECT_THAT(page.facts, Contains(Pair("answers written", "4")));
+  EXPECT_THAT(page.facts, Contains(Pair("answers without a verdict", "2")));
+  EXPECT_THAT(page.facts, Contains(Pair("tokens an answer", "10.0")));
+  const std::string text = metrics_.Text();
+  EXPECT_THAT(text, HasSubstr("wideberth_scorer_generated_answers_total 4"));
+  EXPECT_THAT(text, HasSubstr("wideberth_scorer_unreadable_answers_total 2"));
+  EXPECT_THAT(text, HasSubstr("wideberth_scorer_generated_tokens_total 40"));
 }
 
 TEST_F(ScorerServerTest, TheRateForgetsWhatIsLongAgo) {
