@@ -28,8 +28,8 @@ CELLS = {  # name -> (google-benchmark name, args)
 class Worker:
     """A process that answers JSON lines with JSON lines, the first of them when it is ready."""
 
-    def __init__(self, command, threads, preload=None):
-        environment = dict(os.environ, OMP_NUM_THREADS=str(threads))
+    def __init__(self, command, threads, preload=None, **environment):
+        environment = dict(os.environ, OMP_NUM_THREADS=str(threads), **environment)
         if preload:
             environment["LD_PRELOAD"] = preload
         self.errors = tempfile.TemporaryFile("w+")

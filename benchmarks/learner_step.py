@@ -2,13 +2,16 @@
 """One GRPO optimiser step on given completions - reference and policy forward, loss, backward, clipping, AdamW on LoRA r=16 of all linear layers - of Wideberth's learner, of
 transformers + PEFT in a plain loop and of TRL's GRPOTrainer, in turn, one thread each.
 
-usage: learner_step.py --build DIR --model FOLDER [--case NAME ...] [--groups 1] [--group_size 8] [--rounds 3] [--json FILE]
+usage: learner_step.py --build DIR --model FOLDER [--case NAME ...] [--variant stock] [--variant tuned] [--groups 1] [--group_size 8] [--rounds 3] [--json FILE]
 All sides start from the same adapter and take the same steps on the same tokens; losses and gradient norms must agree, or the run ends. Wideberth and a peer take steps in turn,
-each in its own process, which waits while the other computes. Memory: the highest resident size since everything was loaded, above what was resident then, and in total. On a processor that is not
-Intel's each peer runs twice: stock, and with the MKL switch that this project sets for itself (see compare.py). Ratios: peer's seconds / Wideberth's of the same round, median;
-Wideberth's memory / peer's. The first round warms up and is not counted.
+each in its own process, which waits while the other computes. A group is one batch of the peers, and one packed tree of Wideberth: memory does not depend on their number.
+A tuned peer has what costs its user nothing: the MKL switch that this project sets for itself (see compare.py), and malloc's mmap threshold at 1 MB, without which
+activations fragment the heap to nearly twice the memory. Its page faults may make it slower than stock: judge speed by the faster, memory by the leaner.
+Ratios: peer's seconds / Wideberth's of the same round, median; Wideberth's memory / peer's. Memory: the highest resident size since everything was loaded, above what was
+resident then, and in total. The first round warms up and is not counted. A peer that runs out of memory is the first the kernel kills.
 """
 import argparse
+import functools
 import json
 import pathlib
 import random
@@ -21,7 +24,7 @@ from compare import HERE, Worker, make_switch, switch_matters
 
 CASES = {  # name -> prompt tokens, least and most completion tokens, dtype, activation checkpointing
     "float32": (96, 48, 128, "float32", False),
-    "long-prompt": (512, 32, 96, "float32", False),
+    "long-prompt": (256, 16, 48, "float32", False),
     "checkpointing": (96, 48, 128, "float32", True),
     "bfloat16": (96, 48, 128, "bfloat16", False),
 }
@@ -52,18 +55,19 @@ def make_adapter(model, folder):
     subprocess.run([sys.executable, "-c", script, model, folder], check=True, stderr=subprocess.DEVNULL)
 
 
-def peer_commands(options, scratch, settings, dtype):
-    """Title -> command and library to preload."""
-    commands = {}
+def peers_of(options, scratch, settings):
+    """Title -> what starts it."""
+    peers = {}
     for kind, title in (("peft", "transformers + PEFT"), ("trl", "TRL")):
         command = [sys.executable, HERE / "learner_step_peer.py", kind, *settings]
         if kind not in options.peer:
             continue
         if "stock" in options.variant:
-            commands[title] = (command, None)
-        if "switch" in options.variant and switch_matters() and dtype == "float32":  # bfloat16 goes through oneDNN, which asks nobody.
-            commands[title + ", MKL switch"] = (command, make_switch(scratch))
-    return commands
+            peers[title] = functools.partial(Worker, command, 1)
+        if "tuned" in options.variant:
+            switch = make_switch(scratch) if switch_matters() else None
+            peers[title + ", tuned"] = functools.partial(Worker, command, 1, switch, MALLOC_MMAP_THRESHOLD_=str(1 << 20))
+    return peers
 
 
 def check(name, title, dtype, number, own, theirs):
@@ -77,7 +81,7 @@ def check(name, title, dtype, number, own, theirs):
 
 def alternate(options, ours, peer, name, title, dtype):
     """Both sides' answers round after round, and the largest differences. Only these two processes are there: some peers need several GB."""
-    own, other = Worker(ours, 1), Worker(peer[0], 1, peer[1])
+    own, other = Worker(ours, 1), peer()
     rounds, differences = [], []
     for number in range(options.rounds + 1):
         rounds.append((own.ask(), other.ask()))
@@ -102,7 +106,7 @@ def compare(options, scratch, name):
     print("| peer | its s/step | Wideberth's | ratio | ratio of CPU time | its MB above loaded, in total | Wideberth's | ratios | difference of loss, gradient norm |")
     print("|---|---|---|---|---|---|---|---|---|")
     rows = []
-    for title, peer in peer_commands(options, scratch, settings, dtype).items():
+    for title, peer in peers_of(options, scratch, settings).items():
         rounds, (loss, norm) = alternate(options, [options.build / "bin/learner_benchmark", *settings], peer, name, title, dtype)
         rows.append({"case": name, "peer": title, "rounds": rounds})
         own_seconds, seconds = ([side["seconds"] for side in sides] for sides in zip(*rounds[1:]))
@@ -120,19 +124,19 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--build", type=pathlib.Path, required=True)
     parser.add_argument("--model", required=True)
-    parser.add_argument("--case", action="append", choices=list(CASES), help="may be given several times; all, if not given")
+    parser.add_argument("--case", action="append", choices=list(CASES), help="may be given several times; float32, if not given")
     parser.add_argument("--peer", action="append", choices=["peft", "trl"], help="may be given several times; both, if not given")
-    parser.add_argument("--variant", action="append", choices=["stock", "switch"], help="of the peers; both, if not given")
+    parser.add_argument("--variant", action="append", choices=["stock", "tuned"], help="of the peers, may be given twice; tuned, if not given")
     parser.add_argument("--groups", type=int, default=1)
     parser.add_argument("--group_size", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()
-    options.peer, options.variant = options.peer or ["peft", "trl"], options.variant or ["stock", "switch"]
+    options.peer, options.variant = options.peer or ["peft", "trl"], options.variant or ["tuned"]
     with tempfile.TemporaryDirectory() as folder:
         scratch = pathlib.Path(folder)
         make_adapter(options.model, scratch / "adapter")
-        rows = [row for name in options.case or CASES for row in compare(options, scratch, name)]
+        rows = [row for name in options.case or ["float32"] for row in compare(options, scratch, name)]
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
 
