@@ -25,19 +25,28 @@ CELLS = {  # name -> (google-benchmark name, args)
 }
 
 
-class Peer:
-    def __init__(self, folder, dtype, threads, preload):
-        environment = dict(os.environ, OMP_NUM_THREADS=str(threads))
+class Worker:
+    """A process that answers JSON lines with JSON lines, the first of them when it is ready."""
+
+    def __init__(self, command, threads, preload=None, **environment):
+        environment = dict(os.environ, OMP_NUM_THREADS=str(threads), **environment)
         if preload:
             environment["LD_PRELOAD"] = preload
-        self.process = subprocess.Popen([sys.executable, HERE / "hf_worker.py", folder, dtype, str(threads)], env=environment, text=True,
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        assert json.loads(self.process.stdout.readline())["ready"]
+        self.errors = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(list(map(str, command)), env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors)
+        self.read()
+
+    def read(self):
+        line = self.process.stdout.readline()
+        if not line:
+            self.errors.seek(0)
+            sys.exit(f"{' '.join(map(str, self.process.args))} ended:\n{self.errors.read()[-3000:]}")
+        return json.loads(line)
 
     def ask(self, **request):
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+        return self.read()
 
     def close(self):
         self.process.stdin.close()
@@ -64,6 +73,18 @@ def check(build, folder, peer):
     return largest
 
 
+def switch_matters():
+    return "GenuineIntel" not in pathlib.Path("/proc/cpuinfo").read_text()
+
+
+def make_switch(folder):
+    """The MKL switch as a library to preload."""
+    source, library = f"{folder}/switch.c", f"{folder}/switch.so"
+    pathlib.Path(source).write_text("int mkl_serv_intel_cpu_true(void) { return 1; }\n")
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+    return library
+
+
 def make_llama_5m(folder):
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -78,9 +99,10 @@ def summary(values):
 
 def compare(options, folder, preload):
     print(f"\n{folder}, {options.dtype}, {options.threads} thread(s), {options.rounds} rounds; tokens a second, median (least .. most)", flush=True)
-    peers = {"transformers": Peer(folder, options.dtype, options.threads, None)}
-    if "GenuineIntel" not in pathlib.Path("/proc/cpuinfo").read_text():
-        peers["with the switch"] = Peer(folder, options.dtype, options.threads, preload)
+    command = [sys.executable, HERE / "hf_worker.py", folder, options.dtype, options.threads]
+    peers = {"transformers": Worker(command, options.threads)}
+    if switch_matters():
+        peers["with the switch"] = Worker(command, options.threads, preload)
     if options.dtype == "float32":
         print(f"largest difference of log-probs to transformers: {check(options.build, folder, peers['transformers']):.2e}")
     rows = []
@@ -112,9 +134,7 @@ def main():
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        source, preload = f"{scratch}/switch.c", f"{scratch}/switch.so"
-        pathlib.Path(source).write_text("int mkl_serv_intel_cpu_true(void) { return 1; }\n")
-        subprocess.run(["cc", "-shared", "-fPIC", "-o", preload, source], check=True)
+        preload = make_switch(scratch)
         rows = []
         for model in options.model:
             folder = f"{scratch}/llama-5m" if model == "llama-5m" else model

@@ -95,6 +95,18 @@ TEST(AdamW, ClipsByTheGlobalNorm) {
   EXPECT_EQ(optimizer.NamedState()[0].second[0].item<double>(), 0.1);
 }
 
+TEST(AdamW, TheNormOfMillionsOfGradientsHasSevenDigits) {
+  at::manual_seed(5);
+  std::vector<std::pair<std::string, at::Tensor>> parameters;
+  for (int i = 0; i < 200; ++i) parameters.emplace_back(std::to_string(i), at::zeros({20000}));
+  AdamW optimizer(parameters, {});
+  optimizer.flat_gradient().normal_(0, 1e-3);
+  const double exact = optimizer.flat_gradient().to(at::kDouble).norm().item<double>();
+  const auto norm = optimizer.Step();
+  ASSERT_TRUE(norm.ok()) << norm.status();
+  EXPECT_NEAR(*norm / exact, 1, 1e-6);
+}
+
 TEST(AdamW, BackwardAccumulatesIntoTheFlatGradient) {
   const auto parameters = TwoParameters();
   AdamW optimizer(parameters, {});
