@@ -29,7 +29,7 @@
 #include "report/summary.h"
 #include "report/tensorboard.h"
 #include "transport/adapter_carrier.h"
-#include "transport/collective.h"
+#include "transport/device_collective.h"
 #include "transport/health.h"
 #include "transport/metrics.h"
 #include "transport/rank_hub.h"
@@ -137,7 +137,7 @@ class Learner {
   transport::GrpcAdapterCarrier shelf_;
   std::unique_ptr<LearnerService> service_;
   std::unique_ptr<transport::RankHub> ranks_;  // With several ranks.
-  std::unique_ptr<transport::Collective> collective_;
+  std::unique_ptr<transport::DeviceCollective> collective_;
   int64_t handed_out_ = 0;  // Steps.
 
   // The device thread's.

@@ -120,8 +120,11 @@ absl::Status LearnerRank::Announce() {
     return joined;
   }
   Note("waiting", 0);
-  collective_ = std::make_unique<transport::StarCollective>(
-      options_.rank, config_.learner().world_size(), client.get());
+  collective_ = std::make_unique<transport::DeviceCollective>(
+      std::make_unique<transport::StarCollective>(options_.rank, config_.learner().world_size(),
+                                                  client.get()),
+      transport::MakeDeviceSums(config_.policy().model().device()),
+      absl::Seconds(config_.learner().rank_timeout()));
   policy_.trainer->ShareWith(collective_.get(), nullptr);
   return absl::OkStatus();
 }
@@ -181,6 +184,7 @@ absl::Status LearnerRank::TrainUntilEnd() {
     }
     Note("training", static_cast<uint64_t>(next.step()));
     if (done < 0) {
+      WB_RETURN_IF_ERROR(collective_->Connect());
       WB_RETURN_IF_ERROR(model::CatchTorch("taking over rank 0's state", [&] {
         return ShareState(*collective_, policy_.trainer->adapter(), policy_.trainer->optimizer());
       }));

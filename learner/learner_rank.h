@@ -12,7 +12,7 @@
 #include "base/mutex.h"
 #include "learner/policy.h"
 #include "proto/config.pb.h"
-#include "transport/collective.h"
+#include "transport/device_collective.h"
 #include "transport/health.h"
 #include "transport/rank_client.h"
 
@@ -64,7 +64,7 @@ class LearnerRank {
   std::string run_id_;
   std::string health_address_;
   Policy policy_;
-  std::unique_ptr<transport::Collective> collective_;
+  std::unique_ptr<transport::DeviceCollective> collective_;
 
   mutable Mutex mutex_;
   std::shared_ptr<transport::RankClient> client_ ABSL_GUARDED_BY(mutex_);

@@ -31,7 +31,10 @@ void Learner::MakeRanks() {
   // Also where the device thread waits for groups.
   options.on_failure = [this](const absl::Status& why) { pool_.Fail(why); };
   ranks_ = std::make_unique<transport::RankHub>(std::move(options), clock_);
-  collective_ = std::make_unique<transport::StarCollective>(0, world_size, ranks_.get());
+  collective_ = std::make_unique<transport::DeviceCollective>(
+      std::make_unique<transport::StarCollective>(0, world_size, ranks_.get()),
+      transport::MakeDeviceSums(config_.policy().model().device()),
+      absl::Seconds(config_.learner().rank_timeout()));
 }
 
 absl::Status Learner::AwaitRanks() {
@@ -51,6 +54,7 @@ absl::Status Learner::AwaitRanks() {
 absl::Status Learner::HandOut(const std::vector<TrainGroup>& groups) {
   ranks_->Offer(handed_out_, ToRankStep(groups).SerializeAsString());
   if (handed_out_++ > 0) return absl::OkStatus();
+  WB_RETURN_IF_ERROR(collective_->Connect());
   return model::CatchTorch("giving the ranks the state at the start", [&] {
     return ShareState(*collective_, trainer_->adapter(), trainer_->optimizer());
   });

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the learner's ranks do together in an optimiser step: add up their gradients, show each
 // other their numbers. One rank does it alone; several go through rank 0 (rank_hub.h,
-// rank_client.h) or, for gradients on GPUs, over NCCL (nccl_collective.h).
+// rank_client.h) or, for gradients on GPUs, between them (device_collective.h).
 #pragma once
 
 #include <cstdint>

@@ -22,6 +22,8 @@
 
 namespace wideberth::transport {
 
+class NcclCommunicator;
+
 // One communicator generation on one device. Every wait has a deadline; the first failure aborts
 // the communicator, after which every call is FailedPrecondition and a new generation is needed.
 // One thread at a time.
@@ -42,9 +44,8 @@ class NcclGroup final {
   absl::StatusOr<std::shared_ptr<const AdapterBlob>> Receive(absl::Duration timeout);
 
  private:
-  struct Device;
-  explicit NcclGroup(std::unique_ptr<Device> device);
-  std::unique_ptr<Device> device_;
+  explicit NcclGroup(std::unique_ptr<NcclCommunicator> group);
+  std::unique_ptr<NcclCommunicator> group_;
 };
 
 // The learner's end: Publish returns at once, a thread of its own broadcasts the newest version. A

@@ -73,6 +73,13 @@ TEST(BadInputTest, AMissingModelFolder) {
                                   HasSubstr("expected a Hugging Face model folder")));
 }
 
+TEST(BadInputTest, AMissingAdapterToStartFrom) {
+  const TinyRun run;
+  EXPECT_THAT(Refusal(run, {"--override=policy { adapter: '/nowhere' }"}),
+              HasSubstr("policy.adapter: there is no /nowhere/adapter_config.json, expected a PEFT "
+                        "LoRA folder"));
+}
+
 TEST(BadInputTest, AMissingWeightsFile) {
   const TinyRun run;
   std::filesystem::remove(run.Join("model/model.safetensors"));

@@ -6,6 +6,7 @@
 #include <signal.h>
 
 #include <cstdlib>
+#include <filesystem>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -138,6 +139,33 @@ TEST(RunTest, PeftLoadsTheAdapterOfARun) {
       Execute({python, "tests/golden/check_adapter_with_peft.py", "--model", run.Join("model"),
                "--adapter", run.run_dir() + "/adapter", "--expect", run.Join("expected.json")});
   EXPECT_EQ(peft.code, 0) << peft.out << peft.err;
+}
+
+TEST(RunTest, GoesOnFromATrainedAdapterWhichIsThenTheReference) {
+  const TinyRun run;
+  ASSERT_EQ(Execute(run.Command()).code, 0);
+  std::filesystem::rename(run.run_dir(), run.Join("first"));
+  const std::string start = run.Join("first/adapter");
+  const Finished finished =
+      Execute(run.Command({absl::StrCat("--override=policy { adapter: '", start, "' }")}));
+  ASSERT_EQ(finished.code, 0) << finished.err << run.File("logs/learner-0.log");
+  ExpectTrained(run, 3);  // KL 0 on the first step among the rest.
+  EXPECT_THAT(run.File("logs/learner-0.log"), HasSubstr("from adapter " + start));
+  EXPECT_NE(run.File("adapter/adapter_model.safetensors"),
+            ReadFile(start + "/adapter_model.safetensors").value_or(""));
+}
+
+TEST(RunTest, DropoutIsInWhatIsTrainedOnAndNotInWhatIsCompared) {
+  const TinyRun run;
+  const Finished finished =
+      Execute(run.Command({"--override=policy { lora { dropout: 0.5 } } learner { beta: 0.1 }"}));
+  ASSERT_EQ(finished.code, 0) << finished.err << run.File("logs/learner-0.log");
+  ExpectTrained(run, 3);
+  EXPECT_GT(run.Metrics()[2]["kl"].get<double>(), 0);
+  // Replayed with the same masks.
+  const Finished replayed = Execute({"wideberth", "replay", "--run=" + run.run_dir()});
+  EXPECT_EQ(replayed.code, 0) << replayed.err;
+  EXPECT_THAT(replayed.err, HasSubstr("byte for byte, after 3 of them"));
 }
 
 TEST(RunTest, TheSameSeedGivesTheSameRun) {

@@ -218,6 +218,34 @@ TEST_F(PreferenceTasks, DpoBeginsAtItsReference) {
   EXPECT_NEAR(found, weight * std::log(2), 1e-12) << "B is zero: d is zero, weights are rows'";
 }
 
+TEST_F(PreferenceTasks, DpoBeginsAtTheAdapterItStartsFrom) {
+  Load("llama");
+  for (auto& [name, tensor] : adapter_->NamedTensors())
+    if (name.find("lora_B") != std::string::npos) tensor.fill_(0.01);
+  const PreferenceData data = SomePairs();
+  DpoTask live(proto::DpoConfig(), data), kept(proto::DpoConfig(), data);
+  ASSERT_TRUE(
+      kept.PrecomputeReference(ModelInUse{model_.get(), nullptr, adapter_.get()}, 1000).ok());
+  double weight = 0, of_base = 0, of_adapter = 0, precomputed = 0;
+  for (const PreferencePair& pair : data.train) weight += pair.weight / 5;
+  const at::NoGradGuard no_grad;
+  const auto loss = [&](const DpoTask& task, const model::Adapter* reference) {
+    const std::vector<Pass> passes = task.Plan(Split::kTrain, {0, 1, 2, 3, 4}, 1000);
+    double sum = 0;
+    for (const Pass& pass : passes) {
+      sum += task.Compute(Split::kTrain, pass, {model_.get(), adapter_.get(), reference})
+                 .loss.item<double>();
+    }
+    return sum;
+  };
+  of_base = loss(live, nullptr);
+  of_adapter = loss(live, adapter_.get());
+  precomputed = loss(kept, nullptr);
+  EXPECT_NEAR(of_adapter, weight * std::log(2), 1e-12);
+  EXPECT_NEAR(precomputed, weight * std::log(2), 1e-12);
+  EXPECT_GT(std::abs(of_base - of_adapter), 1e-6);
+}
+
 TEST_F(PreferenceTasks, PrecomputedReferenceIsThatOfEveryStep) {
   Load("llama");
   for (auto& [name, tensor] : adapter_->NamedTensors())

@@ -185,6 +185,37 @@ TEST_F(SupervisedRunTest, OtherDataOrAnotherSeedIsNotTheSameRun) {
   EXPECT_THAT(std::string(Create(true).status().message()), HasSubstr("is of LoRA rank 4"));
 }
 
+TEST_F(SupervisedRunTest, ARunStartsFromATrainedAdapterAndOnlyFromOneThatFits) {
+  config_.mutable_learner()->set_max_steps(3);
+  ASSERT_TRUE((*Create())->Run().ok());
+  const std::string trained = AdapterBytes();
+  const std::string first = config_.run_dir();
+  config_.mutable_policy()->set_adapter(first + "/adapter");
+  config_.set_run_dir(dir_.Join("second"));
+  // The first step of a warm-up changes nothing.
+  config_.mutable_learner()->set_warmup_steps(1);
+  config_.mutable_learner()->set_max_steps(1);
+  ASSERT_TRUE((*Create())->Run().ok());
+  EXPECT_EQ(AdapterBytes(), trained);
+  config_.mutable_learner()->set_max_steps(2);
+  ASSERT_TRUE((*Create(true))->Run().ok());
+  EXPECT_NE(AdapterBytes(), trained);
+
+  config_.mutable_policy()->set_adapter(config_.run_dir() + "/adapter");
+  EXPECT_THAT(std::string(Create(true).status().message()),
+              HasSubstr("belongs to a run that started from an adapter with fingerprint"));
+  config_.mutable_policy()->clear_adapter();
+  EXPECT_THAT(std::string(Create(true).status().message()),
+              HasSubstr("policy.adapter gives no adapter"));
+  config_.mutable_policy()->set_adapter(first + "/adapter");
+  config_.mutable_policy()->mutable_lora()->set_rank(2);
+  config_.set_run_dir(dir_.Join("third"));
+  EXPECT_THAT(std::string(Create().status().message()),
+              HasSubstr("run/adapter: is of LoRA rank 4, policy.lora.rank is 2"));
+  config_.mutable_policy()->set_adapter(dir_.Join("none"));
+  EXPECT_THAT(std::string(Create().status().message()), HasSubstr("none/adapter_config.json"));
+}
+
 TEST_F(SupervisedRunTest, StepsThatAreNotFiniteEndTheRunWithItsLastGoodState) {
   config_.mutable_policy()->mutable_lora()->set_dropout(0);
   config_.mutable_learner()->set_lr_scheduler_type(proto::LearnerConfig::CONSTANT);

@@ -104,8 +104,7 @@ class SupervisedTest : public ::testing::Test {
     AdamW optimizer(adapter_->NamedTensors(), {});
     double loss = 0;
     for (const Pass& pass : task.Plan(Split::kTrain, AllRows(task), max_tokens)) {
-      const PassResult result =
-          task.Compute(Split::kTrain, pass, {model_.get(), adapter_.get()});
+      const PassResult result = task.Compute(Split::kTrain, pass, {model_.get(), adapter_.get()});
       loss += result.loss.item<double>();
       result.loss.backward();
     }
@@ -412,7 +411,8 @@ TEST_F(SupervisedTest, AnAdapterOfAnotherTypeIsRefused) {
   const auto narrow =
       *model::Adapter::Initialize(model_->spec(), config_.policy().lora(), 3, at::kFloat, at::kCPU);
   EXPECT_THAT(
-      std::string(SupervisedTrainer::Create(model_.get(), narrow, nullptr, config_, 1).status().message()),
+      std::string(
+          SupervisedTrainer::Create(model_.get(), narrow, nullptr, config_, 1).status().message()),
       HasSubstr("is Float on cpu, expected Double"));
 }
 

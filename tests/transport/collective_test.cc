@@ -9,8 +9,11 @@
 #include <random>
 #include <thread>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/mutex.h"
 #include "tests/testing/fake_wire.h"
+#include "transport/device_collective.h"
 #include "transport/learner_service.h"
 #include "transport/rank_client.h"
 #include "transport/rank_hub.h"
@@ -186,6 +189,141 @@ TEST_F(CollectiveTest, AReasonToLeaveReachesRankZero) {
   StarCollective collective(0, 2, hub_.get());
   EXPECT_THAT(std::string(collective.AllGather("metrics", "").status().message()),
               HasSubstr(": stopped by signal 15"));
+}
+
+// GPUs that add up in this process's memory. What goes wrong, where it is told to.
+class FakeGpus {
+ public:
+  explicit FakeGpus(int world_size) : world_size_(world_size) {}
+  int joins_refused = -1;  // By this rank.
+  int sums_refused = -1;
+
+  class End final : public DeviceSums {
+   public:
+    explicit End(FakeGpus* gpus) : gpus_(gpus) {}
+    absl::StatusOr<std::string> NewId() override { return std::string("id of rank 0"); }
+    absl::Status Join(const std::string& id, int rank, int, absl::Duration) override {
+      rank_ = rank;
+      if (id != "id of rank 0") return absl::InternalError(absl::StrCat("a foreign id ", id));
+      return rank == gpus_->joins_refused ? absl::UnavailableError("no such device")
+                                          : absl::OkStatus();
+    }
+    absl::Status AllReduceSum(const FlatBuffer& buffer, absl::Duration timeout) override {
+      if (rank_ == gpus_->sums_refused) return absl::UnavailableError("peer access lost");
+      return gpus_->Add(buffer, timeout);
+    }
+
+   private:
+    FakeGpus* const gpus_;
+    int rank_ = -1;
+  };
+
+  int num_sums() {
+    MutexLock lock(mutex_);
+    return num_sums_;
+  }
+
+ private:
+  absl::Status Add(const FlatBuffer& buffer, absl::Duration timeout) {
+    auto* const values = static_cast<double*>(buffer.data);
+    MutexLock lock(mutex_);
+    sum_.resize(buffer.num_values);
+    for (int64_t i = 0; i < buffer.num_values; ++i) sum_[i] += values[i];
+    ++num_sums_;
+    changed_.SignalAll();
+    const absl::Time deadline = absl::Now() + timeout;
+    while (num_sums_ < world_size_ && absl::Now() < deadline)
+      changed_.WaitFor(mutex_, deadline - absl::Now());
+    if (num_sums_ < world_size_) return absl::DeadlineExceededError("not every member took part");
+    std::copy(sum_.begin(), sum_.end(), values);
+    return absl::OkStatus();
+  }
+
+  const int world_size_;
+  Mutex mutex_;
+  CondVar changed_;
+  std::vector<double> sum_ ABSL_GUARDED_BY(mutex_);
+  int num_sums_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+class DeviceCollectiveTest : public CollectiveTest {
+ protected:
+  struct Outcome {
+    bool on_device = false;
+    absl::Status first, second;
+    std::vector<double> values;
+  };
+  // Every rank connects and adds up twice; `without_gpu` has none.
+  std::vector<Outcome> AddUp(FakeGpus* gpus, int without_gpu = -1) {
+    Serve(3);
+    std::vector<Outcome> outcomes(3);
+    OnAllRanks(3, [&](Collective& star) {
+      class Borrowed final : public Collective {
+       public:
+        explicit Borrowed(Collective* of) : of_(of) {}
+        int rank() const override { return of_->rank(); }
+        int world_size() const override { return of_->world_size(); }
+        absl::Status AllReduceSum(absl::string_view operation, const FlatBuffer& buffer) override {
+          return of_->AllReduceSum(operation, buffer);
+        }
+        absl::StatusOr<std::vector<std::string>> AllGather(absl::string_view operation,
+                                                           std::string mine) override {
+          return of_->AllGather(operation, std::move(mine));
+        }
+
+       private:
+        Collective* const of_;
+      };
+      std::unique_ptr<DeviceSums> sums;
+      if (star.rank() != without_gpu) sums = std::make_unique<FakeGpus::End>(gpus);
+      DeviceCollective collective(std::make_unique<Borrowed>(&star), std::move(sums),
+                                  absl::Milliseconds(300));
+      Outcome& outcome = outcomes[star.rank()];
+      EXPECT_TRUE(collective.Connect().ok());
+      outcome.on_device = collective.on_device();
+      outcome.values = {1.0 + star.rank(), -2.5};
+      FlatBuffer buffer{outcome.values.data(), 2, proto::FLOAT64};
+      outcome.first = collective.AllReduceSum("gradient of step 1", buffer);
+      if (!outcome.first.ok())
+        outcome.second = collective.AllReduceSum("gradient of step 2", buffer);
+    });
+    return outcomes;
+  }
+};
+
+TEST_F(DeviceCollectiveTest, SumsGoBetweenTheGpusWhereEveryRankHasOne) {
+  FakeGpus gpus(3);
+  for (const Outcome& outcome : AddUp(&gpus)) {
+    EXPECT_TRUE(outcome.on_device);
+    EXPECT_TRUE(outcome.first.ok()) << outcome.first;
+    EXPECT_THAT(outcome.values, ElementsAre(6, -7.5));
+  }
+  EXPECT_EQ(gpus.num_sums(), 3);
+}
+
+TEST_F(DeviceCollectiveTest, ARankWithoutAGpuOrThatCannotJoinTakesAllThroughRankZero) {
+  for (const bool joins : {false, true}) {
+    FakeGpus gpus(3);
+    if (joins) gpus.joins_refused = 1;
+    for (const Outcome& outcome : AddUp(&gpus, joins ? -1 : 2)) {
+      EXPECT_FALSE(outcome.on_device);
+      EXPECT_TRUE(outcome.first.ok()) << outcome.first;
+      EXPECT_THAT(outcome.values, ElementsAre(6, -7.5));
+    }
+    EXPECT_EQ(gpus.num_sums(), 0);
+  }
+}
+
+TEST_F(DeviceCollectiveTest, ASumThatFailsOnOneRankFailsOnAllAndNamesIt) {
+  FakeGpus gpus(3);
+  gpus.sums_refused = 1;
+  for (const Outcome& outcome : AddUp(&gpus)) {
+    EXPECT_TRUE(outcome.on_device);
+    EXPECT_THAT(std::string(outcome.first.message()),
+                HasSubstr("gradient of step 1: learner rank 0: not every member took part; learner "
+                          "rank 1: peer access lost; learner rank 2: not every"));
+    EXPECT_EQ(outcome.second, outcome.first) << "broken for good, without another wait";
+  }
 }
 
 }  // namespace
