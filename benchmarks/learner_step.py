@@ -2,11 +2,11 @@
 """One GRPO optimiser step on given completions - reference and policy forward, loss, backward, clipping, AdamW on LoRA r=16 of all linear layers - of Wideberth's learner, of
 transformers + PEFT in a plain loop and of TRL's GRPOTrainer, in turn, one thread each.
 
-usage: learner_step.py --build DIR --model FOLDER [--case NAME ...] [--variant stock] [--variant tuned] [--groups 1] [--group_size 8] [--rounds 3] [--json FILE]
+usage: learner_step.py --build DIR --model FOLDER [--case NAME ...] [--variant stock|switch|lean ...] [--groups 1] [--group_size 8] [--rounds 2] [--json FILE]
 All sides start from the same adapter and take the same steps on the same tokens; losses and gradient norms must agree, or the run ends. Wideberth and a peer take steps in turn,
 each in its own process, which waits while the other computes. A group is one batch of the peers, and one packed tree of Wideberth: memory does not depend on their number.
-A tuned peer has what costs its user nothing: the MKL switch that this project sets for itself (see compare.py), and malloc's mmap threshold at 1 MB, without which
-activations fragment the heap to nearly twice the memory. Its page faults may make it slower than stock: judge speed by the faster, memory by the leaner.
+Peers as they come (stock); with the MKL switch that this project sets for itself (switch, see compare.py; on Intel the same as stock); and with malloc's mmap threshold at
+1 MB as well (lean), without which activations fragment the heap to twice the memory, while with it page faults cost time. Judge speed by the fastest, memory by the leanest.
 Ratios: peer's seconds / Wideberth's of the same round, median; Wideberth's memory / peer's. Memory: the highest resident size since everything was loaded, above what was
 resident then, and in total. The first round warms up and is not counted. A peer that runs out of memory is the first the kernel kills.
 """
@@ -62,11 +62,10 @@ def peers_of(options, scratch, settings):
         command = [sys.executable, HERE / "learner_step_peer.py", kind, *settings]
         if kind not in options.peer:
             continue
-        if "stock" in options.variant:
-            peers[title] = functools.partial(Worker, command, 1)
-        if "tuned" in options.variant:
-            switch = make_switch(scratch) if switch_matters() else None
-            peers[title + ", tuned"] = functools.partial(Worker, command, 1, switch, MALLOC_MMAP_THRESHOLD_=str(1 << 20))
+        switch = make_switch(scratch) if switch_matters() else None
+        variants = {"stock": functools.partial(Worker, command, 1), "switch": functools.partial(Worker, command, 1, switch),
+                    "lean": functools.partial(Worker, command, 1, switch, MALLOC_MMAP_THRESHOLD_=str(1 << 20))}
+        peers.update({f"{title}, {variant}": variants[variant] for variant in options.variant})
     return peers
 
 
@@ -126,13 +125,13 @@ def main():
     parser.add_argument("--model", required=True)
     parser.add_argument("--case", action="append", choices=list(CASES), help="may be given several times; float32, if not given")
     parser.add_argument("--peer", action="append", choices=["peft", "trl"], help="may be given several times; both, if not given")
-    parser.add_argument("--variant", action="append", choices=["stock", "tuned"], help="of the peers, may be given twice; tuned, if not given")
+    parser.add_argument("--variant", action="append", choices=["stock", "switch", "lean"], help="of the peers, may be given several times; switch, if not given")
     parser.add_argument("--groups", type=int, default=1)
     parser.add_argument("--group_size", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()
-    options.peer, options.variant = options.peer or ["peft", "trl"], options.variant or ["tuned"]
+    options.peer, options.variant = options.peer or ["peft", "trl"], options.variant or ["switch"]
     with tempfile.TemporaryDirectory() as folder:
         scratch = pathlib.Path(folder)
         make_adapter(options.model, scratch / "adapter")
