@@ -737,7 +737,10 @@ class DroppedStep : public TrainStep {
     const auto trainer = Trainer::Create(model_.get(), adapter, options);
     const auto metrics = (*trainer)->Step(Groups());
     EXPECT_TRUE(metrics.ok()) << metrics.status();
-    return {*metrics, (*trainer)->optimizer().flat_gradient().clone()};
+    std::vector<at::Tensor> gradients;
+    for (const at::Tensor& gradient : GradientOf(**trainer))
+      gradients.push_back(gradient.reshape({-1}));
+    return {*metrics, at::cat(gradients)};
   }
 };
 
