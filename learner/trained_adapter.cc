@@ -31,6 +31,23 @@ std::vector<std::string> ShapesOf(const model::Adapter& adapter) {
   return shapes;
 }
 
+// In the base's dtype: `adapter` itself where it has that, else a copy.
+absl::StatusOr<std::shared_ptr<model::Adapter>> InBaseType(
+    const model::CausalLm& model, std::shared_ptr<model::Adapter> adapter) {
+  if (model.dtype() == MasterType(model)) return adapter;
+  WB_ASSIGN_OR_RETURN(const std::shared_ptr<model::Adapter> copy,
+                      model::Adapter::Initialize(model.spec(), adapter->config(), /*seed=*/0,
+                                                 model.dtype(), model.device()));
+  if (adapter->score_head().defined()) {
+    WB_RETURN_IF_ERROR(
+        copy->SetScoreHead(at::empty_like(adapter->score_head().detach(), model.dtype())));
+  }
+  return model::CatchTorch("narrowing an adapter", [&] {
+    CopyInto(*adapter, *copy);
+    return copy;
+  });
+}
+
 }  // namespace
 
 at::ScalarType MasterType(const model::CausalLm& model) {
@@ -76,8 +93,7 @@ absl::StatusOr<StartingPoint> MakeStartingPoint(const model::CausalLm& model,
   WB_RETURN_IF_ERROR(CheckSameShape(policy.adapter(), *trained, *start.adapter));
   if (trained->score_head().defined())
     WB_RETURN_IF_ERROR(start.adapter->SetScoreHead(at::empty_like(trained->score_head())));
-  WB_ASSIGN_OR_RETURN(start.reference, model::Adapter::Load(policy.adapter(), model.spec(),
-                                                            model.dtype(), model.device()));
+  WB_ASSIGN_OR_RETURN(start.reference, InBaseType(model, trained));
   return model::CatchTorch(policy.adapter(), [&] {
     CopyInto(*trained, *start.adapter);
     proto::AdapterManifest manifest;
@@ -113,23 +129,11 @@ absl::StatusOr<TrainedAdapter> TrainedAdapter::Create(const model::CausalLm& mod
         "adapter tensor ", name, " is ", c10::toString(tensor.scalar_type()), " on ",
         tensor.device().str(), ", expected ", c10::toString(wanted), " on ", model.device().str()));
   }
-  std::shared_ptr<model::Adapter> working = master;
-  if (model.dtype() != wanted) {
-    WB_ASSIGN_OR_RETURN(working,
-                        model::Adapter::Initialize(model.spec(), master->config(), /*seed=*/0,
-                                                   model.dtype(), model.device()));
-    if (master->score_head().defined()) {
-      WB_RETURN_IF_ERROR(
-          working->SetScoreHead(at::empty_like(master->score_head().detach(), model.dtype())));
-    }
+  WB_ASSIGN_OR_RETURN(std::shared_ptr<model::Adapter> working, InBaseType(model, master));
+  if (working != master) {
+    for (at::Tensor& tensor : working->Parameters()) tensor.set_requires_grad(true);
   }
-  TrainedAdapter trained(std::move(master), std::move(working));
-  WB_RETURN_IF_ERROR(model::CatchTorch("preparing to train", [&] {
-    trained.Changed();
-    if (trained.working_ == trained.master_) return;
-    for (at::Tensor& tensor : trained.working_->Parameters()) tensor.set_requires_grad(true);
-  }));
-  return trained;
+  return TrainedAdapter(std::move(master), std::move(working));
 }
 
 void TrainedAdapter::Changed() {
