@@ -118,7 +118,7 @@ absl::StatusOr<proto::JoinRankResponse> RankHub::Join(const proto::JoinRankReque
     return absl::FailedPreconditionError(absl::StrCat(
         "learner rank ", rank, " on ", request.host(), " has base weights with fingerprint ",
         request.base_fingerprint(), ", expected ", options_.base_fingerprint,
-        " as in rank 0; policy.model.path must hold the same files everywhere"));
+        " as in rank 0; policy.model.path and policy.adapter must hold the same files everywhere"));
   }
   known.joined = true;
   known.host = request.host();
