@@ -226,7 +226,7 @@ absl::Status ValidateRewardConfig(const proto::RewardConfig& config,
   const std::pair<const char*, double> numbers[] = {
       {"boundary_coefficient", config.boundary_coefficient()},
       {"utility_weight", config.utility_weight()},
-      {"sigmoid_mu", config.sigmoid_mu()},
+      {"utility_mu", config.utility_mu()},
       {"lambda", config.lambda()}};
   for (const auto& [field, value] : numbers) {
     if (!std::isfinite(value)) {
@@ -237,9 +237,19 @@ absl::Status ValidateRewardConfig(const proto::RewardConfig& config,
     return Invalid(
         absl::StrCat("reward.tau is ", config.tau(), ", expected a probability in [0, 1]"));
   }
-  if (config.has_sigmoid_scale() &&
-      !(config.sigmoid_scale() > 0 && std::isfinite(config.sigmoid_scale()))) {
-    return Invalid(absl::StrCat("reward.sigmoid_scale is ", config.sigmoid_scale(),
+  if (config.has_utility_scale() &&
+      !(config.utility_scale() > 0 && std::isfinite(config.utility_scale()))) {
+    return Invalid(absl::StrCat("reward.utility_scale is ", config.utility_scale(),
+                                ", expected a positive number"));
+  }
+  const bool standard = config.utility_normalization() == RewardConfig::STANDARD;
+  if (standard && !(config.has_utility_mu() && config.has_utility_scale())) {
+    return Invalid(
+        "reward.utility_mu or reward.utility_scale is not set, expected both for "
+        "utility_normalization STANDARD");
+  }
+  if (!(config.utility_clip() > 0)) {
+    return Invalid(absl::StrCat("reward.utility_clip is ", config.utility_clip(),
                                 ", expected a positive number"));
   }
   if (config.max_retries() < 0) {
@@ -318,8 +328,8 @@ void RewardComposer::NormalizeUtilities(std::vector<CompletionReward>* rewards) 
   }
   const Moments group = SampleMoments(utilities);
   const double running = running_deviation() + (count_ < 2 ? 0.0 : kDeviationEpsilon);
-  const double mu = config_.has_sigmoid_mu() ? config_.sigmoid_mu() : mean_;
-  const double scale = config_.has_sigmoid_scale() ? config_.sigmoid_scale() : running;
+  const double mu = config_.has_utility_mu() ? config_.utility_mu() : mean_;
+  const double scale = config_.has_utility_scale() ? config_.utility_scale() : running;
   for (CompletionReward& reward : *rewards) {
     if (!reward.normalized_utility.has_value()) continue;
     double& u = *reward.normalized_utility;
@@ -334,6 +344,9 @@ void RewardComposer::NormalizeUtilities(std::vector<CompletionReward>* rewards) 
         break;
       case RewardConfig::SIGMOID:
         u = 1 / (1 + std::exp(-(u - mu) / scale));
+        break;
+      case RewardConfig::STANDARD:
+        u = std::clamp((u - mu) / scale, -config_.utility_clip(), config_.utility_clip());
         break;
     }
     u *= config_.utility_weight();

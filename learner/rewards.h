@@ -76,8 +76,10 @@ bool InBoundaryMass(double t);
 // as advantages.h does:
 //   GROUP_ZSCORE    over the group's completions that get a reward (a single one: 0)
 //   RUNNING_ZSCORE  over all utilities of completions that got a reward in `Compose` so far, this
-//   call's included SIGMOID         sigmoid((u - mu) / s); mu and s from the configuration, or
-//   running like the above where unset
+//                   call's included
+//   SIGMOID         sigmoid((u - mu) / s); mu and s from the configuration, or running like the
+//                   above where unset
+//   STANDARD        (u - mu) / s from the configuration, cut to +-utility_clip
 // With fewer than two utilities seen the running deviation is 1.
 // Forms, with v = utility_weight * normalised u and c = boundary_coefficient:
 //   BOUNDARY v +- c t | ABSOLUTE v + c |t - tau| | SQUARED v + c (t - tau)^2 | GUARD_ONLY +- c t |

@@ -18,15 +18,19 @@ double LearningRate(const proto::LearnerConfig& config, int64_t step, int64_t nu
   if (step < warmup) return peak * static_cast<double>(step) / static_cast<double>(warmup);
   const auto left = static_cast<double>(std::max<int64_t>(0, num_steps - step));
   const auto falling = static_cast<double>(std::max<int64_t>(1, num_steps - warmup));
+  double share = 1;
   switch (config.lr_scheduler_type()) {
     case proto::LearnerConfig::CONSTANT:
-      break;
+      return peak;
     case proto::LearnerConfig::LINEAR:
-      return peak * (left / falling);
+      share = left / falling;
+      break;
     case proto::LearnerConfig::COSINE:
-      return peak * std::max(0.0, 0.5 * (1.0 + std::cos(M_PI * (1.0 - left / falling))));
+      share = std::max(0.0, 0.5 * (1.0 + std::cos(M_PI * (1.0 - left / falling))));
+      break;
   }
-  return peak;
+  const double least = config.min_lr_rate();
+  return peak * (least > 0 ? least + (1 - least) * share : share);
 }
 
 }  // namespace wideberth::learner

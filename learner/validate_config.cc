@@ -147,6 +147,7 @@ void CheckLearner(const proto::LearnerConfig& learner, Checker* check) {
       .NotNegative(learner.max_grad_norm(), "learner.max_grad_norm")
       .AtLeast(learner.warmup_steps(), 0, "learner.warmup_steps")
       .Within(learner.warmup_ratio(), 0, 1, "learner.warmup_ratio")
+      .Within(learner.min_lr_rate(), 0, 1, "learner.min_lr_rate")
       .AtLeast(learner.checkpoint_every(), 0, "learner.checkpoint_every")
       .AtLeast(learner.keep_last(), 1, "learner.keep_last")
       .AtLeast(learner.max_skipped_steps(), 1, "learner.max_skipped_steps")

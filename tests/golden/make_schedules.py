@@ -3,6 +3,7 @@
 
 import torch
 from transformers import TrainingArguments, get_scheduler
+from transformers.optimization import get_cosine_with_min_lr_schedule_with_warmup
 
 import golden_file
 
@@ -14,11 +15,16 @@ NAMES = {
 }
 
 
-def rates(schedule, warmup, num_steps):
+def rates(schedule, warmup, num_steps, min_lr_rate=None):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=LEARNING_RATE)
-    scheduler = get_scheduler(
-        NAMES[schedule], optimizer, num_warmup_steps=warmup, num_training_steps=num_steps
-    )
+    if min_lr_rate is None:
+        scheduler = get_scheduler(
+            NAMES[schedule], optimizer, num_warmup_steps=warmup, num_training_steps=num_steps
+        )
+    else:
+        scheduler = get_cosine_with_min_lr_schedule_with_warmup(
+            optimizer, warmup, num_steps, min_lr_rate=min_lr_rate
+        )
     values = []
     for _ in range(num_steps):
         values.append(scheduler.get_last_lr()[0])
@@ -50,6 +56,15 @@ def main():
                 "rates": rates(schedule, warmup, 11),
             }
         )
+    cases.append(
+        {
+            "schedule": "COSINE",
+            "warmup_steps": 3,
+            "min_lr_rate": 0.1,
+            "num_steps": 20,
+            "rates": rates("COSINE", 3, 20, min_lr_rate=0.1),
+        }
+    )
     golden_file.write(
         "schedules.json",
         ["torch", "transformers"],

@@ -240,15 +240,34 @@ TEST(Normalization, RunningStatisticsLeaveOutCompletionsWithoutAReward) {
 TEST(Normalization, SigmoidTakesFixedOrRunningCentreAndScale) {
   RewardConfig config = Config(RewardConfig::U_ONLY);
   config.set_utility_normalization(RewardConfig::SIGMOID);
-  config.set_sigmoid_mu(2);
-  config.set_sigmoid_scale(4);
+  config.set_utility_mu(2);
+  config.set_utility_scale(4);
   EXPECT_DOUBLE_EQ(Normalized(RewardComposer(config), {6})[0], 1 / (1 + std::exp(-1.0)));
-  config.clear_sigmoid_mu();
-  config.clear_sigmoid_scale();
+  config.clear_utility_mu();
+  config.clear_utility_scale();
   RewardComposer running(config);
   ASSERT_TRUE(running.Compose({{{}, {Scores(1, {}), Scores(3, {})}}}).ok());
   EXPECT_DOUBLE_EQ(Normalized(running, {2})[0], 0.5);
   EXPECT_DOUBLE_EQ(Normalized(running, {3})[0], 1 / (1 + std::exp(-1 / (std::sqrt(2.0) + 1e-4))));
+}
+
+TEST(Normalization, StandardTakesMeanAndScaleFromTheConfigurationAndCuts) {
+  RewardConfig config = Config(RewardConfig::U_ONLY);
+  config.set_utility_normalization(RewardConfig::STANDARD);
+  proto::ScorerConfig scorer;
+  scorer.set_name(config.utility());
+  const std::vector<proto::ScorerConfig> scorers = {scorer};
+  EXPECT_THAT(std::string(ValidateRewardConfig(config, scorers).message()),
+              HasSubstr("utility_mu or reward.utility_scale is not set"));
+  config.set_utility_mu(2);
+  config.set_utility_scale(4);
+  config.set_utility_weight(1.5);
+  EXPECT_DOUBLE_EQ(Normalized(RewardComposer(config), {6})[0], 1.5);
+  EXPECT_DOUBLE_EQ(Normalized(RewardComposer(config), {100})[0], 3);
+  EXPECT_DOUBLE_EQ(Normalized(RewardComposer(config), {-100})[0], -3);
+  config.set_utility_clip(0);
+  EXPECT_THAT(std::string(ValidateRewardConfig(config, scorers).message()),
+              HasSubstr("utility_clip is 0, expected a positive number"));
 }
 
 TEST(RunningStatistics, SurviveACheckpointExactly) {
@@ -339,8 +358,8 @@ TEST(ValidateRewardConfig, NamesTheFieldTheValueAndWhatWasExpected) {
   bad.set_tau(1.5);
   EXPECT_THAT(message(bad), HasSubstr("reward.tau is 1.5"));
   bad = good;
-  bad.set_sigmoid_scale(0);
-  EXPECT_THAT(message(bad), HasSubstr("reward.sigmoid_scale is 0"));
+  bad.set_utility_scale(0);
+  EXPECT_THAT(message(bad), HasSubstr("reward.utility_scale is 0"));
   bad = good;
   bad.set_lambda(std::numeric_limits<double>::infinity());
   EXPECT_THAT(message(bad), HasSubstr("reward.lambda is inf"));

@@ -29,6 +29,7 @@ TEST(ScheduleTest, EqualsTransformersAtEveryStep) {
     } else {
       config.set_warmup_steps(one["warmup_steps"].get<int>());
     }
+    if (one.contains("min_lr_rate")) config.set_min_lr_rate(one["min_lr_rate"].get<double>());
     const auto num_steps = one["num_steps"].get<int64_t>();
     for (int64_t step = 0; step < num_steps; ++step) {
       EXPECT_NEAR(LearningRate(config, step, num_steps), one["rates"][step].get<double>(), 1e-18)
@@ -36,7 +37,7 @@ TEST(ScheduleTest, EqualsTransformersAtEveryStep) {
     }
     ++num_cases;
   }
-  EXPECT_EQ(num_cases, 12);
+  EXPECT_EQ(num_cases, 13);
 }
 
 }  // namespace
