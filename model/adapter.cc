@@ -23,19 +23,6 @@ using ::at::Tensor;
 constexpr char kPeftPrefix[] = "base_model.model.";
 constexpr char kScoreHead[] = "score.weight";
 
-std::string DTypeName(at::ScalarType type) {
-  switch (type) {
-    case at::kBFloat16:
-      return "BF16";
-    case at::kHalf:
-      return "F16";
-    case at::kDouble:
-      return "F64";
-    default:
-      return "F32";
-  }
-}
-
 absl::string_view BytesOf(const Tensor& contiguous_cpu) {
   return absl::string_view(static_cast<const char*>(contiguous_cpu.data_ptr()),
                            contiguous_cpu.nbytes());
@@ -58,10 +45,20 @@ std::string TensorName(int64_t layer, int projection, bool is_a) {
                       is_a ? ".lora_A.weight" : ".lora_B.weight");
 }
 
+Tensor MetaScoreHead(const ModelSpec& spec) {
+  return at::empty({1, spec.hidden}, at::TensorOptions(at::kMeta));
+}
+
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<Adapter>> Adapter::Shaped(const ModelSpec& spec,
-                                                         const proto::LoraConfig& config) {
+                                                         const proto::LoraConfig& config,
+                                                         bool all_weights) {
+  if (all_weights) {
+    std::shared_ptr<Adapter> adapter(new Adapter(config, spec));
+    adapter->weights_ = LmWeights::Shaped(spec);
+    return adapter;
+  }
   if (config.rank() < 1)
     return absl::InvalidArgumentError(
         absl::StrCat("lora.rank is ", config.rank(), ", must be at least 1"));
@@ -88,7 +85,8 @@ absl::StatusOr<std::shared_ptr<Adapter>> Adapter::Initialize(const ModelSpec& sp
                                                              const proto::LoraConfig& config,
                                                              uint64_t seed, at::ScalarType dtype,
                                                              at::Device device) {
-  WB_ASSIGN_OR_RETURN(std::shared_ptr<Adapter> adapter, Shaped(spec, config));
+  WB_ASSIGN_OR_RETURN(std::shared_ptr<Adapter> adapter,
+                      Shaped(spec, config, /*all_weights=*/false));
   for (int64_t i = 0; i < spec.num_layers; ++i) {
     for (int p = 0; p < kNumProjections; ++p) {
       Pair& pair = adapter->layers_[i][p];
@@ -110,30 +108,38 @@ absl::StatusOr<std::shared_ptr<Adapter>> Adapter::Initialize(const ModelSpec& sp
   return adapter;
 }
 
+std::shared_ptr<Adapter> Adapter::AllWeights(const ModelSpec& spec, const LmWeights& base,
+                                             at::ScalarType dtype) {
+  Adapter adapter(proto::LoraConfig(), spec);
+  adapter.weights_ = base;
+  return adapter.CopyAs(dtype);
+}
+
+std::shared_ptr<Adapter> Adapter::CopyAs(at::ScalarType dtype) const {
+  std::shared_ptr<Adapter> copy(new Adapter(*this));
+  for (const auto& [name, tensor] : copy->Slots())
+    *tensor = tensor->detach().to(dtype, /*non_blocking=*/false, /*copy=*/true);
+  return copy;
+}
+
 absl::StatusOr<std::shared_ptr<Adapter>> Adapter::Load(absl::string_view folder,
                                                        const ModelSpec& spec, at::ScalarType dtype,
                                                        at::Device device) {
   const std::string config_file = absl::StrCat(folder, "/adapter_config.json");
   WB_ASSIGN_OR_RETURN(const proto::LoraConfig config, ReadPeftConfig(config_file));
-  absl::StatusOr<std::shared_ptr<Adapter>> adapter = Shaped(spec, config);
-  if (!adapter.ok()) return Annotate(adapter.status(), config_file);
   WB_ASSIGN_OR_RETURN(const std::shared_ptr<const WeightFiles> files,
                       WeightFiles::OpenFile(absl::StrCat(folder, "/adapter_model.safetensors")));
-  if (files->tensors().count(absl::StrCat(kPeftPrefix, kScoreHead)) > 0)
-    (*adapter)->score_head_ = at::empty({1, spec.hidden}, at::TensorOptions(at::kMeta));
+  const auto has = [&](const char* name) {
+    return files->tensors().count(absl::StrCat(kPeftPrefix, name)) > 0;
+  };
+  absl::StatusOr<std::shared_ptr<Adapter>> adapter = Shaped(spec, config, has(kEmbeddingName));
+  if (!adapter.ok()) return Annotate(adapter.status(), config_file);
+  if (has(kScoreHead)) WB_RETURN_IF_ERROR((*adapter)->SetScoreHead(MetaScoreHead(spec)));
   const std::vector<Slot> slots = (*adapter)->Slots();
   for (const auto& [short_name, tensor] : slots) {
     const std::string name = absl::StrCat(kPeftPrefix, short_name);
     WB_ASSIGN_OR_RETURN(const StoredTensor stored, files->Find(name, tensor->sizes().vec()));
-    const at::ScalarType type = stored.dtype == "BF16"  ? at::kBFloat16
-                                : stored.dtype == "F16" ? at::kHalf
-                                : stored.dtype == "F64" ? at::kDouble
-                                                        : at::kFloat;
-    if (DTypeName(type) != stored.dtype) {
-      return absl::InvalidArgumentError(absl::StrCat(stored.file, ": tensor \"", name, "\" is ",
-                                                     stored.dtype,
-                                                     ", expected F32, BF16, F16 or F64"));
-    }
+    WB_ASSIGN_OR_RETURN(const at::ScalarType type, ScalarTypeOf(stored, name));
     *tensor = CopyOf(stored.data, stored.shape, type, dtype, device);
   }
   if (slots.size() != files->tensors().size()) {
@@ -150,14 +156,15 @@ absl::Status Adapter::Save(absl::string_view folder, absl::string_view base_mode
   std::vector<TensorToWrite> tensors;
   for (const auto& [name, tensor] : NamedTensors()) {
     host.push_back(OnHost(tensor, tensor.scalar_type()));
-    tensors.push_back({absl::StrCat(kPeftPrefix, name), DTypeName(tensor.scalar_type()),
+    tensors.push_back({absl::StrCat(kPeftPrefix, name), StoredName(tensor.scalar_type()),
                        tensor.sizes().vec(), BytesOf(host.back())});
   }
   WB_RETURN_IF_ERROR(WriteFileAtomically(absl::StrCat(folder, "/adapter_model.safetensors"),
                                          SerializeSafetensors(tensors, {{"format", "pt"}})));
   return WriteFileAtomically(
       absl::StrCat(folder, "/adapter_config.json"),
-      PeftConfigText(config_, base_model_path, /*score_head=*/score_head_.defined()));
+      PeftConfigText(config_, base_model_path, /*score_head=*/score_head_.defined(),
+                     /*all_weights=*/weights_.has_value()));
 }
 
 std::string Adapter::Pack(at::ScalarType dtype, proto::AdapterManifest* manifest) const {
@@ -186,12 +193,13 @@ absl::StatusOr<std::shared_ptr<Adapter>> Adapter::Unpack(const proto::AdapterMan
                                                          const ModelSpec& spec,
                                                          at::ScalarType dtype, at::Device device) {
   const std::string what = absl::StrCat("adapter version ", manifest.version());
-  absl::StatusOr<std::shared_ptr<Adapter>> adapter = Shaped(spec, manifest.lora());
+  const int num_sent = manifest.tensor_size();
+  absl::StatusOr<std::shared_ptr<Adapter>> adapter =
+      Shaped(spec, manifest.lora(), num_sent > 0 && manifest.tensor(0).name() == kEmbeddingName);
   if (!adapter.ok()) return Annotate(adapter.status(), what);
   const at::ScalarType stored = ScalarTypeOf(manifest.dtype());
-  if (manifest.tensor_size() > 0 &&
-      manifest.tensor(manifest.tensor_size() - 1).name() == kScoreHead)
-    (*adapter)->score_head_ = at::empty({1, spec.hidden}, at::TensorOptions(at::kMeta));
+  if (num_sent > 0 && manifest.tensor(num_sent - 1).name() == kScoreHead)
+    WB_RETURN_IF_ERROR((*adapter)->SetScoreHead(MetaScoreHead(spec)));
   const std::vector<Slot> slots = (*adapter)->Slots();
   if (static_cast<size_t>(manifest.tensor_size()) != slots.size()) {
     return absl::InvalidArgumentError(absl::StrCat(what, ": has ", manifest.tensor_size(),
@@ -232,11 +240,13 @@ absl::Status Adapter::SetScoreHead(Tensor head) {
         "a score head is [", absl::StrJoin(head.sizes(), ", "), "], expected [1, ", hidden_, "]"));
   }
   score_head_ = std::move(head);
+  if (weights_.has_value()) weights_->lm_head.reset();
   return absl::OkStatus();
 }
 
 std::vector<Adapter::Slot> Adapter::Slots() {
   std::vector<Slot> slots;
+  if (weights_.has_value()) slots = weights_->Places();
   for (size_t i = 0; i < layers_.size(); ++i) {
     for (int p = 0; p < kNumProjections; ++p) {
       Pair& pair = layers_[i][p];
@@ -264,6 +274,7 @@ std::vector<Tensor> Adapter::Parameters() const {
 }
 
 std::vector<Tensor> Adapter::LayerParameters(int64_t layer) const {
+  if (weights_.has_value()) return weights_->OfLayer(layer);
   std::vector<Tensor> parameters;
   for (const Pair& pair : layers_[layer]) {
     if (pair.a.defined()) parameters.insert(parameters.end(), {pair.a, pair.b});

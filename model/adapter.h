@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // LoRA weights of one policy version: y = W x + s B A x, kept apart from W. Made by the learner,
 // sent over the weight wire, applied by CausalLm in actor and learner alike; without an adapter the
-// model is the reference policy. Of a trained reward model it carries the score head too. Files are
-// PEFT's.
+// model is the reference policy. Where all weights are trained it carries a whole set of them
+// instead of pairs. Of a trained reward model it carries the score head too. Files are PEFT's.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -15,6 +15,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/optional.h"
+#include "model/lm_weights.h"
 #include "model/model_spec.h"
 #include "proto/config.pb.h"
 #include "proto/wire.pb.h"
@@ -35,6 +37,13 @@ class Adapter {
                                                              const proto::LoraConfig& config,
                                                              uint64_t seed, at::ScalarType dtype,
                                                              at::Device device);
+  // No pairs, but a copy of every weight of `base` in the dtype given (PEFT's modules_to_save),
+  // through which CausalLm then runs. Throws.
+  static std::shared_ptr<Adapter> AllWeights(const ModelSpec& spec, const LmWeights& base,
+                                             at::ScalarType dtype);
+  // The same tensors without gradients, copied into another dtype. Throws.
+  std::shared_ptr<Adapter> CopyAs(at::ScalarType dtype) const;
+
   // adapter_config.json + adapter_model.safetensors. Errors name file, tensor, found and expected
   // shape.
   static absl::StatusOr<std::shared_ptr<Adapter>> Load(absl::string_view folder,
@@ -52,7 +61,9 @@ class Adapter {
                                                          const ModelSpec& spec,
                                                          at::ScalarType dtype, at::Device device);
 
-  // Null where the projection is not a target.
+  // Null where the adapter is one of LoRA pairs.
+  const LmWeights* weights() const { return weights_.has_value() ? &*weights_ : nullptr; }
+  // Null where the projection is not a target, and with weights().
   const Pair* Find(int64_t layer, Projection projection) const;
   // s: alpha / r, or alpha / sqrt(r) with rslora.
   double scaling() const;
@@ -60,10 +71,10 @@ class Adapter {
   // [1, H], which stands in place of CausalLm::head(); undefined where there is none. PEFT's
   // modules_to_save ["score"].
   const at::Tensor& score_head() const { return score_head_; }
-  // InvalidArgument for another shape.
+  // InvalidArgument for another shape. Takes the place of an lm_head among weights().
   absl::Status SetScoreHead(at::Tensor head);
   // PEFT names without "base_model.model.", e.g. "model.layers.0.self_attn.q_proj.lora_A.weight";
-  // layer-major, then projection, A before B; "score.weight" last.
+  // layer-major, then projection, A before B; or LmWeights::Places; "score.weight" last.
   std::vector<std::pair<std::string, at::Tensor>> NamedTensors() const;
   std::vector<at::Tensor> Parameters() const;
   std::vector<at::Tensor> LayerParameters(int64_t layer) const;
@@ -73,12 +84,14 @@ class Adapter {
   Adapter(proto::LoraConfig config, const ModelSpec& spec)
       : config_(std::move(config)), hidden_(spec.hidden), layers_(spec.num_layers) {}
   static absl::StatusOr<std::shared_ptr<Adapter>> Shaped(const ModelSpec& spec,
-                                                         const proto::LoraConfig& config);
+                                                         const proto::LoraConfig& config,
+                                                         bool all_weights);
   std::vector<Slot> Slots();
 
   proto::LoraConfig config_;
   int64_t hidden_;
   at::Tensor score_head_;
+  absl::optional<LmWeights> weights_;
   std::vector<std::array<Pair, kNumProjections>> layers_;
 };
 

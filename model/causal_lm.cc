@@ -27,15 +27,6 @@ namespace {
 
 using ::at::Tensor;
 
-absl::StatusOr<at::ScalarType> StoredType(const StoredTensor& stored, absl::string_view name) {
-  if (stored.dtype == "F32") return at::kFloat;
-  if (stored.dtype == "BF16") return at::kBFloat16;
-  if (stored.dtype == "F16") return at::kHalf;
-  if (stored.dtype == "F64") return at::kDouble;
-  return absl::InvalidArgumentError(absl::StrCat(stored.file, ": tensor \"", name, "\" is ",
-                                                 stored.dtype, ", expected F32, BF16, F16 or F64"));
-}
-
 double Llama3Frequency(double frequency, const Llama3RopeScaling& scaling) {
   const double original = static_cast<double>(scaling.original_max_positions);
   const double wavelength = 2 * M_PI / frequency;
@@ -56,7 +47,7 @@ struct CausalLm::TensorReader {
 
   absl::StatusOr<Tensor> Read(const std::string& name, const std::vector<int64_t>& shape) {
     WB_ASSIGN_OR_RETURN(const StoredTensor stored, files->Find(name, shape));
-    WB_ASSIGN_OR_RETURN(const at::ScalarType type, StoredType(stored, name));
+    WB_ASSIGN_OR_RETURN(const at::ScalarType type, ScalarTypeOf(stored, name));
     used.insert(name);
     // The mapping is read-only; nothing in the model writes to a weight.
     Tensor tensor = at::from_blob(
@@ -85,34 +76,13 @@ struct CausalLm::TensorReader {
 };
 
 absl::Status CausalLm::LoadTensors(TensorReader& reader) {
-  const int64_t hidden = spec_.hidden;
-  WB_ASSIGN_OR_RETURN(embedding_, reader.Read("model.embed_tokens.weight", {spec_.vocab, hidden}));
-  WB_ASSIGN_OR_RETURN(final_norm_, reader.Read("model.norm.weight", {hidden}));
-  if (spec_.sequence_classification) {
-    WB_ASSIGN_OR_RETURN(head_, reader.Read("score.weight", {1, hidden}));
-  } else if (spec_.tied_embeddings) {
-    head_ = embedding_;
-  } else {
-    WB_ASSIGN_OR_RETURN(head_, reader.Read("lm_head.weight", {spec_.vocab, hidden}));
+  weights_ = LmWeights::Shaped(spec_);
+  for (const auto& [name, tensor] : weights_.Places()) {
+    WB_ASSIGN_OR_RETURN(*tensor, reader.Read(name, tensor->sizes().vec()));
   }
-  layers_.resize(spec_.num_layers);
-  for (int64_t i = 0; i < spec_.num_layers; ++i) {
-    const std::string prefix = absl::StrCat("model.layers.", i, ".");
-    Layer& layer = layers_[i];
-    WB_ASSIGN_OR_RETURN(layer.input_norm, reader.Read(prefix + "input_layernorm.weight", {hidden}));
-    WB_ASSIGN_OR_RETURN(layer.post_attention_norm,
-                        reader.Read(prefix + "post_attention_layernorm.weight", {hidden}));
-    for (int p = 0; p < kNumProjections; ++p) {
-      const auto projection = static_cast<Projection>(p);
-      const std::string name = absl::StrCat(prefix, ProjectionModule(projection));
-      const int64_t out = ProjectionOutputs(spec_, projection);
-      WB_ASSIGN_OR_RETURN(
-          layer.linears[p].weight,
-          reader.Read(name + ".weight", {out, ProjectionInputs(spec_, projection)}));
-      if (spec_.qkv_bias && p <= static_cast<int>(Projection::kV)) {
-        WB_ASSIGN_OR_RETURN(layer.linears[p].bias, reader.Read(name + ".bias", {out}));
-      }
-    }
+  head_ = weights_.OutputHead();
+  if (spec_.sequence_classification) {
+    WB_ASSIGN_OR_RETURN(head_, reader.Read("score.weight", {1, spec_.hidden}));
   }
   return reader.CheckAllUsed(spec_);
 }
@@ -160,7 +130,7 @@ Tensor CausalLm::Indices(const std::vector<int64_t>& values) const {
 Tensor CausalLm::Project(int64_t layer, Projection projection, const Tensor& x_NI,
                          const ForwardOptions& options) const {
   const int p = static_cast<int>(projection);
-  const Linear& linear = layers_[layer].linears[p];
+  const LmWeights::Linear& linear = WeightsOf(options).layers[layer].linears[p];
   const Adapter* adapter = options.adapter;
   const Adapter::Pair* lora = adapter == nullptr ? nullptr : adapter->Find(layer, projection);
   if (lora == nullptr) {
@@ -178,7 +148,7 @@ Tensor CausalLm::Project(int64_t layer, Projection projection, const Tensor& x_N
 
 Tensor CausalLm::RunLayer(int64_t i, const Tensor& x_NH, const Tensor& cos_NE, const Tensor& sin_NE,
                           const ForwardOptions& options, const Attend& attend) const {
-  const Layer& layer = layers_[i];
+  const LmWeights::Layer& layer = WeightsOf(options).layers[i];
   const int64_t n = x_NH.size(0), d = spec_.head_dim;
   const Tensor attention_in = RmsNorm(x_NH, layer.input_norm, spec_.norm_epsilon);
   const Tensor q =
@@ -200,7 +170,8 @@ Tensor CausalLm::RunLayers(const Tensor& ids_N, const Tensor& positions_N,
                            const ForwardOptions& options, const Attend& attend) const {
   const Tensor angles_NE = at::outer(positions_N.to(at::kFloat), inverse_frequencies_);
   const Tensor cos_NE = angles_NE.cos(), sin_NE = angles_NE.sin();
-  Tensor x_NH = embedding_.index_select(0, ids_N);
+  const LmWeights& weights = WeightsOf(options);
+  Tensor x_NH = weights.embedding.index_select(0, ids_N);
   for (int64_t i = 0; i < spec_.num_layers; ++i) {
     if (options.checkpoint_layers && options.adapter != nullptr) {
       x_NH = Recomputed(
@@ -212,7 +183,7 @@ Tensor CausalLm::RunLayers(const Tensor& ids_N, const Tensor& positions_N,
       x_NH = RunLayer(i, x_NH, cos_NE, sin_NE, options, attend);
     }
   }
-  return RmsNorm(x_NH, final_norm_, spec_.norm_epsilon);
+  return RmsNorm(x_NH, weights.final_norm, spec_.norm_epsilon);
 }
 
 Tensor CausalLm::Hidden(const TokenTree& tree, const ForwardOptions& options) const {

@@ -6,7 +6,6 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <array>
 #include <functional>
 #include <memory>
 #include <string>
@@ -15,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/optional.h"
 #include "model/adapter.h"
+#include "model/lm_weights.h"
 #include "model/model_spec.h"
 #include "model/token_tree.h"
 #include "proto/config.pb.h"
@@ -51,8 +51,9 @@ class CausalLm final {
   // Errors name file, tensor or field, found and expected.
   static absl::StatusOr<std::unique_ptr<CausalLm>> Load(const proto::ModelConfig& config);
 
-  // Hidden states after the final norm, [N, H]. Differentiable in the adapter's tensors when
-  // gradients are on. Throws c10::Error: call it inside CatchTorch.
+  // Hidden states after the final norm, [N, H], through the adapter's own weights where it has
+  // them. Differentiable in the adapter's tensors when gradients are on. Throws c10::Error: call it
+  // inside CatchTorch.
   at::Tensor Hidden(const TokenTree& tree, const ForwardOptions& options) const;
 
   // The layers themselves, attention and with it prefix and root_kv left to the caller: Hidden and
@@ -70,24 +71,27 @@ class CausalLm final {
   // wires.
   const std::string& fingerprint() const { return fingerprint_; }
   // Output head [V, H] (the embedding where tied); for sequence classification the score head [1,
-  // H].
+  // H]. The base's own: what goes through an adapter goes through HeadOf.
   const at::Tensor& head() const { return head_; }
+  // The output head with this adapter (null: without); of one with a score head it means nothing.
+  const at::Tensor& HeadOf(const Adapter* adapter) const {
+    return adapter == nullptr || adapter->weights() == nullptr ? head_
+                                                               : adapter->weights()->OutputHead();
+  }
+  const LmWeights& weights() const { return weights_; }
   // A vector of token ids or rows as an int64 tensor on the model's device.
   at::Tensor Indices(const std::vector<int64_t>& values) const;
 
  private:
-  struct Linear {
-    at::Tensor weight;  // [out, in]
-    at::Tensor bias;    // [out] or undefined
-  };
-  struct Layer {
-    at::Tensor input_norm, post_attention_norm;  // [H]
-    std::array<Linear, kNumProjections> linears;
-  };
   struct TensorReader;
   CausalLm() = default;
   absl::Status LoadTensors(TensorReader& reader);
   void MakeInverseFrequencies();
+  // What a pass goes through: the adapter's weights or the folder's.
+  const LmWeights& WeightsOf(const ForwardOptions& options) const {
+    const bool own = options.adapter != nullptr && options.adapter->weights() != nullptr;
+    return own ? *options.adapter->weights() : weights_;
+  }
   at::Tensor Project(int64_t layer, Projection projection, const at::Tensor& x_NI,
                      const ForwardOptions& options) const;
   at::Tensor RunLayer(int64_t layer, const at::Tensor& x_NH, const at::Tensor& cos_NE,
@@ -98,8 +102,8 @@ class CausalLm final {
   at::ScalarType dtype_ = at::kFloat;
   at::Device device_ = at::kCPU;
   std::string fingerprint_;
-  at::Tensor embedding_, final_norm_, head_;
-  std::vector<Layer> layers_;
+  LmWeights weights_;
+  at::Tensor head_;
   at::Tensor inverse_frequencies_;  // [D / 2] float32, rotary scaling applied
 };
 

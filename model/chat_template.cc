@@ -22,7 +22,8 @@ namespace wideberth::model {
 namespace {
 
 constexpr absl::string_view kSupported =
-    "ChatML (Qwen2, Qwen2.5, SmolLM2, plain) and Llama-3 (3.0, 3.1, 3.2)";
+    "ChatML (Qwen2, Qwen2.5, SmolLM2, plain), Llama-3 (3.0, 3.1, 3.2) and "
+    "<bos>PROMPT<sep>COMPLETION<eos>";
 constexpr absl::string_view kQwen25System =
     "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.";
 constexpr absl::string_view kQwen2System = "You are a helpful assistant.";
@@ -250,10 +251,38 @@ absl::Status ChatTemplate::RecogniseLlama3(const JinjaInventory& found) {
   return absl::OkStatus();
 }
 
+// The one template that is compared as a whole: its tokens are all that may differ.
+bool ChatTemplate::RecogniseSeparator(absl::string_view jinja) {
+  std::string* const tokens[] = {&bos_token_, &separator_, &end_};
+  const absl::string_view behind[] = {"' + message['content'] + '",
+                                      "' }}{% else %}{{ message['content'] + '",
+                                      "' }}{% endif %}{% endfor %}"};
+  absl::ConsumeSuffix(&jinja, "\n");  // Jinja drops one newline at the very end.
+  if (!absl::ConsumePrefix(&jinja,
+                           "{% for message in messages %}{% if message['role'] == 'user' %}{{ '"))
+    return false;
+  for (int i = 0; i < 3; ++i) {
+    const size_t length = jinja.find_first_of("'\\");
+    if (length == 0 || length == absl::string_view::npos) return false;
+    *tokens[i] = std::string(jinja.substr(0, length));
+    jinja.remove_prefix(length);
+    if (!absl::ConsumePrefix(&jinja, behind[i])) return false;
+  }
+  kind_ = Kind::kSeparator;
+  return jinja.empty();
+}
+
 void ChatTemplate::SetStopTokens(absl::string_view eos_token) {
-  stop_tokens_ = kind_ == Kind::kChatMl
-                     ? std::vector<std::string>{"<|im_end|>", "<|endoftext|>"}
-                     : std::vector<std::string>{"<|eot_id|>", "<|end_of_text|>", "<|eom_id|>"};
+  switch (kind_) {
+    case Kind::kChatMl:
+      stop_tokens_ = {"<|im_end|>", "<|endoftext|>"};
+      break;
+    case Kind::kSeparator:
+      stop_tokens_ = {end_};
+      break;
+    default:
+      stop_tokens_ = {"<|eot_id|>", "<|end_of_text|>", "<|eom_id|>"};
+  }
   const std::string eos(eos_token);
   if (!eos.empty() &&
       std::find(stop_tokens_.begin(), stop_tokens_.end(), eos) == stop_tokens_.end()) {
@@ -264,8 +293,12 @@ void ChatTemplate::SetStopTokens(absl::string_view eos_token) {
 absl::StatusOr<ChatTemplate> ChatTemplate::FromJinja(absl::string_view jinja,
                                                      absl::string_view bos_token,
                                                      absl::string_view eos_token) {
-  WB_ASSIGN_OR_RETURN(const JinjaInventory found, ReadJinja(jinja));
   ChatTemplate result;
+  if (result.RecogniseSeparator(jinja)) {
+    result.SetStopTokens(eos_token);
+    return result;
+  }
+  WB_ASSIGN_OR_RETURN(const JinjaInventory found, ReadJinja(jinja));
   if (found.literals.count("<|start_header_id|>") > 0) {
     WB_RETURN_IF_ERROR(result.RecogniseLlama3(found));
   } else {
@@ -345,6 +378,11 @@ absl::StatusOr<std::string> ChatTemplate::Render(absl::Span<const Message> messa
       return absl::InvalidArgumentError(absl::StrCat("message ", i, " has the role \"", role,
                                                      "\", supported: system, user, assistant"));
     }
+    if (kind_ == Kind::kSeparator && role == "system") {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "message ", i, " has the role \"system\", which a chat template of the form ", bos_token_,
+          "PROMPT", separator_, "COMPLETION", end_, " does not have, expected user or assistant"));
+    }
     if (must_alternate_ && !(i == 0 && system_first) &&
         (role == "user") != ((i - (system_first ? 1 : 0)) % 2 == 0)) {
       return absl::InvalidArgumentError(
@@ -352,8 +390,18 @@ absl::StatusOr<std::string> ChatTemplate::Render(absl::Span<const Message> messa
                        "\", the roles must be user and assistant in turn"));
     }
   }
-  const auto loose = [this](absl::string_view blanks) { return loose_ ? blanks : ""; };
   std::string prompt;
+  if (kind_ == Kind::kSeparator) {
+    for (const Message& message : messages) {
+      if (message.role == "user") {
+        absl::StrAppend(&prompt, bos_token_, message.content, separator_);
+      } else {
+        absl::StrAppend(&prompt, message.content, end_);
+      }
+    }
+    return prompt;
+  }
+  const auto loose = [this](absl::string_view blanks) { return loose_ ? blanks : ""; };
   if (writes_bos_) absl::StrAppend(&prompt, loose("\n"), bos_token_, loose("\n"));
   if (kind_ == Kind::kLlama31) {
     absl::StrAppend(&prompt, "<|start_header_id|>system<|end_header_id|>\n\n",
@@ -385,6 +433,8 @@ absl::StatusOr<std::string> ChatTemplate::Render(absl::Span<const Message> messa
 }
 
 std::string ChatTemplate::fingerprint() const {
+  if (kind_ == Kind::kSeparator)
+    return Fingerprint(absl::StrCat("s", bos_token_, "\n", separator_, "\n", end_));
   const char kind = kind_ == Kind::kChatMl ? 'c' : kind_ == Kind::kLlama3 ? '3' : 'd';
   return Fingerprint(absl::StrCat(std::string(1, kind), writes_default_system_, must_alternate_,
                                   always_prompts_, trims_, writes_bos_, loose_, "\n",

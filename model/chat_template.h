@@ -27,7 +27,8 @@ class ChatTemplate {
               // only.
     kLlama3,  // Llama-3.0 and Llama-Guard-like finetunes: messages trimmed, no system block of its
               // own.
-    kLlama31,  // Llama-3.1 and 3.2: always a system block, with knowledge cut-off and date.
+    kLlama31,    // Llama-3.1 and 3.2: always a system block, with knowledge cut-off and date.
+    kSeparator,  // <bos>PROMPT<sep>COMPLETION<eos> with tokens of any name; no system messages.
   };
 
   // Recognised from `folder`/chat_template.jinja or the field chat_template of
@@ -43,8 +44,8 @@ class ChatTemplate {
   static absl::StatusOr<ChatTemplate> FromName(absl::string_view name);
 
   // Conversation -> text for Tokenizer::Encode(text, add_special_tokens=false): BOS is in the text
-  // where the model wants one. InvalidArgument: no message, a role other than the three, or one out
-  // of turn where the template insists on turns.
+  // where the model wants one. InvalidArgument: no message, a role other than the three (or one the
+  // template has no form for), or one out of turn where the template insists on turns.
   absl::StatusOr<std::string> Render(absl::Span<const Message> messages,
                                      bool add_generation_prompt) const;
 
@@ -64,6 +65,7 @@ class ChatTemplate {
   ChatTemplate() = default;
   absl::Status RecogniseChatMl(JinjaInventory found);
   absl::Status RecogniseLlama3(const JinjaInventory& found);
+  bool RecogniseSeparator(absl::string_view jinja);
   void SetStopTokens(absl::string_view eos_token);
 
   Kind kind_ = Kind::kChatMl;
@@ -76,6 +78,7 @@ class ChatTemplate {
   bool writes_bos_ = false;
   bool loose_ = false;  // The template's own line breaks reach the prompt.
   std::string bos_token_;
+  std::string separator_, end_;  // Of kSeparator, behind a prompt and behind a completion.
   std::string date_ = "26 Jul 2024";
   std::vector<std::string> stop_tokens_;
 };

@@ -49,6 +49,12 @@ WB_VECTORISED void NormRowBackward(const float* x, const float* weight, const fl
   for (int64_t i = 0; i < n; ++i) dx[i] = dx[i] * inverse - x[i] * projected;
 }
 
+// dw += r x dy
+WB_VECTORISED void AddNormWeightGradient(const float* x, const float* dy, float inverse, float* dw,
+                                         int64_t n) {
+  for (int64_t i = 0; i < n; ++i) dw[i] += x[i] * inverse * dy[i];
+}
+
 WB_VECTORISED void RotateHead(const float* x, const float* cosine, const float* sine,
                               float direction, float* y, int64_t half) {
   for (int64_t i = 0; i < half; ++i) {
@@ -111,7 +117,13 @@ class RmsNormFunction : public torch::autograd::Function<RmsNormFunction> {
     float* out = dx.data_ptr<float>();
     ForRows(n,
             [=](int64_t i) { NormRowBackward(x + i * h, w, g + i * h, inv[i], out + i * h, h); });
-    return {dx, Tensor(), Tensor()};
+    Tensor dw;
+    if (context->needs_input_grad(1)) {
+      dw = at::zeros_like(saved[1]);
+      float* sums = dw.data_ptr<float>();
+      for (int64_t i = 0; i < n; ++i) AddNormWeightGradient(x + i * h, g + i * h, inv[i], sums, h);
+    }
+    return {dx, dw, Tensor()};
   }
 };
 

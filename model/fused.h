@@ -8,7 +8,7 @@
 
 namespace wideberth::model {
 
-// x * rsqrt(mean(x^2) + epsilon) * weight, per row. x [N, H], weight [H] frozen; 16-bit inputs are
+// x * rsqrt(mean(x^2) + epsilon) * weight, per row. x [N, H], weight [H]; 16-bit inputs are
 // normalised in float32, as transformers does.
 at::Tensor RmsNorm(const at::Tensor& x_NH, const at::Tensor& weight_H, double epsilon);
 

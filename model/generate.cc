@@ -73,7 +73,9 @@ class Generation {
   }
 
   Tensor Logits(const Tensor& hidden_MH) {
-    return TimesTransposed(hidden_MH, model_.head()).to(at::kCPU, at::kFloat).contiguous();
+    return TimesTransposed(hidden_MH, model_.HeadOf(options_.adapter))
+        .to(at::kCPU, at::kFloat)
+        .contiguous();
   }
 
   // The shared prefix and what follows it as one.

@@ -13,14 +13,15 @@
 namespace wideberth::model {
 
 struct TokenLogProbs {
-  at::Tensor logprob;  // [M] float32 (float64 for a float64 model); differentiable in `hidden` when
-                       // gradients are on.
+  at::Tensor logprob;  // [M] float32 (float64 for a float64 model); differentiable when gradients
+                       // are on.
   at::Tensor entropy;  // [M] nats; a gradient only where it was asked for.
 };
 
-// Row m: log softmax(hidden[rows[m]] head^T / temperature)[targets[m]]. hidden [N, H], head [V, H]
-// (frozen: no gradient). `entropy_gradient`: `entropy` is differentiable in `hidden` as well, for
-// one more product with the head and [M, H] more memory.
+// Row m: log softmax(hidden[rows[m]] head^T / temperature)[targets[m]]. hidden [N, H], head [V, H].
+// Differentiable in a head that requires a gradient, too, for two more products with it.
+// `entropy_gradient`: `entropy` is differentiable in `hidden` as well, for one more product with
+// the head and [M, H] more memory; not in the head, which must not require a gradient then.
 TokenLogProbs LogProbsOfTokens(const at::Tensor& hidden_NH, const at::Tensor& head_VH,
                                const std::vector<int64_t>& rows,
                                const std::vector<int64_t>& targets, double temperature,

@@ -15,6 +15,15 @@ namespace {
 
 using Json = nlohmann::json;
 
+// What modules_to_save says of an adapter that holds every weight of a model.
+Json AllModules(bool score_head) {
+  Json modules = {"embed_tokens", "norm", "input_layernorm", "post_attention_layernorm"};
+  for (int p = 0; p < kNumProjections; ++p)
+    modules.push_back(std::string(ProjectionName(static_cast<Projection>(p))));
+  modules.push_back(score_head ? "score" : "lm_head");
+  return modules;
+}
+
 // Fields that change what an adapter computes, with the values under which they do not.
 const std::vector<std::pair<const char*, std::vector<Json>>>& Neutral() {
   static const auto* const fields = new std::vector<std::pair<const char*, std::vector<Json>>>{
@@ -34,7 +43,7 @@ const std::vector<std::pair<const char*, std::vector<Json>>>& Neutral() {
       // PEFT names both for every sequence classifier; a Llama or Qwen2 has the second.
       {"modules_to_save",
        {Json::array(), Json::array({"score"}), Json::array({"classifier", "score"}),
-        Json::array({"score", "classifier"})}},
+        Json::array({"score", "classifier"}), AllModules(false), AllModules(true)}},
   };
   return *fields;
 }
@@ -77,9 +86,9 @@ absl::StatusOr<proto::LoraConfig> ReadPeftConfig(const std::string& file) {
 }
 
 std::string PeftConfigText(const proto::LoraConfig& config, absl::string_view base_model_path,
-                           bool score_head) {
+                           bool score_head, bool all_weights) {
   std::vector<std::string> targets(config.target().begin(), config.target().end());
-  if (targets.empty()) {
+  if (targets.empty() && !all_weights) {
     for (int p = 0; p < kNumProjections; ++p)
       targets.emplace_back(ProjectionName(static_cast<Projection>(p)));
   }
@@ -98,6 +107,7 @@ std::string PeftConfigText(const proto::LoraConfig& config, absl::string_view ba
                                  {"use_dora", false},
                                  {"modules_to_save", nullptr}};
   if (score_head) json["modules_to_save"] = {"score"};
+  if (all_weights) json["modules_to_save"] = AllModules(score_head);
   if (config.alpha() == std::floor(config.alpha()))
     json["lora_alpha"] = static_cast<int64_t>(config.alpha());
   return json.dump(2) + "\n";

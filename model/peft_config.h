@@ -19,8 +19,9 @@ namespace wideberth::model {
 absl::StatusOr<proto::LoraConfig> ReadPeftConfig(const std::string& file);
 
 // The text of adapter_config.json. `score_head`: of a sequence classifier, with its head beside.
+// `all_weights`: no LoRA pairs; every module with weights is one of modules_to_save.
 std::string PeftConfigText(const proto::LoraConfig& config, absl::string_view base_model_path,
-                           bool score_head);
+                           bool score_head, bool all_weights);
 
 // Per layer which projections are targets: as in PEFT those whose module name ("model.layers.0.
 // self_attn.q_proj") is a target or ends with "." and a target; without targets, all.

@@ -45,6 +45,27 @@ at::ScalarType ScalarTypeOf(proto::DType dtype) {
   return at::kFloat;
 }
 
+absl::StatusOr<at::ScalarType> ScalarTypeOf(const StoredTensor& stored, absl::string_view name) {
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16, at::kHalf, at::kDouble}) {
+    if (StoredName(type) == stored.dtype) return type;
+  }
+  return absl::InvalidArgumentError(absl::StrCat(stored.file, ": tensor \"", name, "\" is ",
+                                                 stored.dtype, ", expected F32, BF16, F16 or F64"));
+}
+
+std::string StoredName(at::ScalarType type) {
+  switch (type) {
+    case at::kBFloat16:
+      return "BF16";
+    case at::kHalf:
+      return "F16";
+    case at::kDouble:
+      return "F64";
+    default:
+      return "F32";
+  }
+}
+
 absl::StatusOr<at::Device> ParseDevice(const std::string& name) {
   if (name == "cpu" || name.empty()) return at::Device(at::kCPU);
   const bool numbered = name.rfind("cuda:", 0) == 0 && name.size() > 5 &&

@@ -7,6 +7,8 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "base/file.h"
+#include "base/status.h"
 
 namespace wideberth::model {
 namespace {
@@ -63,6 +65,25 @@ constexpr absl::string_view kGuardReasoner =
 constexpr absl::string_view kGuardReasonerInput =
     "\nHuman user:\n{prompt}\n\nAI assistant:\n{completion}\n\n";
 
+// A judge's rubric. What a policy leaves unsaid is graded as well.
+constexpr absl::string_view kNoAnswer = "(The assistant said nothing.)";
+
+absl::StatusOr<std::string> RubricOf(const proto::ScorerConfig& config) {
+  const std::string who = absl::StrCat("scorer \"", config.name(), "\": ");
+  const proto::JudgeConfig& judge = config.judge();
+  std::string rubric = judge.rubric();
+  if (judge.has_rubric_path()) {
+    absl::StatusOr<std::string> text = ReadFile(judge.rubric_path());
+    if (!text.ok()) return Annotate(text.status(), absl::StrCat(who, "judge.rubric_path"));
+    rubric = std::string(absl::StripTrailingAsciiWhitespace(*text));
+  }
+  if (absl::StrContains(rubric, kCompletion)) return rubric;
+  return absl::InvalidArgumentError(absl::StrCat(
+      who,
+      judge.has_rubric_path() ? absl::StrCat("the rubric ", judge.rubric_path()) : "judge.rubric",
+      " has no {completion}, expected a text with {prompt} and {completion}"));
+}
+
 bool IsLlamaGuard2(const proto::ScorerConfig& config) {
   return config.template_() == "llama_guard_2";
 }
@@ -107,6 +128,13 @@ absl::StatusOr<VerdictTemplate> VerdictTemplate::From(const proto::ScorerConfig&
                      kGuardReasonerInput),
         /*trim=*/false);
     question.no_completion_ = "None";
+    return question;
+  }
+  if (config.kind() == proto::ScorerConfig::JUDGE ||
+      config.kind() == proto::ScorerConfig::HTTP_JUDGE) {
+    WB_ASSIGN_OR_RETURN(std::string rubric, RubricOf(config));
+    VerdictTemplate question(std::move(rubric), /*trim=*/false);
+    question.no_completion_ = std::string(kNoAnswer);
     return question;
   }
   if (IsLlamaGuard2(config)) return VerdictTemplate(std::string(kLlamaGuard2), /*trim=*/true);

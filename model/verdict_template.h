@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The question a verdict or generative scorer asks about a conversation: a text with {prompt} and
-// {completion}, built in or configured. No torch here.
+// The question a verdict or generative scorer or a judge asks about a conversation: a text with
+// {prompt} and {completion}, built in or configured. No torch here.
 #pragma once
 
 #include <string>
@@ -25,7 +25,8 @@ class VerdictTemplate {
  public:
   // "llama_guard_2", or any text with {completion}; of a GENERATIVE scorer GuardReasoner's
   // instruction or the configured one, then the conversation in GuardReasoner's form, where "None"
-  // stands for an empty completion. InvalidArgument names the scorer and what was found.
+  // stands for an empty completion; of a judge its rubric, read from its file where it has one.
+  // InvalidArgument or NotFound names the scorer and what was found.
   static absl::StatusOr<VerdictTemplate> From(const proto::ScorerConfig& config);
 
   // Each placeholder replaced once, in one pass: braces within a conversation stay as they are.

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""chat_template.json: conversations rendered by transformers with the templates of Qwen2.5, SmolLM2 and Llama-3.
+"""chat_template.json: conversations rendered by transformers with the templates of Qwen2.5, SmolLM2 and Llama-3, and with one
+that knows prompts and completions only (null where it would take a system message for a completion).
 
 Usage: make_chat_goldens.py --shared SHARED_FOLDER --smollm2 FOLDER
 """
@@ -24,6 +25,8 @@ DEFAULT = ("{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_star
 LLAMA3 = ("{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = '<|start_header_id|>' + message['role'] + "
           "'<|end_header_id|>\\n\\n'+ message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}{% set content = bos_token + content %}"
           "{% endif %}{{ content }}{% endfor %}PROMPT")
+SEPARATOR = ("{% for message in messages %}{% if message['role'] == 'user' %}{{ '<s>' + message['content'] + '<sep>' }}{% else %}"
+             "{{ message['content'] + '</s>' }}{% endif %}{% endfor %}")
 PROMPT = "{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}"
 
 
@@ -49,12 +52,16 @@ def main():
         (None, LLAMA3.replace("PROMPT", PROMPT), True),
         ("llama-3.1", published("meta-llama-Llama-3.1-8B-Instruct.jinja"), False),
         ("llama-3.2", published("meta-llama-Llama-3.2-3B-Instruct.jinja"), False),
+        (None, SEPARATOR, True),
     ]
     rows = []
     for name, template, stored in templates:
         tokenizer.bos_token = "<|begin_of_text|>"
         prompts = []
         for conversation in CONVERSATIONS:
+            if template == SEPARATOR and SYSTEM in conversation:
+                prompts.append(None)
+                continue
             prompts.append([
                 tokenizer.apply_chat_template(conversation, chat_template=template, tokenize=False, add_generation_prompt=flag,
                                               date_string="26 Jul 2024") for flag in (False, True)])

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes supervised.json: 20 optimiser steps each of TRL's SFTTrainer, DPOTrainer and RewardTrainer
-with a PEFT LoRA adapter on a tiny model in float64. Token ids are given; batches, losses,
+with a PEFT LoRA adapter on, or of all weights of, a tiny model in float64. Token ids are given; batches, losses,
 reference pass, clipping, AdamW and schedules are the libraries' own.
 """
 
@@ -113,6 +113,37 @@ CASES = [
         "margins": True,
         "max_grad_norm": 30.0,
     },
+    {
+        "name": "sft, all weights",
+        "task": "SFT",
+        "kind": "llama",
+        "all_weights": True,
+        "batch": 4,
+        "accumulation": 1,
+        "options": {"learning_rate": 2e-3, "lr_scheduler_type": "linear", "warmup_steps": 4},
+        "max_grad_norm": 18.0,
+    },
+    {
+        "name": "sft, all weights, tied, accumulation",
+        "task": "SFT",
+        "kind": "qwen2",
+        "all_weights": True,
+        "batch": 2,
+        "accumulation": 3,
+        "options": {"learning_rate": 2e-3, "lr_scheduler_type": "cosine", "warmup_steps": 2},
+        "max_grad_norm": 9.0,
+    },
+    {
+        "name": "reward, all weights",
+        "task": "REWARD",
+        "kind": "llama_reward",
+        "all_weights": True,
+        "batch": 4,
+        "accumulation": 1,
+        "options": {"learning_rate": 1e-3, "lr_scheduler_type": "linear", "warmup_steps": 4},
+        "reward_model": {},
+        "max_grad_norm": 40.0,
+    },
 ]
 
 
@@ -204,7 +235,8 @@ def run(case, rows):
     base = tiny_models.build(case["kind"], torch.float64)
     exact_norms(base)
     is_reward = case["task"] == "REWARD"
-    lora = LoraConfig(
+    all_weights = case.get("all_weights", False)
+    lora = None if all_weights else LoraConfig(
         r=RANK,
         lora_alpha=ALPHA,
         target_modules=list(tiny_models.TARGETS),
@@ -266,7 +298,8 @@ def run(case, rows):
                 callbacks=[Recorder()],
             )
             trainer.remove_callback(PrinterCallback)
-            tiny_models.fill_adapter(trainer.model)
+            if not all_weights:
+                tiny_models.fill_adapter(trainer.model)
             assert all(p.dtype == torch.float64 for p in trainer.model.parameters())
             trainer.train()
     torch.set_default_dtype(torch.float32)
@@ -274,8 +307,9 @@ def run(case, rows):
     clipped = sum(step["grad_norm"] > case["max_grad_norm"] for step in steps)
     print(case["name"], f"clipped {clipped} times", steps[0], steps[-1], sep="\n  ")
     assert 0 < clipped < NUM_STEPS, "max_grad_norm should bind in some steps"
+    prefix = "base_model.model." if all_weights else ""  # As PEFT names the modules it saves.
     weights = {
-        name.replace(".default", "").replace(".modules_to_save", ""): parameter.detach()
+        prefix + name.replace(".default", "").replace(".modules_to_save", ""): parameter.detach()
         for name, parameter in trainer.model.named_parameters()
         if parameter.requires_grad
     }

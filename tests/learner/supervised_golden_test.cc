@@ -80,24 +80,30 @@ class SupervisedGolden : public ::testing::TestWithParam<int> {
     std::ifstream file(testing::GoldenPath("supervised.json"));
     golden_ = json::parse(file, nullptr, /*allow_exceptions=*/false);
     ASSERT_TRUE(golden_.is_object()) << testing::GoldenPath("supervised.json");
-    ASSERT_EQ(golden_["cases"].size(), 8u);
+    ASSERT_EQ(golden_["cases"].size(), 11u);
     case_ = golden_["cases"][GetParam()];
   }
 
   void Load() {
     const auto kind = case_["kind"].get<std::string>();
     ASSERT_TRUE(testing::WriteTinyModel(kind, dir_.Join("model")).ok());
-    ASSERT_TRUE(testing::WriteTinyAdapter(
-                    kind, golden_["r"].get<int64_t>(), golden_["alpha"].get<int64_t>(),
-                    {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"},
-                    dir_.Join("adapter"))
-                    .ok());
+    if (!case_.contains("all_weights")) {
+      ASSERT_TRUE(testing::WriteTinyAdapter(
+                      kind, golden_["r"].get<int64_t>(), golden_["alpha"].get<int64_t>(),
+                      {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"},
+                      dir_.Join("adapter"))
+                      .ok());
+    }
     proto::ModelConfig config;
     config.set_path(dir_.Join("model"));
     config.set_dtype(proto::FLOAT64);
     auto model = model::CausalLm::Load(config);
     ASSERT_TRUE(model.ok()) << model.status();
     model_ = *std::move(model);
+    if (case_.contains("all_weights")) {
+      adapter_ = model::Adapter::AllWeights(model_->spec(), model_->weights(), at::kDouble);
+      return;
+    }
     auto adapter =
         model::Adapter::Load(dir_.Join("adapter"), model_->spec(), at::kDouble, at::kCPU);
     ASSERT_TRUE(adapter.ok()) << adapter.status();
@@ -224,7 +230,7 @@ TEST_P(SupervisedGolden, TwentyStepsEqualTrls) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Trl, SupervisedGolden, ::testing::Range(0, 8));
+INSTANTIATE_TEST_SUITE_P(Trl, SupervisedGolden, ::testing::Range(0, 11));
 
 }  // namespace
 }  // namespace wideberth::learner

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a LoRA adapter can be told: target modules, rslora, dropout, initialisation, a score head;
-// and that its files keep all of it. Parity with PEFT's numbers is in causal_lm_test.cc.
+// adapters of all weights; and that files keep all of it. Parity with PEFT's numbers is in
+// causal_lm_test.cc.
 #include "model/adapter.h"
 
 #include <ATen/ATen.h>
@@ -158,6 +159,98 @@ TEST_F(AdapterTest, FilesKeepEverySettingAndTheScoreHead) {
       EXPECT_TRUE(at::equal(a[i].second, b[i].second)) << a[i].first;
     }
     EXPECT_TRUE(at::equal((*copy)->score_head(), adapter->score_head()));
+  }
+}
+
+TEST_F(AdapterTest, AllWeightsAreThoseOfTheBaseUntilTheyAreTrained) {
+  for (const char* kind : {"llama", "qwen2"}) {
+    ASSERT_TRUE(wideberth::testing::WriteTinyModel(kind, folder_.Join(kind)).ok());
+    proto::ModelConfig config;
+    config.set_path(folder_.Join(kind));
+    model_ = *CausalLm::Load(config);
+    const auto adapter = Adapter::AllWeights(model_->spec(), model_->weights(), at::kFloat);
+    const bool tied = model_->spec().tied_embeddings;
+    EXPECT_EQ(adapter->NamedTensors().size(), tied ? 26u : 30u) << kind;
+    TokenTree tree;
+    tree.Add({5, 6, 7, 8, 9, 10, 11, 12});
+    const Tensor base = model_->Hidden(tree, {}), same = Hidden(*adapter);
+    EXPECT_TRUE(at::equal(same, base)) << kind;
+    EXPECT_TRUE(at::equal(model_->HeadOf(adapter.get()), model_->head()));
+    EXPECT_NE(model_->HeadOf(adapter.get()).data_ptr(), model_->head().data_ptr());
+    for (const auto& [name, tensor] : adapter->NamedTensors()) {
+      Tensor values = tensor;
+      const Tensor before = tensor.clone();
+      values.mul_(1.01);
+      const bool seen = name != "lm_head.weight";
+      EXPECT_EQ(at::equal(Hidden(*adapter), same), !seen) << kind << " " << name;
+      values.copy_(before);
+    }
+  }
+}
+
+// The float32 kernels against autograd in float64, and layers that are computed twice.
+TEST_F(AdapterTest, GradientsOfAllWeightsAreTheSameHoweverTheyAreComputed) {
+  proto::ModelConfig config;
+  config.set_path(folder_.Join("model"));
+  const auto narrow = *CausalLm::Load(config);
+  const auto gradients = [](const CausalLm& model, bool checkpoint_layers) {
+    const auto adapter = Adapter::AllWeights(model.spec(), model.weights(), model.dtype());
+    for (Tensor& tensor : adapter->Parameters()) tensor.requires_grad_(true);
+    TokenTree tree;
+    const int root = tree.Add({5, 6, 7, 8, 9, 10, 11, 12});
+    tree.Add({20, 21, 22}, root);
+    tree.Add({30, 31, 32, 33, 34, 35}, root);
+    ForwardOptions options;
+    options.adapter = adapter.get();
+    options.checkpoint_layers = checkpoint_layers;
+    const Tensor hidden = model.Hidden(tree, options);
+    hidden.mul(at::sin(at::arange(hidden.numel(), hidden.options()).view_as(hidden)))
+        .sum()
+        .backward();
+    std::vector<Tensor> found;
+    for (const auto& [name, tensor] : adapter->NamedTensors()) {
+      EXPECT_EQ(tensor.grad().defined(), name != "lm_head.weight") << name;
+      found.push_back(tensor.grad().defined() ? tensor.grad() : at::zeros_like(tensor));
+    }
+    return found;
+  };
+  const std::vector<Tensor> exact = gradients(*model_, false), twice = gradients(*model_, true),
+                            fused = gradients(*narrow, false);
+  for (size_t i = 0; i < exact.size(); ++i) {
+    EXPECT_TRUE(at::equal(exact[i], twice[i])) << i;
+    EXPECT_LE((fused[i] - exact[i]).norm().item<double>(), 1e-5 * exact[i].norm().item<double>())
+        << i;
+  }
+}
+
+TEST_F(AdapterTest, FilesAndTheWireKeepAllWeights) {
+  const auto adapter = Adapter::AllWeights(model_->spec(), model_->weights(), at::kDouble);
+  for (const bool score_head : {false, true}) {
+    if (score_head) {
+      ASSERT_TRUE(adapter->SetScoreHead(at::randn({1, 64}, at::kDouble)).ok());
+    }
+    const auto tensors = adapter->NamedTensors();
+    EXPECT_EQ(tensors.front().first, "model.embed_tokens.weight");
+    EXPECT_EQ(tensors.size(), 30u) << "a score head stands in place of the lm_head";
+    ASSERT_TRUE(adapter->Save(folder_.Join("adapter"), "base").ok());
+    const Json json = Json::parse(*ReadFile(folder_.Join("adapter/adapter_config.json")));
+    EXPECT_EQ(json["target_modules"], Json::array());
+    EXPECT_EQ(json["modules_to_save"].back(), score_head ? "score" : "lm_head");
+    proto::AdapterManifest manifest;
+    const std::string bytes = adapter->Pack(at::kDouble, &manifest);
+    const auto loaded =
+        Adapter::Load(folder_.Join("adapter"), model_->spec(), at::kDouble, at::kCPU);
+    const auto sent = Adapter::Unpack(manifest, bytes, model_->spec(), at::kDouble, at::kCPU);
+    for (const auto& copy : {loaded, sent}) {
+      ASSERT_TRUE(copy.ok()) << copy.status();
+      ASSERT_NE((*copy)->weights(), nullptr);
+      const auto found = (*copy)->NamedTensors();
+      ASSERT_EQ(found.size(), tensors.size());
+      for (size_t i = 0; i < found.size(); ++i) {
+        EXPECT_EQ(found[i].first, tensors[i].first);
+        EXPECT_TRUE(at::equal(found[i].second, tensors[i].second)) << found[i].first;
+      }
+    }
   }
 }
 

@@ -371,6 +371,29 @@ TEST_F(TreeTest, LogProbsAndTheirGradientEqualThoseOfWholeLogits) {
   EXPECT_LT(LargestDifference(chunked.entropy, -(whole.exp() * whole).sum(1).detach()), 1e-12);
 }
 
+TEST(LogProbs, GradientOfATrainedHeadIsThatOfWholeLogits) {
+  const auto options = at::TensorOptions(at::kDouble);
+  at::manual_seed(1);
+  // 31 rows of logits fill a chunk.
+  const Tensor hidden = at::randn({90, 4}, options).requires_grad_(true);
+  const Tensor head = at::randn({200000, 4}, options).requires_grad_(true);
+  std::vector<int64_t> rows, targets;
+  for (int64_t i = 0; i < 70; ++i) {
+    rows.push_back((i * 7) % 90);
+    targets.push_back((i % 60) * 3000);
+  }
+  const Tensor weights = at::randn({70}, options);
+  (LogProbsOfTokens(hidden, head, rows, targets, 1.3).logprob * weights).sum().backward();
+  const Tensor of_hidden = hidden.grad().clone(), of_head = head.grad().clone();
+  hidden.mutable_grad().zero_();
+  head.mutable_grad().zero_();
+  const Tensor whole =
+      at::log_softmax(at::mm(hidden.index_select(0, at::tensor(rows)), head.t()) / 1.3, 1);
+  (whole.gather(1, at::tensor(targets).unsqueeze(1)).squeeze(1) * weights).sum().backward();
+  EXPECT_LT(LargestDifference(of_hidden, hidden.grad()), 1e-12);
+  EXPECT_LT(LargestDifference(of_head, head.grad()), 1e-12);
+}
+
 TEST_F(TreeTest, AFreshAdapterLeavesTheModelExactlyAsItIs) {
   const auto adapter =
       *Adapter::Initialize(model_->spec(), proto::LoraConfig(), 3, at::kDouble, at::kCPU);

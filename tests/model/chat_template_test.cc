@@ -42,6 +42,11 @@ void ExpectPrompts(const ChatTemplate& chat_template, const Json& golden, const 
     const std::vector<Message> messages = Conversation(golden["conversations"][i]);
     for (int flag = 0; flag < 2; ++flag) {
       const auto prompt = chat_template.Render(messages, flag != 0);
+      if (prompts[i].is_null()) {
+        EXPECT_THAT(std::string(prompt.status().message()),
+                    HasSubstr("message 0 has the role \"system\", which a chat template of"));
+        continue;
+      }
       ASSERT_TRUE(prompt.ok()) << prompt.status();
       EXPECT_EQ(*prompt, prompts[i][flag].get<std::string>()) << "conversation " << i;
     }
@@ -50,7 +55,7 @@ void ExpectPrompts(const ChatTemplate& chat_template, const Json& golden, const 
 
 TEST(ChatTemplateTest, ByNameAndByTextRendersLikeTransformers) {
   const Json golden = ReadJson(testing::GoldenPath("chat_template.json"));
-  ASSERT_EQ(golden["templates"].size(), 8u);
+  ASSERT_EQ(golden["templates"].size(), 9u);
   for (const Json& entry : golden["templates"]) {
     SCOPED_TRACE(entry["name"].dump());
     if (entry["name"].is_string()) {
@@ -142,6 +147,28 @@ TEST(ChatTemplateTest, RefusesEditedTemplates) {
   EXPECT_TRUE(refused(absl::StrReplaceAll(chatml, {{"{% endif %}", ""}})));
   EXPECT_TRUE(refused(absl::StrReplaceAll(chatml, {{"{% endfor %}", "{% endif %}"}})));
   EXPECT_TRUE(refused(""));
+}
+
+TEST(ChatTemplateTest, ASeparatorsTemplateIsRecognisedAsAWhole) {
+  const Json golden = ReadJson(testing::GoldenPath("chat_template.json"));
+  const std::string jinja = golden["templates"][8]["jinja"];
+  const auto read = ChatTemplate::FromJinja(jinja + "\n", "", "<pad>");
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(read->kind(), ChatTemplate::Kind::kSeparator);
+  EXPECT_EQ(read->stop_tokens(), (std::vector<std::string>{"</s>", "<pad>"}));
+  EXPECT_EQ(*read->Render({Message{"user", "how"}, Message{"assistant", "so"}}, false),
+            "<s>how<sep>so</s>");
+  const auto other = [&](absl::string_view from, absl::string_view to) {
+    return ChatTemplate::FromJinja(absl::StrReplaceAll(jinja, {{from, to}}), "", "");
+  };
+  ASSERT_TRUE(other("<sep>", "|").ok());
+  EXPECT_NE(other("<sep>", "|")->fingerprint(), read->fingerprint());
+  EXPECT_NE(other("</s>", "|")->fingerprint(), read->fingerprint());
+  EXPECT_FALSE(other("<sep>", "").ok());
+  EXPECT_FALSE(other("<sep>", "\\n").ok());
+  EXPECT_FALSE(other("'user'", "'human'").ok());
+  EXPECT_FALSE(other("{% endfor %}", "{% endfor %}{{ '<s>' }}").ok());
+  EXPECT_FALSE(other("{% endfor %}", " {% endfor %}").ok());
 }
 
 TEST(ChatTemplateTest, TakesTheDefaultSystemMessageFromTheTemplate) {

@@ -156,20 +156,29 @@ TEST_F(GenerateTest, LogProbsAreThoseTheLearnerComputes) {
   options.sampling.set_temperature(0.7);
   options.sampling.set_top_p(0.9);
   const PromptGroup group = {3, {5, 6, 7, 8, 9}, 6};
-  const auto sampled = Run({group}, options)[0];
-  std::vector<Ids> completions;
-  std::vector<float> expected;
-  for (const Sampled& s : sampled) {
-    completions.push_back(s.tokens);
-    expected.insert(expected.end(), s.logprobs.begin(), s.logprobs.end());
-    EXPECT_EQ(s.tokens.size(), 32u);
-    EXPECT_EQ(s.finish, proto::LENGTH);
+  // Of all weights: every tensor is another than the base's, the output head among them.
+  const auto adapter = Adapter::AllWeights(model_->spec(), model_->weights(), at::kFloat);
+  for (at::Tensor& tensor : adapter->Parameters()) tensor.mul_(-0.9);
+  for (const Adapter* trained : std::vector<const Adapter*>{nullptr, adapter.get()}) {
+    options.adapter = trained;
+    const auto sampled = Run({group}, options)[0];
+    std::vector<Ids> completions;
+    std::vector<float> expected;
+    for (const Sampled& s : sampled) {
+      completions.push_back(s.tokens);
+      expected.insert(expected.end(), s.logprobs.begin(), s.logprobs.end());
+      EXPECT_EQ(s.tokens.size(), 32u);
+      EXPECT_EQ(s.finish, proto::LENGTH);
+    }
+    const GroupTree tree = MakeGroupTree(group.prompt, completions);
+    ForwardOptions forward;
+    forward.adapter = trained;
+    const at::Tensor logprobs =
+        LogProbsOfTokens(model_->Hidden(tree.tree, forward), model_->HeadOf(trained), tree.rows,
+                         tree.targets, 0.7)
+            .logprob;
+    EXPECT_LT((logprobs - at::tensor(expected)).abs().max().item<double>(), 1e-4);
   }
-  const GroupTree tree = MakeGroupTree(group.prompt, completions);
-  const at::Tensor logprobs =
-      LogProbsOfTokens(model_->Hidden(tree.tree, {}), model_->head(), tree.rows, tree.targets, 0.7)
-          .logprob;
-  EXPECT_LT((logprobs - at::tensor(expected)).abs().max().item<double>(), 1e-4);
 }
 
 TEST_F(GenerateTest, StopTokensEndACompletionAndAreKept) {
