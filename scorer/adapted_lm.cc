@@ -35,6 +35,17 @@ absl::Status AddAdapter(const proto::ScorerConfig& config, AdaptedLm* model) {
   return absl::OkStatus();
 }
 
+// Of a guard that was merged into a model folder.
+absl::Status AddCalibration(const proto::ScorerConfig& config, AdaptedLm* model) {
+  if (config.kind() != proto::ScorerConfig::VERDICT) return absl::OkStatus();
+  WB_ASSIGN_OR_RETURN(model->calibration, LoadCalibration(config.model().path()));
+  if (!model->calibration.text.empty()) {
+    model->fingerprint =
+        Fingerprint(absl::StrCat(model->fingerprint, "\n", Fingerprint(model->calibration.text)));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<AdaptedLm> LoadAdaptedLm(const proto::ScorerConfig& config) {
@@ -44,7 +55,8 @@ absl::StatusOr<AdaptedLm> LoadAdaptedLm(const proto::ScorerConfig& config) {
   WB_RETURN_IF_ERROR(Annotate(lm.status(), who));
   model.lm = *std::move(lm);
   model.fingerprint = model.lm->fingerprint();
-  if (!config.adapter().empty()) WB_RETURN_IF_ERROR(Annotate(AddAdapter(config, &model), who));
+  WB_RETURN_IF_ERROR(Annotate(
+      config.adapter().empty() ? AddCalibration(config, &model) : AddAdapter(config, &model), who));
   return model;
 }
 

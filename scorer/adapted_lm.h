@@ -19,7 +19,7 @@ namespace wideberth::scorer {
 struct AdaptedLm {
   std::unique_ptr<model::CausalLm> lm;
   std::shared_ptr<const model::Adapter> adapter;  // Null: the folder's own model.
-  Calibration calibration;                        // Of a VERDICT's adapter.
+  Calibration calibration;                        // Of a VERDICT's adapter, or of its folder.
   // The model's own; with an adapter of its fingerprint, both files of the adapter and the
   // calibration.
   std::string fingerprint;

@@ -40,7 +40,8 @@ class LmAnswerModel final : public AnswerModel {
     const bool trained_head = model_.adapter != nullptr && model_.adapter->score_head().defined();
     if (model_.lm->spec().sequence_classification || trained_head) {
       return absl::InvalidArgumentError(absl::StrCat(
-          who, ": kind GENERATIVE needs a model for causal language modelling, found ",
+          who, ": kind ", proto::ScorerConfig::Kind_Name(config_.kind()),
+          " needs a model for causal language modelling, found ",
           trained_head
               ? absl::StrCat("a score head in ", config_.adapter())
               : absl::StrCat(model_.lm->spec().architecture, " in ", config_.model().path())));
@@ -110,10 +111,11 @@ class LmAnswerModel final : public AnswerModel {
     const int64_t longest =
         static_cast<int64_t>(head_tokens_.size()) + config_.generative().max_new_tokens();
     if (longest >= context_tokens()) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "the instruction has ", head_tokens_.size(), " tokens, generative.max_new_tokens is ",
-          config_.generative().max_new_tokens(), ", the context of ", config_.model().path(),
-          " is ", context_tokens()));
+      return absl::InvalidArgumentError(
+          absl::StrCat("the instruction has ", head_tokens_.size(), " tokens, ",
+                       config_.kind() == proto::ScorerConfig::JUDGE ? "judge" : "generative",
+                       ".max_new_tokens is ", config_.generative().max_new_tokens(),
+                       ", the context of ", config_.model().path(), " is ", context_tokens()));
     }
     if (!head_tokens_.empty()) head_kv_ = Prefill(model_, head_tokens_);
     return absl::OkStatus();

@@ -28,6 +28,8 @@ std::string ConversationKey(const proto::ScoreItem& item) {
     Add(message.content(), &fingerprint);
   }
   Add(item.completion(), &fingerprint);
+  // An answer that was cut off is another answer; unset means ended, as STOP does.
+  if (item.finish_reason() == proto::LENGTH) Add("cut off", &fingerprint);
   return fingerprint.Hex();
 }
 

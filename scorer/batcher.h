@@ -155,7 +155,7 @@ class Batcher final {
   BatcherStats stats_ ABSL_GUARDED_BY(mutex_);
 };
 
-// Equal for items whose conversations are equal, whatever their ids.
+// Equal for items whose conversations are equal and ended alike, whatever their ids.
 std::string ConversationKey(const proto::ScoreItem& item);
 
 }  // namespace wideberth::scorer

@@ -28,8 +28,8 @@ absl::StatusOr<Calibration> ParseCalibration(absl::string_view text, absl::strin
   return Calibration{temperature.get<double>(), std::string(text)};
 }
 
-absl::StatusOr<Calibration> LoadCalibration(absl::string_view adapter_folder) {
-  const std::string file = absl::StrCat(adapter_folder, "/calibration.json");
+absl::StatusOr<Calibration> LoadCalibration(absl::string_view folder) {
+  const std::string file = absl::StrCat(folder, "/calibration.json");
   const absl::StatusOr<std::string> text = ReadFile(file);
   if (absl::IsNotFound(text.status())) return Calibration();
   if (!text.ok()) return text.status();

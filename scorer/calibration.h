@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // How far a trained guard's log-odds are to be believed: the temperature that guard training found
-// on its validation rows and left beside the adapter.
+// on its validation rows and left beside the adapter, where a merged model has it as well.
 #pragma once
 
 #include <string>
@@ -19,7 +19,7 @@ struct Calibration {
 // InvalidArgument names `file`, the field, what was found and what is expected.
 absl::StatusOr<Calibration> ParseCalibration(absl::string_view text, absl::string_view file);
 
-// `adapter_folder`/calibration.json; temperature 1 where there is no such file.
-absl::StatusOr<Calibration> LoadCalibration(absl::string_view adapter_folder);
+// `folder`/calibration.json; temperature 1 where there is no such file.
+absl::StatusOr<Calibration> LoadCalibration(absl::string_view folder);
 
 }  // namespace wideberth::scorer

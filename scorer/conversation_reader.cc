@@ -19,7 +19,8 @@ absl::StatusOr<ConversationReader> ConversationReader::Create(const proto::Score
   if (config.kind() != proto::ScorerConfig::REWARD) {
     WB_ASSIGN_OR_RETURN(reader.question_, model::VerdictTemplate::From(config));
   }
-  if (config.kind() == proto::ScorerConfig::REWARD || config.chat()) {
+  if (config.kind() == proto::ScorerConfig::REWARD || config.kind() == proto::ScorerConfig::JUDGE ||
+      config.chat()) {
     auto chat = model::ChatTemplate::FromFolder(folder);
     WB_RETURN_IF_ERROR(Annotate(chat.status(), who));
     reader.chat_ = *std::move(chat);

@@ -22,13 +22,19 @@ GenerativeScoringModel::GenerativeScoringModel(const proto::ScorerConfig& config
   identity_.template_hash = Fingerprint(absl::StrCat(
       config_.kind(), " ", generative.subtask(), " ", generative.max_new_tokens(), " ",
       generative.temperature(), " ", generative.num_samples(), "\n", answers_->Description()));
+  if (config_.kind() == proto::ScorerConfig::JUDGE) {
+    const proto::JudgeConfig& judge = config_.judge();
+    identity_.template_hash = Fingerprint(absl::StrCat(identity_.template_hash, " ", judge.low(),
+                                                       " ", judge.high(), " ", judge.label()));
+  }
 }
 
 PreparedItem GenerativeScoringModel::Prepare(const proto::ScoreItem& item) {
   PreparedItem prepared;
   const proto::GenerativeConfig& generative = config_.generative();
-  prepared.refusal = model::WhyNothingToScore(
-      item, /*prompt_only=*/generative.subtask() == proto::GenerativeConfig::PROMPT_HARM);
+  const bool prompt_only = config_.kind() == proto::ScorerConfig::JUDGE ||
+                           generative.subtask() == proto::GenerativeConfig::PROMPT_HARM;
+  prepared.refusal = model::WhyNothingToScore(item, prompt_only);
   if (!prepared.refusal.empty()) return prepared;
   absl::StatusOr<std::vector<int32_t>> tokens = answers_->Read(item);
   if (!tokens.ok()) {
@@ -48,19 +54,31 @@ PreparedItem GenerativeScoringModel::Prepare(const proto::ScoreItem& item) {
   return prepared;
 }
 
+absl::StatusOr<double> GenerativeScoringModel::ValueOf(const AnswerModel::Answer& answer) const {
+  if (config_.kind() == proto::ScorerConfig::JUDGE) {
+    WB_ASSIGN_OR_RETURN(const int64_t grade,
+                        ParseGrade(answer.text, config_.judge(), answer.truncated));
+    return static_cast<double>(grade);
+  }
+  WB_ASSIGN_OR_RETURN(
+      const bool verdict,
+      ParseGuardAnswer(answer.text, config_.generative().subtask(), answer.truncated));
+  return verdict ? 1.0 : 0.0;
+}
+
 proto::Score GenerativeScoringModel::Judge(const AnswerModel::Answers& answers) {
-  int64_t num_read = 0, num_positive = 0, num_tokens = 0;
+  int64_t num_read = 0, num_tokens = 0;
+  double sum = 0;
   std::string why;
   for (const AnswerModel::Answer& answer : answers.samples) {
     num_tokens += answer.num_tokens;
     if (answers.timed_out) continue;
-    const absl::StatusOr<bool> verdict =
-        ParseGuardAnswer(answer.text, config_.generative().subtask(), answer.truncated);
-    if (verdict.ok()) {
+    const absl::StatusOr<double> value = ValueOf(answer);
+    if (value.ok()) {
       ++num_read;
-      num_positive += *verdict;
+      sum += *value;
     } else if (why.empty()) {
-      why = std::string(verdict.status().message());
+      why = std::string(value.status().message());
     }
   }
   const int64_t num_samples = static_cast<int64_t>(answers.samples.size());
@@ -79,7 +97,7 @@ proto::Score GenerativeScoringModel::Judge(const AnswerModel::Answers& answers) 
                                                      " answers can be read; the first one: ", why));
   }
   proto::Score score = MakeScore(identity_, proto::SCORED, "");
-  score.set_value(static_cast<double>(num_positive) / static_cast<double>(num_read));
+  score.set_value(sum / static_cast<double>(num_read));
   return score;
 }
 

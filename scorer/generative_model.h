@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// A guard that reasons in text: questions -> answers -> verdicts -> the share of positive ones. No
-// torch here: an AnswerModel writes the answers.
+// A guard or judge that reasons in text: questions -> answers -> verdicts or grades -> their mean.
+// No torch here: an AnswerModel writes the answers.
 #pragma once
 
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "proto/config.pb.h"
 #include "scorer/answer_model.h"
 #include "scorer/scoring_model.h"
@@ -15,7 +16,8 @@ namespace wideberth::scorer {
 
 class GenerativeScoringModel final : public ScoringModel {
  public:
-  // `config` is validated and of kind GENERATIVE. With options.deterministic each item is decoded
+  // `config` is validated and of kind GENERATIVE, or JUDGE with how it samples in `generative` as
+  // well. With options.deterministic each item is decoded
   // by itself, so that its score is a function of the item to the last bit.
   GenerativeScoringModel(const proto::ScorerConfig& config, const ScoringOptions& options,
                          std::unique_ptr<AnswerModel> answers);
@@ -23,7 +25,8 @@ class GenerativeScoringModel final : public ScoringModel {
   // An item is charged its question behind the instruction and all it may generate.
   PreparedItem Prepare(const proto::ScoreItem& item) override;
 
-  // `value` is the mean verdict (1: positive) of the answers that could be read. MALFORMED_OUTPUT
+  // `value` is the mean verdict (1: positive) or grade of the answers that could be read.
+  // MALFORMED_OUTPUT
   // where none could, with what the first one says; TIMED_OUT where an item's deadline came first.
   std::vector<proto::Score> ScoreBatch(const std::vector<PreparedItem>& items) override;
 
@@ -31,6 +34,7 @@ class GenerativeScoringModel final : public ScoringModel {
   GenerationStats generation() const override { return stats_; }
 
  private:
+  absl::StatusOr<double> ValueOf(const AnswerModel::Answer& answer) const;
   proto::Score Judge(const AnswerModel::Answers& answers);
   void ScoreSome(const std::vector<AnswerModel::Question>& questions,
                  const std::vector<proto::Score*>& scores);

@@ -7,14 +7,14 @@
 #include <vector>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "base/excerpt.h"
 
 namespace wideberth::scorer {
 namespace {
-
-constexpr size_t kShownBytes = 80;
 
 struct Form {
   absl::string_view label, positive, negative;
@@ -47,18 +47,6 @@ std::vector<std::string> Words(absl::string_view text) {
   return absl::StrSplit(letters, ' ', absl::SkipEmpty());
 }
 
-// On one line, at most the first or the last kShownBytes of it, cut between characters.
-std::string Shown(absl::string_view text, bool tail) {
-  std::string line(absl::StripAsciiWhitespace(text));
-  std::replace_if(
-      line.begin(), line.end(), [](unsigned char c) { return absl::ascii_iscntrl(c); }, ' ');
-  if (line.size() <= kShownBytes) return absl::StrCat("\"", line, "\"");
-  size_t at = tail ? line.size() - kShownBytes : kShownBytes;
-  while (at < line.size() && (line[at] & 0xC0) == 0x80) ++at;
-  return tail ? absl::StrCat("\"...", line.substr(at), "\"")
-              : absl::StrCat("\"", line.substr(0, at), "...\"");
-}
-
 }  // namespace
 
 absl::StatusOr<bool> ParseGuardAnswer(absl::string_view answer, Subtask subtask, bool truncated) {
@@ -80,16 +68,51 @@ absl::StatusOr<bool> ParseGuardAnswer(absl::string_view answer, Subtask subtask,
         (said[0] == form->positive || said[0] == form->negative)) {
       return said[0] == form->positive;
     }
-    return absl::InvalidArgumentError(
-        absl::StrCat("the answer's verdict is ", Shown(lines[i], /*tail=*/false),
-                     cut ? ", where max_new_tokens cut it off" : "", ", expected \"",
-                     form->positive, "\" or \"", form->negative, "\""));
+    return absl::InvalidArgumentError(absl::StrCat("the answer's verdict is ", Excerpt(lines[i]),
+                                                   cut ? ", where max_new_tokens cut it off" : "",
+                                                   ", expected \"", form->positive, "\" or \"",
+                                                   form->negative, "\""));
   }
   return absl::InvalidArgumentError(
       absl::StrCat("the answer has no line that begins with \"", forms[0].label, ":\" and says \"",
                    forms[0].positive, "\" or \"", forms[0].negative, "\"",
                    truncated ? " before max_new_tokens cut it off" : "", "; it ends with ",
-                   Shown(answer, /*tail=*/true)));
+                   Excerpt(answer, 80, ExcerptOf::kTail)));
+}
+
+absl::StatusOr<int64_t> ParseGrade(absl::string_view answer, const proto::JudgeConfig& judge,
+                                   bool truncated) {
+  const absl::string_view text = WithoutThinking(answer);
+  const std::string expected = absl::StrCat("expected \"", judge.label(), "\" and a whole number ",
+                                            "from ", judge.low(), " to ", judge.high());
+  const std::string lower = absl::AsciiStrToLower(text);
+  const size_t at = lower.rfind(absl::AsciiStrToLower(judge.label()));
+  if (at == std::string::npos) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(absl::StripAsciiWhitespace(answer).empty()
+                         ? "the answer is empty"
+                         : absl::StrCat("the answer has no grade and ends with ",
+                                        Excerpt(answer, 80, ExcerptOf::kTail)),
+                     truncated ? ", where max_new_tokens cut it off" : "", ", ", expected));
+  }
+  // Marks may stand between label and number, words may not: "Grade: see rule 3" is none.
+  const absl::string_view said = text.substr(at + judge.label().size());
+  const size_t begin = std::min(said.find_first_not_of(" \t\r\n*_`\"'([{:="), said.size());
+  const bool sign = begin < said.size() && said[begin] == '-';
+  const size_t end =
+      std::min(said.find_first_not_of("0123456789", begin + (sign ? 1 : 0)), said.size());
+  const absl::string_view rest = said.substr(end);
+  const bool goes_on = rest.size() > 1 && (rest[0] == '.' || rest[0] == ',' || rest[0] == '-') &&
+                       absl::ascii_isdigit(rest[1]);
+  const bool cut = truncated && rest.empty();
+  int64_t grade = 0;
+  if (absl::SimpleAtoi(said.substr(begin, end - begin), &grade) && !goes_on && !cut &&
+      grade >= judge.low() && grade <= judge.high()) {
+    return grade;
+  }
+  return absl::InvalidArgumentError(absl::StrCat("the answer's grade is ", Excerpt(text.substr(at)),
+                                                 cut ? ", where max_new_tokens cut it off" : "",
+                                                 ", ", expected));
 }
 
 }  // namespace wideberth::scorer

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// How a generative guard's answer is read: GuardReasoner's three tasks. A pure function, no torch
-// here.
+// How the answer of a generative guard (GuardReasoner's three tasks) or of a judge (a grade) is
+// read. Pure functions, no torch here.
 #pragma once
+
+#include <cstdint>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -23,5 +25,12 @@ using Subtask = proto::GenerativeConfig::Subtask;
 // ended. InvalidArgument with what was found, shortened, where there is no such line, or its first
 // word is neither verdict, or it has both.
 absl::StatusOr<bool> ParseGuardAnswer(absl::string_view answer, Subtask subtask, bool truncated);
+
+// The whole number right behind the last `judge.label` (case and Markdown marks do not matter),
+// from `low` to `high`; what stands in think blocks is not read, and a number that ends where the
+// answer was cut off does not count. InvalidArgument with what was found, shortened, and what was
+// expected.
+absl::StatusOr<int64_t> ParseGrade(absl::string_view answer, const proto::JudgeConfig& judge,
+                                   bool truncated);
 
 }  // namespace wideberth::scorer

@@ -154,7 +154,9 @@ absl::Status Work(const sigset_t& signal_set) {
   if (model.ok()) {
     batcher.emplace(BatcherOptions::From(config), model->get(), &Clock::Real());
     drain.Open(&*batcher);
-    WB_LOG(INFO) << "serving \"" << config.name() << "\" with " << config.model().path()
+    WB_LOG(INFO) << "serving \"" << config.name() << "\" of kind "
+                 << proto::ScorerConfig::Kind_Name(config.kind())
+                 << (config.has_model() ? " with " : "") << config.model().path()
                  << (config.adapter().empty() ? "" : " and adapter ") << config.adapter() << " on "
                  << server->address();
     batcher->Run();

@@ -41,6 +41,10 @@ ScoreEndpoint::ScoreEndpoint(std::string scorer_name, transport::Metrics* metric
                                       "Generated answers without a verdict.")),
       answer_tokens_(metrics->NewCounter("wideberth_scorer_generated_tokens_total",
                                          "Tokens of generated answers.")),
+      requests_(metrics->NewCounter("wideberth_scorer_requests_total",
+                                    "Requests to a judge's server, retries included.")),
+      dollars_(metrics->NewCounter("wideberth_scorer_dollars_total",
+                                   "Cost of a judge's answers, by the configured prices.")),
       queue_(metrics->NewGauge("wideberth_scorer_queue_items",
                                "Items accepted and not yet answered.")),
       last_batch_(metrics->NewGauge("wideberth_scorer_last_batch_items",
@@ -114,6 +118,8 @@ void ScoreEndpoint::Tick() {
   unreadable_->Increment(
       static_cast<double>(stats.generation.num_unreadable - before.num_unreadable));
   answer_tokens_->Increment(static_cast<double>(stats.generation.num_tokens - before.num_tokens));
+  requests_->Increment(static_cast<double>(stats.generation.num_requests - before.num_requests));
+  dollars_->Increment(stats.generation.dollars - before.dollars);
   queue_->Set(static_cast<double>(stats.num_waiting));
   last_batch_->Set(static_cast<double>(stats.last_batch_items));
   rate_->Set(TokensPerSecond());
@@ -177,6 +183,15 @@ transport::RoleStatus ScoreEndpoint::Page() const {
         absl::StrFormat("%.1f", static_cast<double>(generation.num_tokens) /
                                     static_cast<double>(generation.num_answers)));
   }
+  if (generation.num_requests > 0) {
+    page.facts.emplace_back("requests", absl::StrFormat("%d (%d of them again)", generation.num_requests,
+                                                        generation.num_retries));
+    page.facts.emplace_back("tokens of questions", absl::StrCat(generation.num_prompt_tokens));
+    page.facts.emplace_back("tokens of answers", absl::StrCat(generation.num_tokens));
+    page.facts.emplace_back("cost", absl::StrFormat("$%.4f", generation.dollars));
+  }
+  if (generation.num_remembered > 0)
+    page.facts.emplace_back("answers remembered", absl::StrCat(generation.num_remembered));
   page.facts.emplace_back("device busy", absl::StrFormat("%.1f s", stats.busy_seconds));
   return page;
 }

@@ -62,6 +62,8 @@ class ScoreEndpoint final : public transport::ScoreHandler {
   transport::Counter* const answers_;
   transport::Counter* const unreadable_;
   transport::Counter* const answer_tokens_;
+  transport::Counter* const requests_;
+  transport::Counter* const dollars_;
   transport::Gauge* const queue_;
   transport::Gauge* const last_batch_;
   transport::Gauge* const rate_;

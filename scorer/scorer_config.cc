@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/status.h"
@@ -62,6 +63,22 @@ bool HasVerdictTokens(const proto::ScorerConfig& config) {
          0;
 }
 
+// `field`: "generative" or "judge".
+absl::Status ValidateSamples(const proto::ScorerConfig& config, absl::string_view field,
+                             int32_t num_samples, double temperature) {
+  WB_RETURN_IF_ERROR(AtLeast(config, absl::StrCat(field, ".num_samples"), num_samples, 1));
+  if (!(temperature >= 0) || !std::isfinite(temperature)) {
+    return Bad(config,
+               absl::StrCat(field, ".temperature is ", temperature, ", must be at least 0"));
+  }
+  if (num_samples > 1 && temperature == 0) {
+    return Bad(config, absl::StrCat(field, ".num_samples is ", num_samples,
+                                    " with temperature 0, where all answers are one: must be 1, or "
+                                    "the temperature above 0"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ValidateGenerative(const proto::ScorerConfig& config) {
   const proto::GenerativeConfig& generative = config.generative();
   if (config.has_template_())
@@ -77,15 +94,95 @@ absl::Status ValidateGenerative(const proto::ScorerConfig& config) {
   if (generative.has_instruction() && generative.instruction().empty())
     return Bad(config, "generative.instruction is empty, must be a text or left out");
   WB_RETURN_IF_ERROR(AtLeast(config, "generative.max_new_tokens", generative.max_new_tokens(), 1));
-  WB_RETURN_IF_ERROR(AtLeast(config, "generative.num_samples", generative.num_samples(), 1));
-  if (!(generative.temperature() >= 0) || !std::isfinite(generative.temperature())) {
-    return Bad(config, absl::StrCat("generative.temperature is ", generative.temperature(),
-                                    ", must be at least 0"));
+  return ValidateSamples(config, "generative", generative.num_samples(), generative.temperature());
+}
+
+absl::Status ValidateOracle(const proto::ScorerConfig& config) {
+  if (config.has_model() || config.has_adapter())
+    return Bad(config, "kind ORACLE judges by rule; model and adapter are for the other kinds");
+  if (config.has_template_() || config.has_output() || HasVerdictTokens(config)) {
+    return Bad(config,
+               "kind ORACLE judges by rule; template, output and verdict tokens are for kind "
+               "VERDICT");
   }
-  if (generative.num_samples() > 1 && generative.temperature() == 0) {
-    return Bad(config, absl::StrCat("generative.num_samples is ", generative.num_samples(),
-                                    " with temperature 0, where all answers are one: must be 1, or "
-                                    "the temperature above 0"));
+  return absl::OkStatus();
+}
+
+// Of JUDGE and HTTP_JUDGE.
+absl::Status ValidateRubric(const proto::ScorerConfig& config) {
+  const proto::JudgeConfig& judge = config.judge();
+  const absl::string_view kind = proto::ScorerConfig::Kind_Name(config.kind());
+  if (config.has_template_() || config.has_output() || config.has_chat() ||
+      HasVerdictTokens(config)) {
+    return Bad(config, absl::StrCat("kind ", kind,
+                                    " grades by judge.rubric; template, chat, output and verdict "
+                                    "tokens are for kind VERDICT"));
+  }
+  if (judge.has_rubric() == judge.has_rubric_path()) {
+    const bool both = judge.has_rubric();
+    return Bad(config,
+               absl::StrCat("kind ", kind, " has ", both ? "both" : "neither", " judge.rubric ",
+                            both ? "and" : "nor", " judge.rubric_path, expected one of them"));
+  }
+  if (judge.has_rubric()) WB_RETURN_IF_ERROR(model::VerdictTemplate::From(config).status());
+  if (judge.low() >= judge.high()) {
+    return Bad(config, absl::StrCat("judge.low is ", judge.low(), " and judge.high ", judge.high(),
+                                    ", must be ascending"));
+  }
+  if (absl::StripAsciiWhitespace(judge.label()).empty())
+    return Bad(config, "judge.label is empty, must be what stands before the grade");
+  WB_RETURN_IF_ERROR(AtLeast(config, "judge.max_new_tokens", judge.max_new_tokens(), 1));
+  return ValidateSamples(config, "judge", judge.num_samples(), judge.temperature());
+}
+
+absl::Status ValidateJudge(const proto::ScorerConfig& config) {
+  WB_RETURN_IF_ERROR(ValidateRubric(config));
+  if (config.judge().reading() == proto::JudgeConfig::TOKEN_PROBABILITIES &&
+      (config.judge().num_samples() > 1 || config.judge().temperature() > 0)) {
+    return Bad(config,
+               "judge.reading is TOKEN_PROBABILITIES, which samples nothing; num_samples and "
+               "temperature are for PARSE");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ValidateHttpJudge(const proto::ScorerConfig& config) {
+  WB_RETURN_IF_ERROR(ValidateRubric(config));
+  const proto::HttpConfig& http = config.http();
+  if (config.has_model() || config.has_adapter())
+    return Bad(config, "kind HTTP_JUDGE asks a server; model and adapter are for the other kinds");
+  if (config.judge().reading() != proto::JudgeConfig::PARSE)
+    return Bad(config, "judge.reading is TOKEN_PROBABILITIES, kind HTTP_JUDGE reads by PARSE only");
+  const absl::string_view url = http.base_url();
+  const bool known = absl::StartsWith(url, "https://") || absl::StartsWith(url, "http://");
+  const size_t host = known ? url.find("://") + 3 : 0;
+  if (!known || host == url.size() || url[host] == '/') {
+    return Bad(config, absl::StrCat("http.base_url is \"", url,
+                                    "\", must begin with https://HOST or http://HOST"));
+  }
+  if (http.model().empty())
+    return Bad(config, "http.model is empty, must be the server's name of the model");
+  if (http.has_key_env() && http.has_key_path())
+    return Bad(config, "has both http.key_env and http.key_path, expected one of them at most");
+  WB_RETURN_IF_ERROR(AtLeast(config, "http.max_retries", http.max_retries(), 0));
+  WB_RETURN_IF_ERROR(AtLeast(config, "http.max_concurrent", http.max_concurrent(), 1));
+  const auto bounded = [&](absl::string_view field, double found, bool zero) {
+    if (std::isfinite(found) && (found > 0 || (zero && found == 0))) return absl::OkStatus();
+    return Bad(config, absl::StrCat("http.", field, " is ", found, ", must be ",
+                                    zero ? "at least 0" : "above 0"));
+  };
+  WB_RETURN_IF_ERROR(bounded("request_timeout", http.request_timeout(), false));
+  WB_RETURN_IF_ERROR(bounded("requests_per_minute", http.requests_per_minute(), true));
+  WB_RETURN_IF_ERROR(bounded("max_dollars", http.max_dollars(), true));
+  WB_RETURN_IF_ERROR(
+      bounded("dollars_per_million_prompt_tokens", http.dollars_per_million_prompt_tokens(), true));
+  WB_RETURN_IF_ERROR(bounded("dollars_per_million_completion_tokens",
+                             http.dollars_per_million_completion_tokens(), true));
+  if (http.max_dollars() > 0 && http.dollars_per_million_prompt_tokens() == 0 &&
+      http.dollars_per_million_completion_tokens() == 0) {
+    return Bad(config,
+               "http.max_dollars is set and no price, expected "
+               "http.dollars_per_million_prompt_tokens and _completion_tokens");
   }
   return absl::OkStatus();
 }
@@ -103,6 +200,11 @@ absl::Status ValidateReward(const proto::ScorerConfig& config) {
 
 }  // namespace
 
+bool HasModel(const proto::ScorerConfig& config) {
+  return config.kind() != proto::ScorerConfig::ORACLE &&
+         config.kind() != proto::ScorerConfig::HTTP_JUDGE;
+}
+
 absl::Status ValidateScorerConfig(const proto::ScorerConfig& config) {
   if (config.name().empty())
     return absl::InvalidArgumentError(
@@ -114,7 +216,7 @@ absl::Status ValidateScorerConfig(const proto::ScorerConfig& config) {
     return Bad(config,
                "the name may have letters, digits, '_' and '-' only, since processes and files are "
                "named after it");
-  if (config.model().path().empty())
+  if (HasModel(config) && config.model().path().empty())
     return Bad(config, "model.path is empty, must be a Hugging Face folder");
   WB_RETURN_IF_ERROR(AtLeast(config, "model.num_threads", config.model().num_threads(), 0));
   WB_RETURN_IF_ERROR(AtLeast(config, "replicas", config.replicas(), 1));
@@ -129,7 +231,24 @@ absl::Status ValidateScorerConfig(const proto::ScorerConfig& config) {
   if (config.has_generative() && config.kind() != proto::ScorerConfig::GENERATIVE)
     return Bad(config, absl::StrCat("generative is for kind GENERATIVE, found kind ",
                                     proto::ScorerConfig::Kind_Name(config.kind())));
+  if (config.has_oracle() && config.kind() != proto::ScorerConfig::ORACLE)
+    return Bad(config, absl::StrCat("oracle is for kind ORACLE, found kind ",
+                                    proto::ScorerConfig::Kind_Name(config.kind())));
+  const bool judge = config.kind() == proto::ScorerConfig::JUDGE ||
+                     config.kind() == proto::ScorerConfig::HTTP_JUDGE;
+  if (config.has_judge() && !judge)
+    return Bad(config, absl::StrCat("judge is for the kinds JUDGE and HTTP_JUDGE, found kind ",
+                                    proto::ScorerConfig::Kind_Name(config.kind())));
+  if (config.has_http() && config.kind() != proto::ScorerConfig::HTTP_JUDGE)
+    return Bad(config, absl::StrCat("http is for kind HTTP_JUDGE, found kind ",
+                                    proto::ScorerConfig::Kind_Name(config.kind())));
   switch (config.kind()) {
+    case proto::ScorerConfig::JUDGE:
+      return ValidateJudge(config);
+    case proto::ScorerConfig::HTTP_JUDGE:
+      return ValidateHttpJudge(config);
+    case proto::ScorerConfig::ORACLE:
+      return ValidateOracle(config);
     case proto::ScorerConfig::REWARD:
       return ValidateReward(config);
     case proto::ScorerConfig::GENERATIVE:

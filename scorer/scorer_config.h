@@ -15,6 +15,9 @@ namespace wideberth::scorer {
 // file.
 absl::Status ValidateScorerConfig(const proto::ScorerConfig& config);
 
+// Whether the kind loads a model of its own, `model`.
+bool HasModel(const proto::ScorerConfig& config);
+
 // The scorer of that name; NotFound names those the run has.
 absl::StatusOr<proto::ScorerConfig> FindScorer(const proto::RunConfig& run, absl::string_view name);
 

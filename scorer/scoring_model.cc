@@ -26,6 +26,8 @@
 #include "scorer/answer_model.h"
 #include "scorer/conversation_reader.h"
 #include "scorer/generative_model.h"
+#include "scorer/http_judge_model.h"
+#include "scorer/oracle_model.h"
 #include "scorer/scorer_config.h"
 
 namespace wideberth::scorer {
@@ -70,6 +72,21 @@ absl::StatusOr<std::vector<int64_t>> VerdictIds(const proto::ScorerConfig& confi
   return ids;
 }
 
+bool WritesAnswers(const proto::ScorerConfig& config) {
+  return config.kind() == proto::ScorerConfig::GENERATIVE ||
+         (config.kind() == proto::ScorerConfig::JUDGE &&
+          config.judge().reading() == proto::JudgeConfig::PARSE);
+}
+
+// A judge samples as a generative guard does, by fields of its own.
+proto::ScorerConfig AsGenerative(proto::ScorerConfig config) {
+  if (config.kind() != proto::ScorerConfig::JUDGE) return config;
+  config.mutable_generative()->set_max_new_tokens(config.judge().max_new_tokens());
+  config.mutable_generative()->set_num_samples(config.judge().num_samples());
+  config.mutable_generative()->set_temperature(config.judge().temperature());
+  return config;
+}
+
 double LogSumExp(const double* begin, const double* end) {
   const double largest = *std::max_element(begin, end);
   if (!std::isfinite(largest)) return largest;
@@ -92,6 +109,7 @@ class LmScoringModel final : public ScoringModel {
  private:
   absl::Status CheckKind() const;
   absl::Status ChooseHeadRows();
+  absl::StatusOr<std::vector<int64_t>> GradeIds() const;
   absl::Status PrefillTemplateHead();
   int64_t KnownTokens(const std::vector<int32_t>& tokens) const;
   absl::StatusOr<std::vector<int32_t>> Read(const proto::ScoreItem& item) const {
@@ -120,13 +138,15 @@ absl::Status LmScoringModel::CheckKind() const {
   if (!reward && trained_head) {
     return absl::InvalidArgumentError(
         absl::StrCat(Who(config_), ": adapter ", config_.adapter(),
-                     " has a score head, which kind REWARD reads, found kind VERDICT"));
+                     " has a score head, which kind REWARD reads, found kind ",
+                     proto::ScorerConfig::Kind_Name(config_.kind())));
   }
   if (reward && (trained_head || model_.lm->spec().sequence_classification))
     return absl::OkStatus();
   if (!reward && !model_.lm->spec().sequence_classification) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      absl::StrCat(Who(config_), ": kind ", reward ? "REWARD" : "VERDICT", " needs a model for ",
+      absl::StrCat(Who(config_), ": kind ", proto::ScorerConfig::Kind_Name(config_.kind()),
+                   " needs a model for ",
                    reward ? "sequence classification with one label" : "causal language modelling",
                    reward && model_.adapter != nullptr ? ", or an adapter with a score head" : "",
                    ", found ", model_.lm->spec().architecture, " in ", config_.model().path()));
@@ -149,6 +169,12 @@ absl::Status LmScoringModel::ChooseHeadRows() {
   if (config_.kind() == proto::ScorerConfig::REWARD) {
     const bool trained = model_.adapter != nullptr && model_.adapter->score_head().defined();
     head_RH_ = (trained ? model_.adapter->score_head() : model_.lm->head()).to(at::kDouble);
+  } else if (config_.kind() == proto::ScorerConfig::JUDGE) {
+    WB_ASSIGN_OR_RETURN(const std::vector<int64_t> ids, GradeIds());
+    const proto::JudgeConfig& judge = config_.judge();
+    absl::StrAppend(&description, "\n", judge.low(), ": ", absl::StrJoin(ids, " "));
+    const at::Tensor& head_VH = model_.lm->HeadOf(model_.adapter.get());
+    head_RH_ = head_VH.index_select(0, model_.lm->Indices(ids)).to(at::kDouble);
   } else {
     const model::VerdictTokens texts = model::VerdictTokensOf(config_);
     const int64_t vocab = model_.lm->head().size(0);
@@ -167,10 +193,23 @@ absl::Status LmScoringModel::ChooseHeadRows() {
     num_positive_ = static_cast<int64_t>(ids.size());
     ids.insert(ids.end(), negative.begin(), negative.end());
     absl::StrAppend(&description, "\n", num_positive_, ": ", absl::StrJoin(ids, " "));
-    head_RH_ = model_.lm->head().index_select(0, model_.lm->Indices(ids)).to(at::kDouble);
+    const at::Tensor& head_VH = model_.lm->HeadOf(model_.adapter.get());
+    head_RH_ = head_VH.index_select(0, model_.lm->Indices(ids)).to(at::kDouble);
   }
   identity_.template_hash = Fingerprint(description);
   return absl::OkStatus();
+}
+
+// One token a grade, from low to high.
+absl::StatusOr<std::vector<int64_t>> LmScoringModel::GradeIds() const {
+  std::vector<int64_t> grades;
+  for (int32_t grade = config_.judge().low(); grade <= config_.judge().high(); ++grade) {
+    WB_ASSIGN_OR_RETURN(const std::vector<int64_t> ids,
+                        VerdictIds(config_, {absl::StrCat(grade)}, std::vector<int64_t>(),
+                                   reader_.tokenizer(), model_.lm->head().size(0)));
+    grades.push_back(ids[0]);
+  }
+  return grades;
 }
 
 absl::Status LmScoringModel::PrefillTemplateHead() {
@@ -194,7 +233,8 @@ int64_t LmScoringModel::KnownTokens(const std::vector<int32_t>& tokens) const {
 
 PreparedItem LmScoringModel::Prepare(const proto::ScoreItem& item) {
   PreparedItem prepared;
-  prepared.refusal = model::WhyNothingToScore(item);
+  prepared.refusal =
+      model::WhyNothingToScore(item, /*prompt_only=*/config_.kind() == proto::ScorerConfig::JUDGE);
   if (!prepared.refusal.empty()) return prepared;
   absl::StatusOr<std::vector<int32_t>> tokens = Read(item);
   const int64_t context = model_.lm->spec().max_positions;
@@ -253,7 +293,12 @@ proto::Score LmScoringModel::Judge(const double* values_R) const {
                                   " is ", values_R[r], ", must be finite"));
   }
   double value = values_R[0];
-  if (num_positive_ > 0) {
+  if (config_.kind() == proto::ScorerConfig::JUDGE) {
+    const double all = LogSumExp(values_R, values_R + num_rows);
+    value = config_.judge().low();
+    for (int64_t r = 1; r < num_rows; ++r)
+      value += static_cast<double>(r) * std::exp(values_R[r] - all);
+  } else if (num_positive_ > 0) {
     value = LogSumExp(values_R, values_R + num_positive_) -
             LogSumExp(values_R + num_positive_, values_R + num_rows);
     value /= model_.calibration.temperature;
@@ -308,9 +353,13 @@ std::vector<proto::Score> LmScoringModel::ScoreBatch(const std::vector<PreparedI
 absl::StatusOr<std::unique_ptr<ScoringModel>> ScoringModel::Create(
     const proto::ScorerConfig& config, const ScoringOptions& options) {
   WB_RETURN_IF_ERROR(ValidateScorerConfig(config));
-  if (config.kind() == proto::ScorerConfig::GENERATIVE) {
-    WB_ASSIGN_OR_RETURN(auto answers, AnswerModel::Load(config));
-    return std::make_unique<GenerativeScoringModel>(config, options, std::move(answers));
+  if (config.kind() == proto::ScorerConfig::ORACLE)
+    return std::make_unique<OracleScoringModel>(config);
+  if (config.kind() == proto::ScorerConfig::HTTP_JUDGE) return HttpJudgeModel::Create(config);
+  if (WritesAnswers(config)) {
+    const proto::ScorerConfig writer = AsGenerative(config);
+    WB_ASSIGN_OR_RETURN(auto answers, AnswerModel::Load(writer));
+    return std::make_unique<GenerativeScoringModel>(writer, options, std::move(answers));
   }
   WB_ASSIGN_OR_RETURN(ConversationReader reader, ConversationReader::Create(config));
   WB_ASSIGN_OR_RETURN(AdaptedLm model, LoadAdaptedLm(config));

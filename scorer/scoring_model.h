@@ -27,7 +27,8 @@ struct ScorerIdentity {
 
 // A conversation as the model reads it.
 struct PreparedItem {
-  std::vector<int32_t> tokens;  // The whole sequence; empty exactly where `refusal` is set.
+  std::vector<int32_t> tokens;  // The whole sequence; empty where `refusal` or `text` is set.
+  std::string text;             // What an HTTP_JUDGE asks.
   int64_t num_new_tokens = 0;   // Those behind the template's constant head, which is computed once
                                 // for all: what a batch is charged.
   absl::Time deadline = absl::InfiniteFuture();  // Of a GENERATIVE item: not answered by then, it
@@ -35,11 +36,17 @@ struct PreparedItem {
   std::string refusal;  // One sentence where the input can never be scored.
 };
 
-// What a generative guard has written since the start.
+// What a generative guard or a judge has written since the start.
 struct GenerationStats {
   int64_t num_answers = 0;     // Those that ended by themselves or by max_new_tokens.
-  int64_t num_unreadable = 0;  // Answers without a verdict.
+  int64_t num_unreadable = 0;  // Answers without a verdict or grade.
   int64_t num_tokens = 0;      // Those of answers left at a deadline included.
+  // Of an HTTP_JUDGE.
+  int64_t num_remembered = 0;  // Answers of earlier questions, used again.
+  int64_t num_requests = 0;    // Retries included.
+  int64_t num_retries = 0;
+  int64_t num_prompt_tokens = 0;
+  double dollars = 0;
 };
 
 struct ScoringOptions {

@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "base/bounded_queue.h"
+#include "base/excerpt.h"
 #include "base/file.h"
 #include "base/hash.h"
 #include "base/log.h"
@@ -134,6 +135,22 @@ TEST(BoundedQueue, EveryItemPassesOnceThroughManyThreads) {
   queue.Close();
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(sum, 500 * 501 / 2);
+}
+
+TEST(Excerpt, IsOneLineOfWholeCharacters) {
+  EXPECT_EQ(Excerpt("  a\n\tb "), "\"a  b\"");
+  EXPECT_EQ(Excerpt("abcdef", 4), "\"abcd...\"");
+  EXPECT_EQ(Excerpt("abcdef", 4, ExcerptOf::kTail), "\"...cdef\"");
+  EXPECT_EQ(Excerpt("ab\xC3\xA9"
+                    "f",
+                    3),
+            "\"ab...\"");
+  EXPECT_EQ(Excerpt("ab\xC3\xA9"
+                    "f",
+                    2, ExcerptOf::kTail),
+            "\"...f\"");
+  EXPECT_EQ(Excerpt("a\xC3(\xE2\x82"), "\"a?(??\"");
+  EXPECT_EQ(Excerpt(""), "\"\"");
 }
 
 TEST(Log, LinesCarryTimeSeverityAndRole) {

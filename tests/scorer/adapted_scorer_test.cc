@@ -120,6 +120,28 @@ TEST_F(AdaptedScorerTest, RewardsWithATrainedHeadEqualThoseOfPeft) {
                          " has a score head, which kind REWARD reads, found kind VERDICT"));
 }
 
+TEST_F(AdaptedScorerTest, AnAdapterOfAllWeightsScoresAsAModelWithTheseWeights) {
+  std::vector<testing::TinyTensor> tensors = testing::TinyModelTensors("llama");
+  for (testing::TinyTensor& tensor : tensors) {
+    for (float& value : tensor.data) value *= 1.25f;
+  }
+  testing::TempDir other;
+  ASSERT_TRUE(testing::WriteTinyModel("llama", other.path()).ok());
+  ASSERT_TRUE(testing::WriteSafetensors(tensors, other.Join("model.safetensors")).ok());
+  for (testing::TinyTensor& tensor : tensors)
+    tensor.name = absl::StrCat("base_model.model.", tensor.name);
+  ASSERT_TRUE(testing::WriteSafetensors(tensors, adapter_.Join("adapter_model.safetensors")).ok());
+  const auto adapted = Create(Verdict())->ScoreBatch(GoldenItems());
+  const std::string path = absl::StrCat("model { path: '", other.path(), "' } ");
+  const auto whole = Create(path + Verdict(), /*adapted=*/false)->ScoreBatch(GoldenItems());
+  const auto base = Create(Verdict(), /*adapted=*/false)->ScoreBatch(GoldenItems());
+  for (size_t i = 0; i < whole.size(); ++i) {
+    ASSERT_EQ(adapted[i].status(), proto::SCORED) << adapted[i].message();
+    EXPECT_EQ(adapted[i].value(), whole[i].value());
+    EXPECT_NE(adapted[i].value(), base[i].value());
+  }
+}
+
 TEST_F(AdaptedScorerTest, ARewardNeedsAHeadFromSomewhere) {
   EXPECT_EQ(std::string(TryCreate("kind: REWARD").status().message()),
             absl::StrCat("scorer \"safety\": kind REWARD needs a model for sequence classification "

@@ -109,5 +109,50 @@ TEST(GuardAnswerTest, WhatWasFoundIsSaidShortened) {
   EXPECT_THAT(verdict, HasSubstr("\xC3\xA4...\", expected"));
 }
 
+TEST(GuardAnswerTest, GradesAreReadOrRefused) {
+  proto::JudgeConfig judge;
+  judge.set_low(1);
+  judge.set_high(10);
+  struct {
+    const char* answer;
+    int64_t expected;  // -1 where it cannot be read.
+    bool truncated = false;
+  } const cases[] = {{"Grade: 2", 2},
+                     {"It is fine.\n\nGrade: 10\n", 10},
+                     {"**Grade:** **3**.", 3},
+                     {"grade:4/10", 4},
+                     {"GRADE: [5]", 5},
+                     {"Grade: 6 out of 10", 6},
+                     {"Grade: 2\nNo, better:\nGrade: 7", 7},
+                     {"<think>Grade: 2</think>\nGrade: 8", 8},
+                     {"Grade: 9\n", 9, true},
+                     {"Grade: 1", -1, true},
+                     {"<think>Grade: 2", -1, true},
+                     {"", -1},
+                     {"2", -1},
+                     {"I would grade this: good", -1},
+                     {"Grade: none, by rule 3", -1},
+                     {"Grade: 0", -1},
+                     {"Grade: 11", -1},
+                     {"Grade: -2", -1},
+                     {"Grade: 2.5", -1},
+                     {"Grade: 2-3", -1},
+                     {"Grade: 99999999999999999999", -1},
+                     {"Grade:", -1},
+                     {"Grade: 2\nGrade: unclear", -1}};
+  for (const auto& [answer, expected, truncated] : cases) {
+    const auto grade = ParseGrade(answer, judge, truncated);
+    EXPECT_EQ(grade.value_or(-1), expected) << answer;
+    if (!grade.ok()) {
+      EXPECT_THAT(std::string(grade.status().message()),
+                  HasSubstr("expected \"Grade:\" and a whole number from 1 to 10"));
+    }
+  }
+  EXPECT_THAT(std::string(ParseGrade("I\nwill not.", judge, false).status().message()),
+              HasSubstr("the answer has no grade and ends with \"I will not.\", expected"));
+  EXPECT_THAT(std::string(ParseGrade("Well.\nGrade: 12", judge, false).status().message()),
+              HasSubstr("the answer's grade is \"Grade: 12\", expected"));
+}
+
 }  // namespace
 }  // namespace wideberth::scorer

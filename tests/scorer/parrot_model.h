@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A tiny model that answers every question of a GENERATIVE scorer with one given text.
+// A tiny model that answers every question of a GENERATIVE scorer or a JUDGE with one given text.
 #pragma once
 
 #include <algorithm>
@@ -16,11 +16,13 @@
 namespace wideberth::scorer {
 
 // Writes a Llama of which the next token follows from the last one alone: behind a question come
-// the bytes of `answer`, which are all different, then the end.
-inline absl::Status WriteParrotModel(const std::string& answer, const std::string& folder) {
+// the bytes of `answer`, which are all different, then the end. `question_end` is how questions
+// end.
+inline absl::Status WriteParrotModel(const std::string& answer, const std::string& folder,
+                                     const std::string& question_end = "AI assistant:\nx\n\n") {
   WB_RETURN_IF_ERROR(testing::WriteTinyModel("llama", folder));
   WB_ASSIGN_OR_RETURN(const auto tokenizer, model::Tokenizer::FromFolder(folder));
-  std::vector<int32_t> chain = {tokenizer->Encode("AI assistant:\nx\n\n").back()};
+  std::vector<int32_t> chain = {tokenizer->Encode(question_end).back()};
   for (const char c : answer) chain.push_back(tokenizer->Encode(std::string(1, c)).at(0));
   chain.push_back(2);  // <|im_end|>
   std::vector<testing::TinyTensor> tensors = testing::TinyModelTensors("llama");

@@ -8,6 +8,7 @@
 
 #include <filesystem>
 
+#include "absl/strings/str_cat.h"
 #include "base/text_proto.h"
 
 namespace wideberth::scorer {
@@ -75,6 +76,20 @@ TEST(ScorerConfigTest, ARewardRefusesVerdictFields) {
       "scorer \"helpfulness\": kind REWARD has a score head; verdict tokens are for kind VERDICT");
 }
 
+TEST(ScorerConfigTest, AnOracleHasNoModel) {
+  const std::string oracle = "name: 'truth' kind: ORACLE oracle { measure: HELP } ";
+  EXPECT_EQ(Message(oracle), "");
+  EXPECT_EQ(Message("name: 'truth' kind: ORACLE"), "");
+  EXPECT_EQ(Message(oracle, "model { path: 'm' }"),
+            "scorer \"truth\": kind ORACLE judges by rule; model and adapter are for the other "
+            "kinds");
+  EXPECT_EQ(Message(oracle, "positive: 'yes'"),
+            "scorer \"truth\": kind ORACLE judges by rule; template, output and verdict tokens are "
+            "for kind VERDICT");
+  EXPECT_EQ(Message(kVerdict, "oracle { measure: HELP }"),
+            "scorer \"safety\": oracle is for kind ORACLE, found kind VERDICT");
+}
+
 TEST(ScorerConfigTest, AGenerativeScorerHasFieldsOfItsOwn) {
   const std::string guard = "name: 'guard' kind: GENERATIVE model { path: 'm' } ";
   EXPECT_EQ(Message(guard), "");
@@ -102,6 +117,79 @@ TEST(ScorerConfigTest, AGenerativeScorerHasFieldsOfItsOwn) {
             who + "generative.instruction is empty, must be a text or left out");
   EXPECT_EQ(Message(kVerdict, "generative { num_samples: 1 }"),
             "scorer \"safety\": generative is for kind GENERATIVE, found kind VERDICT");
+}
+
+TEST(ScorerConfigTest, AJudgeGradesByARubric) {
+  const std::string judge =
+      "name: 'judge' kind: JUDGE model { path: 'm' } judge { rubric: '{prompt} {completion}' } ";
+  const std::string who = "scorer \"judge\": ";
+  EXPECT_EQ(Message(judge), "");
+  EXPECT_EQ(Message("name: 'judge' kind: JUDGE model { path: 'm' } judge { rubric_path: 'r' }"), "")
+      << "no file is touched";
+  EXPECT_EQ(Message(judge, "judge { num_samples: 4 temperature: 0.7 } adapter: 'a'"), "");
+  EXPECT_EQ(
+      Message("name: 'judge' kind: JUDGE model { path: 'm' }"),
+      who + "kind JUDGE has neither judge.rubric nor judge.rubric_path, expected one of them");
+  EXPECT_EQ(Message(judge, "judge { rubric_path: 'r' }"),
+            who + "kind JUDGE has both judge.rubric and judge.rubric_path, expected one of them");
+  EXPECT_EQ(
+      Message(judge, "judge { rubric: 'Grade {prompt}' }"),
+      who + "judge.rubric has no {completion}, expected a text with {prompt} and {completion}");
+  EXPECT_EQ(Message(judge, "judge { low: 3 }"),
+            who + "judge.low is 3 and judge.high 3, must be ascending");
+  EXPECT_EQ(Message(judge, "judge { label: ' ' }"),
+            who + "judge.label is empty, must be what stands before the grade");
+  EXPECT_EQ(Message(judge, "judge { max_new_tokens: 0 }"),
+            who + "judge.max_new_tokens is 0, must be at least 1");
+  EXPECT_EQ(Message(judge, "judge { num_samples: 4 }"),
+            who +
+                "judge.num_samples is 4 with temperature 0, where all answers are one: must be 1, "
+                "or the temperature above 0");
+  EXPECT_EQ(Message(judge, "judge { reading: TOKEN_PROBABILITIES temperature: 1 }"),
+            who +
+                "judge.reading is TOKEN_PROBABILITIES, which samples nothing; num_samples and "
+                "temperature are for PARSE");
+  EXPECT_EQ(Message(judge, "template: '{completion}'"),
+            who +
+                "kind JUDGE grades by judge.rubric; template, chat, output and verdict tokens are "
+                "for kind VERDICT");
+  EXPECT_EQ(Message(judge, "http { model: 'm' }"),
+            who + "http is for kind HTTP_JUDGE, found kind JUDGE");
+  EXPECT_EQ(Message(kVerdict, "judge { low: 1 }"),
+            "scorer \"safety\": judge is for the kinds JUDGE and HTTP_JUDGE, found kind VERDICT");
+}
+
+TEST(ScorerConfigTest, AnHttpJudgeNeedsAServer) {
+  const std::string judge =
+      "name: 'gpt' kind: HTTP_JUDGE judge { rubric: '{completion}' } "
+      "http { base_url: 'https://api.openai.com/v1' model: 'gpt-4.1' } ";
+  const std::string who = "scorer \"gpt\": ";
+  EXPECT_EQ(Message(judge), "");
+  EXPECT_EQ(Message(judge, "model { path: 'm' }"),
+            who + "kind HTTP_JUDGE asks a server; model and adapter are for the other kinds");
+  EXPECT_EQ(Message(judge, "judge { reading: TOKEN_PROBABILITIES }"),
+            who + "judge.reading is TOKEN_PROBABILITIES, kind HTTP_JUDGE reads by PARSE only");
+  for (const char* url : {"", "api.openai.com", "ftp://a", "https://", "http:///v1"}) {
+    EXPECT_EQ(Message(judge, absl::StrCat("http { base_url: '", url, "' }")),
+              absl::StrCat(who, "http.base_url is \"", url,
+                           "\", must begin with https://HOST or http://HOST"));
+  }
+  EXPECT_EQ(Message(judge, "http { model: '' }"),
+            who + "http.model is empty, must be the server's name of the model");
+  EXPECT_EQ(Message(judge, "http { key_env: 'A' key_path: 'b' }"),
+            who + "has both http.key_env and http.key_path, expected one of them at most");
+  EXPECT_EQ(Message(judge, "http { max_concurrent: 0 }"),
+            who + "http.max_concurrent is 0, must be at least 1");
+  EXPECT_EQ(Message(judge, "http { max_retries: -1 }"),
+            who + "http.max_retries is -1, must be at least 0");
+  EXPECT_EQ(Message(judge, "http { request_timeout: 0 }"),
+            who + "http.request_timeout is 0, must be above 0");
+  EXPECT_EQ(Message(judge, "http { requests_per_minute: -1 }"),
+            who + "http.requests_per_minute is -1, must be at least 0");
+  EXPECT_EQ(Message(judge, "http { max_dollars: 1 }"),
+            who +
+                "http.max_dollars is set and no price, expected "
+                "http.dollars_per_million_prompt_tokens and _completion_tokens");
 }
 
 TEST(ScorerConfigTest, NumbersHaveBounds) {

@@ -19,6 +19,7 @@
 #include "tests/testing/fake_wire.h"
 #include "tests/testing/paths.h"
 #include "tests/testing/tiny_model.h"
+#include "tests/transport/chat_server.h"
 #include "transport/learner_service.h"
 #include "transport/scorer_client.h"
 
@@ -186,6 +187,40 @@ TEST_F(ScorerProcessTest, AGuardThatBabblesIsMalformedOutput) {
   EXPECT_FALSE(score.has_value());
   EXPECT_THAT(score.message(), HasSubstr("none of 2 answers can be read; the first one: the answer "
                                          "has no line that begins with \"response:\""));
+}
+
+TEST_F(ScorerProcessTest, AJudgeBehindHttpGradesAndItsPageSaysWhatItCost) {
+  using wideberth::testing::ChatServer;
+  ChatServer judge({ChatServer::Says("", 500)},
+                   ChatServer::Says(wideberth::testing::Completion("Grade: 3")));
+  config_.Clear();
+  config_.set_name("safety");
+  config_.set_kind(proto::ScorerConfig::HTTP_JUDGE);
+  config_.mutable_judge()->set_rubric("{prompt} {completion} Grade:");
+  config_.mutable_http()->set_base_url(judge.url());
+  config_.mutable_http()->set_model("judge-1");
+  config_.mutable_http()->set_key_env("WIDEBERTH_TEST_KEY");
+  config_.mutable_http()->set_dollars_per_million_prompt_tokens(1500);
+  ::setenv("WIDEBERTH_TEST_KEY", "sk-secret", 1);
+  const pid_t pid = Start(0);
+  const auto client = ClientOf("scorer-safety-0");
+  const proto::Score score = client->Score({MakeItem("p", "c")}, absl::Minutes(1))[0];
+  ASSERT_EQ(score.status(), proto::SCORED) << score.message();
+  EXPECT_EQ(score.value(), 3);
+  EXPECT_EQ(judge.requests().at(1).get_header_value("Authorization"), "Bearer sk-secret");
+  httplib::Client page("http://" + health_address_);
+  const auto status = page.Get("/status.json");
+  ASSERT_TRUE(status);
+  std::map<std::string, std::string> facts;
+  const auto json = nlohmann::json::parse(status->body);
+  for (const auto& fact : json["facts"])
+    facts[fact[0].get<std::string>()] = fact[1].get<std::string>();
+  EXPECT_EQ(facts["requests"], "2 (1 of them again)");
+  EXPECT_EQ(facts["tokens of questions"], "1000");
+  EXPECT_EQ(facts["cost"], "$1.5000");
+  ::kill(pid, SIGTERM);
+  EXPECT_EQ(Wait(pid), 0) << Log();
+  EXPECT_THAT(Log(), ::testing::Not(HasSubstr("sk-secret")));
 }
 
 TEST_F(ScorerProcessTest, ASignalEndsIt) {
