@@ -138,8 +138,9 @@ class Scorers final {
   explicit Scorers(const proto::RunConfig& config) {
     for (const proto::ScorerConfig& scorer : config.scorer()) {
       clients_[scorer.name()] = transport::ScorerClient::Create(scorer.name());
-      named_.push_back(
-          {scorer.name(), clients_[scorer.name()].get(), absl::Seconds(scorer.timeout())});
+      named_.push_back({scorer.name(), clients_[scorer.name()].get(),
+                        absl::Seconds(scorer.timeout()),
+                        scorer.evaluation_only() || scorer.kind() == proto::ScorerConfig::ORACLE});
     }
   }
   const std::vector<NamedScorer>& named() const { return named_; }

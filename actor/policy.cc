@@ -68,6 +68,10 @@ absl::StatusOr<std::vector<int32_t>> ModelPolicy::Encode(const proto::Prompt& pr
   return EncodeConversation(*tokenizer_, chat_template_, messages);
 }
 
+std::vector<int32_t> ModelPolicy::EncodeText(const std::string& text) const {
+  return tokenizer_->Encode(text, /*add_special_tokens=*/false, /*parse_special=*/false);
+}
+
 std::string ModelPolicy::Decode(const std::vector<int32_t>& tokens) const {
   return tokenizer_->Decode(tokens);
 }

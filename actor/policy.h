@@ -28,6 +28,7 @@ class Policy {
  public:
   virtual ~Policy() = default;
   virtual absl::StatusOr<std::vector<int32_t>> Encode(const proto::Prompt& prompt) const = 0;
+  virtual std::vector<int32_t> EncodeText(const std::string& text) const = 0;
   // Without special tokens.
   virtual std::string Decode(const std::vector<int32_t>& tokens) const = 0;
   // Prompt and completion together.
@@ -64,6 +65,7 @@ class ModelPolicy final : public Policy {
   const model::CausalLm& model() const { return *model_; }
 
   absl::StatusOr<std::vector<int32_t>> Encode(const proto::Prompt& prompt) const override;
+  std::vector<int32_t> EncodeText(const std::string& text) const override;
   std::string Decode(const std::vector<int32_t>& tokens) const override;
   int64_t context_tokens() const override { return model_->spec().max_positions; }
   absl::Status Use(const transport::AdapterBlob& blob) override;

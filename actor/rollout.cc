@@ -217,7 +217,10 @@ absl::StatusOr<Rollout::Batch> Rollout::GenerateBatch(std::vector<proto::GroupLe
   }
   if (groups.empty()) return batch;
   const absl::Time started = absl::Now();
-  WB_ASSIGN_OR_RETURN(auto sampled, Sample(groups, adapter_off));
+  // All leases of a batch are of one arm.
+  const std::string& text = batch.leases[0].text();
+  WB_ASSIGN_OR_RETURN(auto sampled,
+                      text.empty() ? Sample(groups, adapter_off) : Given(text, groups));
   const absl::Duration took = absl::Now() - started;
   int64_t num_tokens = 0;
   for (size_t k = 0; k < sampled.size(); ++k) {
@@ -245,6 +248,19 @@ absl::StatusOr<std::vector<std::vector<model::Sampled>>> Rollout::Sample(
   return sampled;
 }
 
+absl::StatusOr<std::vector<std::vector<model::Sampled>>> Rollout::Given(
+    const std::string& text, const std::vector<model::PromptGroup>& groups) const {
+  model::Sampled given;
+  given.tokens = parts_.policy->EncodeText(text);
+  if (given.tokens.empty())
+    return absl::InvalidArgumentError(absl::StrCat("the text \"", text, "\" has no tokens"));
+  given.logprobs.assign(given.tokens.size(), 0.0f);
+  given.finish = proto::STOP;
+  std::vector<std::vector<model::Sampled>> all;
+  for (const model::PromptGroup& group : groups) all.emplace_back(group.num_completions, given);
+  return all;
+}
+
 proto::SubmitGroupRequest Rollout::MakeRequest(const Batch& batch, size_t i) const {
   const proto::GroupLease& lease = batch.leases[i];
   proto::SubmitGroupRequest request;
@@ -262,32 +278,33 @@ proto::SubmitGroupRequest Rollout::MakeRequest(const Batch& batch, size_t i) con
     completion->mutable_token_id()->Add(sampled.tokens.begin(), sampled.tokens.end());
     completion->mutable_logprob()->Add(sampled.logprobs.begin(), sampled.logprobs.end());
     completion->set_finish_reason(sampled.finish);
-    completion->set_text(parts_.policy->Decode(sampled.tokens));
+    completion->set_text(lease.has_text() ? lease.text() : parts_.policy->Decode(sampled.tokens));
   }
   return request;
 }
 
-absl::Status Rollout::HandIn(Batch batch) {
-  std::vector<proto::SubmitGroupRequest> requests;
+// Of the completions of all groups of `purpose`, by the scorers that may be asked about them.
+void Rollout::AddScores(const Batch& batch, proto::GroupLease::Purpose purpose,
+                        std::vector<proto::SubmitGroupRequest>* requests) {
+  std::vector<NamedScorer> scorers = parts_.scorers;
+  if (purpose == proto::GroupLease::TRAIN)
+    std::erase_if(scorers, [](const NamedScorer& scorer) { return scorer.evaluation_only; });
   std::vector<proto::ScoreItem> items;
   std::vector<proto::Completion*> completions;  // Of the items.
-  for (size_t i = 0; i < batch.leases.size(); ++i) requests.push_back(MakeRequest(batch, i));
   for (size_t i = 0; i < batch.leases.size(); ++i) {
-    if (!batch.refusals[i].empty()) {
-      WB_LOG(WARNING) << batch.refusals[i];
-      parts_.progress->SetError(batch.refusals[i]);
-    }
-    for (int c = 0; c < requests[i].completion_size(); ++c) {
-      proto::Completion* const completion = requests[i].mutable_completion(c);
+    if (batch.leases[i].purpose() != purpose) continue;
+    for (int c = 0; c < (*requests)[i].completion_size(); ++c) {
+      proto::Completion* const completion = (*requests)[i].mutable_completion(c);
       if (batch.refusals[i].empty()) {
         proto::ScoreItem& item = items.emplace_back();
         item.set_id(absl::StrCat(batch.leases[i].lease_id(), "/", c));
         *item.mutable_prompt() = batch.leases[i].prompt().message();
         item.set_completion(completion->text());
+        item.set_finish_reason(completion->finish_reason());
         completions.push_back(completion);
         continue;
       }
-      for (const NamedScorer& scorer : parts_.scorers) {
+      for (const NamedScorer& scorer : scorers) {
         proto::Score* const score = completion->add_score();
         score->set_scorer_name(scorer.name);
         score->set_status(proto::REFUSED_INPUT);
@@ -295,17 +312,28 @@ absl::Status Rollout::HandIn(Batch batch) {
       }
     }
   }
-  const absl::Time started = absl::Now();
   ScoringOptions options;
   options.reward = parts_.config->reward();
   options.retry_until = batch.deadline;
   options.first_backoff = parts_.score_backoff;
   options.wait = [this](absl::Duration how_long) { return Wait(how_long); };
-  std::vector<std::vector<proto::Score>> scores = ScoreItems(parts_.scorers, items, options);
-  for (std::vector<proto::Score>& of_scorer : scores) {
+  for (std::vector<proto::Score>& of_scorer : ScoreItems(scorers, items, options)) {
     for (size_t k = 0; k < of_scorer.size(); ++k)
       *completions[k]->add_score() = std::move(of_scorer[k]);
   }
+}
+
+absl::Status Rollout::HandIn(Batch batch) {
+  std::vector<proto::SubmitGroupRequest> requests;
+  for (size_t i = 0; i < batch.leases.size(); ++i) {
+    requests.push_back(MakeRequest(batch, i));
+    if (batch.refusals[i].empty()) continue;
+    WB_LOG(WARNING) << batch.refusals[i];
+    parts_.progress->SetError(batch.refusals[i]);
+  }
+  const absl::Time started = absl::Now();
+  AddScores(batch, proto::GroupLease::TRAIN, &requests);
+  AddScores(batch, proto::GroupLease::EVALUATE, &requests);
   if (stopped())
     return absl::OkStatus();  // Cut short, so scores may be missing: leased again, as if nothing
                               // had been.

@@ -84,7 +84,12 @@ class Rollout final {
   absl::StatusOr<Batch> GenerateBatch(std::vector<proto::GroupLease> leases, absl::Time leased_at);
   absl::StatusOr<std::vector<std::vector<model::Sampled>>> Sample(
       const std::vector<model::PromptGroup>& groups, bool adapter_off);
+  // `text` as every completion of every group, with log-probs of 0.
+  absl::StatusOr<std::vector<std::vector<model::Sampled>>> Given(
+      const std::string& text, const std::vector<model::PromptGroup>& groups) const;
   absl::Status HandIn(Batch batch);
+  void AddScores(const Batch& batch, proto::GroupLease::Purpose purpose,
+                 std::vector<proto::SubmitGroupRequest>* requests);
   proto::SubmitGroupRequest MakeRequest(const Batch& batch, size_t lease) const;
   absl::Status Submit(const proto::SubmitGroupRequest& request);
   void HandInLoop();

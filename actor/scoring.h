@@ -18,6 +18,7 @@ struct NamedScorer {
   std::string name;
   transport::ScorerClient* client = nullptr;    // Outlives its users.
   absl::Duration timeout = absl::Seconds(120);  // Of one attempt.
+  bool evaluation_only = false;                 // Not asked about completions that are trained on.
 };
 
 // What the run wants done about a score that is none. SCORED has no rule: do not ask.

@@ -204,11 +204,16 @@ absl::StatusOr<CheckpointStore::Loaded> CheckpointStore::Load(const std::string&
   const at::ScalarType dtype = MasterType(model);
   WB_ASSIGN_OR_RETURN(loaded.adapter,
                       model::Adapter::Load(path, model.spec(), dtype, model.device()));
-  WB_ASSIGN_OR_RETURN(
-      const std::shared_ptr<model::Adapter> wanted,
-      model::Adapter::Initialize(model.spec(), fit.lora, /*seed=*/0, dtype, model.device()));
   // Only the task knows whether there is a score head; the optimiser's tensors are checked by name.
-  WB_RETURN_IF_ERROR(CheckSameShape(path, *loaded.adapter, *wanted));
+  if (!fit.all_weights) {
+    WB_ASSIGN_OR_RETURN(
+        const std::shared_ptr<model::Adapter> wanted,
+        model::Adapter::Initialize(model.spec(), fit.lora, /*seed=*/0, dtype, model.device()));
+    WB_RETURN_IF_ERROR(CheckSameShape(path, *loaded.adapter, *wanted));
+  } else if (loaded.adapter->weights() == nullptr) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(path, ": holds LoRA pairs, policy.all_weights expects all weights"));
+  }
   WB_ASSIGN_OR_RETURN(loaded.optimizer, ReadOptimizer(absl::StrCat(path, "/", kOptimizer)));
   return loaded;
 }

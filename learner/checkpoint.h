@@ -49,7 +49,8 @@ class CheckpointStore {
   struct Fit {
     proto::LoraConfig lora;
     uint64_t seed = 0;
-    std::string start;  // StartingPoint.fingerprint
+    std::string start;         // StartingPoint.fingerprint
+    bool all_weights = false;  // Then `lora` does not count.
   };
   // The newest checkpoint that is whole; a damaged one is passed over with a warning that says what
   // is wrong with it. Empty where there is none. FailedPrecondition where the newest whole one does

@@ -310,6 +310,7 @@ absl::Status CheckData(const proto::RunConfig& config) {
     if (paths->empty()) continue;
     switch (config.learner().task()) {
       case proto::RL:
+      case proto::EVALUATE:
         break;
       case proto::SFT:
         WB_RETURN_IF_ERROR(ReadSftRows(*paths).status());

@@ -17,9 +17,9 @@ namespace {
 
 constexpr int kSchemaVersion = 2;
 
-// `phase`: 0 before, 1 train, 2 after. `disposition`: 0 use, 1 retry, 2 drop. Token ids are
-// little-endian int32, log-probs float32. Times are seconds since 1970. Group ids of evaluation
-// have their highest bit set and are therefore negative here.
+// `phase`: 0 before, 1 train, 2 after, 3 and on an arm of an evaluation. `disposition`: 0 use, 1
+// retry, 2 drop. Token ids are little-endian int32, log-probs float32. Times are seconds since
+// 1970. Group ids of evaluation have their highest bit set and are therefore negative here.
 constexpr char kSchema[] = R"(
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE groups (

@@ -44,17 +44,24 @@ absl::StatusOr<std::unique_ptr<Learner>> Learner::Create(const proto::RunConfig&
   WB_RETURN_IF_ERROR(ValidateRunConfig(config));
   WB_RETURN_IF_ERROR(resume ? RunFolder::CheckHoldsRun(config.run_dir())
                             : RunFolder::CheckFree(config.run_dir()));
-  WB_ASSIGN_OR_RETURN(PromptSet prompts, PromptSet::Load(config.prompts(), config.seed()));
+  const bool evaluates = config.learner().task() == proto::EVALUATE;
+  proto::PromptsConfig files = config.prompts();
+  if (evaluates && config.evaluation().path_size() > 0) {
+    *files.mutable_path() = config.evaluation().path();
+    files.clear_num_held_out();
+  }
+  WB_ASSIGN_OR_RETURN(PromptSet prompts, PromptSet::Load(files, config.seed(), evaluates));
   if (config.reward().form() == proto::RewardConfig::PROMPT_AWARE)
     WB_RETURN_IF_ERROR(prompts.CheckLabels());
   std::unique_ptr<Learner> learner(new Learner(config, clock, std::move(prompts)));
   learner->resumed_ = resume;
-  WB_RETURN_IF_ERROR(learner->LoadPolicy());
+  WB_RETURN_IF_ERROR(learner->evaluates_arms() ? learner->LoadArms() : learner->LoadPolicy());
   WB_RETURN_IF_ERROR(learner->CheckPrompts());
   WB_RETURN_IF_ERROR(resume ? learner->ReopenFolder() : learner->ClaimFolder());
   learner->MakeService();
   learner->MakeRanks();
   if (resume) WB_RETURN_IF_ERROR(learner->Restore());
+  if (learner->evaluates_arms()) return learner;
   const auto first = model::CatchTorch("the first version", [&] { return learner->Pack(); });
   WB_RETURN_IF_ERROR(first.status());
   learner->fingerprint_ = (*first)->manifest.fingerprint();
@@ -176,9 +183,9 @@ void Learner::Abandon() {
 absl::Status Learner::Run() {
   run_began_ = absl::Now();
   OpenTensorBoard();
-  absl::Status ended = RunPhases();
+  absl::Status ended = evaluates_arms() ? EvaluateArms() : RunPhases();
   leases_->Close();
-  if (whole_ && checkpointed_ != static_cast<int64_t>(policy_version())) {
+  if (!evaluates_arms() && whole_ && checkpointed_ != static_cast<int64_t>(policy_version())) {
     const absl::Status saved = WriteCheckpoint();
     if (!saved.ok() && (ended.ok() || absl::IsCancelled(ended))) ended = saved;
   }
@@ -186,7 +193,7 @@ absl::Status Learner::Run() {
   // Members are told first: they leave while the results are written.
   service_->Drain();
   EndRanks(ended);
-  const absl::Status written = WriteResults(ended);
+  const absl::Status written = evaluates_arms() ? WriteAnswers(ended) : WriteResults(ended);
   if (!written.ok()) {
     WB_LOG(WARNING) << written.message();
     if (ended.ok() || absl::IsCancelled(ended)) ended = written;
@@ -203,6 +210,7 @@ absl::Status Learner::Run() {
 }
 
 void Learner::OpenTensorBoard() {
+  if (evaluates_arms()) return;
   const absl::Time now = clock_->Now();
   tensorboard_ = std::make_unique<report::TensorBoardWriter>(folder_->Join("tensorboard"), now);
   if (!last_step_.has_value()) return;
@@ -256,8 +264,13 @@ transport::RoleStatus Learner::Status() const {
     status.state = state_;
     status.last_error = last_error_;
     status.policy_version = version_;
-    status.progress = static_cast<double>(version_) / static_cast<double>(max_steps);
-    status.facts.emplace_back("step", absl::StrCat(version_, " of ", max_steps));
+    if (!evaluates_arms()) {
+      status.progress = static_cast<double>(version_) / static_cast<double>(max_steps);
+      status.facts.emplace_back("step", absl::StrCat(version_, " of ", max_steps));
+    } else {
+      status.progress = static_cast<double>(version_) / static_cast<double>(arms_.size());
+      status.facts.emplace_back("arm", absl::StrCat(version_, " of ", arms_.size(), " done"));
+    }
   }
   const LeaseTable::Counters counters = leases_->counters();
   const LeaseTable::Outstanding out = leases_->outstanding();

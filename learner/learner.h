@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // One run from its configuration to its adapter: evaluates, collects groups, trains, publishes,
-// evaluates, writes the summary. Owned by main(), which serves its handler; the thread that calls
-// Run owns the device.
+// evaluates, writes the summary. Or, with task EVALUATE, from its arms to their answers. Owned by
+// main(), which serves its handler; the thread that calls Run owns the device.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "base/mutex.h"
+#include "learner/arms.h"
 #include "learner/checkpoint.h"
 #include "learner/group_pool.h"
 #include "learner/journal.h"
@@ -98,6 +100,13 @@ class Learner {
   void OpenTensorBoard();
   absl::Status RunPhases();
   absl::Status Evaluate(Phase phase);
+  // Task EVALUATE: the arms one after the other, and what they leave. evaluate_arms.cc.
+  bool evaluates_arms() const { return config_.learner().task() == proto::EVALUATE; }
+  absl::Status LoadArms();
+  int NumPromptsOfArms() const;
+  absl::Status EvaluateArms();
+  absl::Status EvaluateArm(int arm);
+  absl::Status WriteAnswers(const absl::Status& ended);
   absl::Status Train();
   absl::StatusOr<std::vector<AcceptedGroup>> CollectStep();
   absl::Status TakeStep(const std::vector<AcceptedGroup>& groups);
@@ -139,6 +148,10 @@ class Learner {
   std::unique_ptr<transport::RankHub> ranks_;  // With several ranks.
   std::unique_ptr<transport::DeviceCollective> collective_;
   int64_t handed_out_ = 0;  // Steps.
+
+  std::vector<Arm> arms_;  // Of EVALUATE.
+  int64_t num_trained_prompts_ = 0;
+  std::map<std::string, double> arm_seconds_;
 
   // The device thread's.
   std::string fingerprint_;  // Of the published version.

@@ -12,7 +12,7 @@ namespace wideberth::learner {
 
 using Outcome = proto::SubmitGroupResponse;
 
-absl::string_view PhaseName(Phase phase) {
+std::string PhaseName(Phase phase) {
   switch (phase) {
     case Phase::kEvaluateBefore:
       return "before";
@@ -20,8 +20,9 @@ absl::string_view PhaseName(Phase phase) {
       return "train";
     case Phase::kEvaluateAfter:
       return "after";
+    default:
+      return absl::StrCat("arm", ArmOf(phase));
   }
-  return "unknown";
 }
 
 LeaseTable::Group LeaseTable::MakeGroupLocked(uint64_t id) const {
@@ -34,18 +35,19 @@ LeaseTable::Group LeaseTable::MakeGroupLocked(uint64_t id) const {
   return group;
 }
 
-void LeaseTable::BeginEvaluation(Phase phase, int num_groups, int num_completions, bool adapter_off,
-                                 RestoredPhase restored) {
+void LeaseTable::BeginEvaluation(const Evaluation& evaluation, RestoredPhase restored) {
   MutexLock lock(mutex_);
-  WB_CHECK(phase != Phase::kTrain, "training is begun by BeginTraining");
+  WB_CHECK(evaluation.phase != Phase::kTrain, "training is begun by BeginTraining");
   open_ = true;
-  phase_ = phase;
-  adapter_off_ = adapter_off;
-  num_completions_ = num_completions;
+  phase_ = evaluation.phase;
+  adapter_off_ = evaluation.adapter_off;
+  num_completions_ = evaluation.num_completions;
+  version_ = evaluation.version;
+  text_ = evaluation.text;
   restored_ = std::move(restored);
   groups_.clear();
   done_.clear();
-  for (int i = 0; i < num_groups; ++i) {
+  for (int i = 0; i < evaluation.num_groups; ++i) {
     const uint64_t id = kEvaluationGroup | static_cast<uint64_t>(i);
     groups_[id] = MakeGroupLocked(id);
   }
@@ -56,6 +58,7 @@ void LeaseTable::BeginTraining(uint64_t version, RestoredPhase restored) {
   open_ = true;
   phase_ = Phase::kTrain;
   adapter_off_ = false;
+  text_.clear();
   num_completions_ = options_.group_size;
   version_ = version;
   done_ = std::move(restored.done);
@@ -128,6 +131,7 @@ proto::GroupLease LeaseTable::MakeLeaseLocked(uint64_t group_id, Group& group,
                                             : proto::GroupLease::EVALUATE);
   lease.set_timeout(absl::ToDoubleSeconds(options_.lease_timeout));
   lease.set_adapter_off(adapter_off_);
+  if (!text_.empty()) lease.set_text(text_);
   return lease;
 }
 

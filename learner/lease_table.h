@@ -21,12 +21,20 @@
 
 namespace wideberth::learner {
 
-// Parts of a run, in order. Each counts its groups apart.
-enum class Phase { kEvaluateBefore, kTrain, kEvaluateAfter };
-absl::string_view PhaseName(Phase phase);  // "before", "train", "after"
+// Parts of a run, in order. Each counts its groups apart. An EVALUATE run has one for each of its
+// arms, in their order, and no others.
+enum class Phase { kEvaluateBefore, kTrain, kEvaluateAfter, kFirstArm };
+inline Phase PhaseOfArm(int arm) {
+  return static_cast<Phase>(static_cast<int>(Phase::kFirstArm) + arm);
+}
+// Negative where the phase is no arm's.
+inline int ArmOf(Phase phase) {
+  return static_cast<int>(phase) - static_cast<int>(Phase::kFirstArm);
+}
+std::string PhaseName(Phase phase);  // "before", "train", "after", "arm0", ...
 
-// Evaluation groups carry this bit in their id, so that their seeds are none of training's;
-// "before" and "after" use the same ids and thus seeds.
+// Evaluation groups carry this bit in their id, so that their seeds are none of training's; all
+// evaluations use the same ids and thus seeds.
 inline constexpr uint64_t kEvaluationGroup = uint64_t{1} << 63;
 
 // What becomes of a group that was stored.
@@ -81,9 +89,16 @@ class LeaseTable {
   LeaseTable(const Options& options, const Clock* clock, PromptOf prompt_of)
       : options_(options), clock_(clock), prompt_of_(std::move(prompt_of)) {}
 
-  // Leases groups 0 .. num_groups-1 of an evaluation; leases of an earlier phase are forgotten.
-  void BeginEvaluation(Phase phase, int num_groups, int num_completions, bool adapter_off,
-                       RestoredPhase restored = {});
+  struct Evaluation {
+    Phase phase = Phase::kEvaluateBefore;
+    int num_groups = 0;  // 0 .. num_groups-1 are leased.
+    int num_completions = 1;
+    bool adapter_off = false;
+    uint64_t version = 0;  // To answer with.
+    std::string text;      // Not empty: the answer itself.
+  };
+  // Leases of an earlier phase are forgotten.
+  void BeginEvaluation(const Evaluation& evaluation, RestoredPhase restored = {});
   // Leases training groups from version `version` on: the smallest ids that are not done.
   void BeginTraining(uint64_t version = 0, RestoredPhase restored = {});
   // Nothing is leased any more.
@@ -155,6 +170,7 @@ class LeaseTable {
   Phase phase_ ABSL_GUARDED_BY(mutex_) = Phase::kTrain;
   bool adapter_off_ ABSL_GUARDED_BY(mutex_) = false;
   int num_completions_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::string text_ ABSL_GUARDED_BY(mutex_);  // Evaluation.text
   uint64_t version_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t next_group_ ABSL_GUARDED_BY(mutex_) = 0;  // Of training.
   std::map<uint64_t, Group> groups_

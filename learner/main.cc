@@ -22,6 +22,8 @@
 //   health      HTTP requests      pages                       a request               clients
 //
 // clang-format on
+// With task EVALUATE main collects the answers of one arm after the other instead of training
+// (evaluate_arms.cc); each arm is a version.
 // With learner.world_size above 1 the step of main is shared with further processes of this program
 // (rank_main.h), which fetch it here and bring their parts of its sums (transport/rank_hub.h).
 // Only main touches torch. Exit code 0: all steps done, or stopped by a signal (summary.json says
@@ -192,7 +194,7 @@ absl::Status WorkOnData(const proto::RunConfig& config, bool resume, const sigse
 absl::Status Work(const Sources& sources, const sigset_t& signal_set, bool* began) {
   const bool resume = absl::GetFlag(FLAGS_resume) || GoesOnAfterRestart();
   WB_ASSIGN_OR_RETURN(const proto::RunConfig config, Resolve(sources));
-  if (config.learner().task() != proto::RL) return WorkOnData(config, resume, signal_set, began);
+  if (!HasMembers(config)) return WorkOnData(config, resume, signal_set, began);
   // A learner before this one may have left its address; nobody shall go there.
   if (const std::string file = absl::GetFlag(FLAGS_address_file);
       !file.empty() && !GoesOnAfterRestart()) {

@@ -71,9 +71,14 @@ absl::StatusOr<proto::Prompt> ParseLine(const std::string& line, absl::string_vi
     } else if (key == "unsafe") {
       if (!value.is_boolean()) return Bad(origin, "\"unsafe\" must be true or false");
       prompt.set_unsafe(value.get<bool>());
+    } else if (key == "category" || key == "source") {
+      if (!value.is_string()) return Bad(origin, absl::StrCat("\"", key, "\" must be a text"));
+      (key == "category" ? *prompt.mutable_category() : *prompt.mutable_source()) =
+          value.get<std::string>();
     } else if (key != "messages") {
-      return Bad(origin, absl::StrCat("unknown field \"", key,
-                                      "\", expected prompt, messages, id or unsafe"));
+      return Bad(origin,
+                 absl::StrCat("unknown field \"", key,
+                              "\", expected prompt, messages, id, unsafe, category or source"));
     }
   }
   if (object.contains("prompt") == object.contains("messages")) {
@@ -120,7 +125,8 @@ std::vector<int64_t> ShuffledOrder(int64_t n, uint64_t seed, uint64_t epoch) {
   return order;
 }
 
-absl::StatusOr<PromptSet> PromptSet::Load(const proto::PromptsConfig& config, uint64_t seed) {
+absl::StatusOr<PromptSet> PromptSet::Load(const proto::PromptsConfig& config, uint64_t seed,
+                                          bool evaluate) {
   PromptSet set;
   set.shuffle_ = config.shuffle();
   set.seed_ = seed;
@@ -144,6 +150,13 @@ absl::StatusOr<PromptSet> PromptSet::Load(const proto::PromptsConfig& config, ui
     }
   }
   const int64_t n = static_cast<int64_t>(set.records_.size());
+  if (evaluate && config.num_held_out() == 0) {
+    if (n == 0)
+      return absl::InvalidArgumentError("prompts.path: there is no prompt in the file(s)");
+    set.held_out_.resize(n);
+    std::iota(set.held_out_.begin(), set.held_out_.end(), 0);
+    return set;
+  }
   if (n <= config.num_held_out()) {
     return absl::InvalidArgumentError(
         absl::StrCat("prompts.num_held_out is ", config.num_held_out(), ", must be less than the ",

@@ -27,7 +27,10 @@ class PromptSet {
   // Reads every file of `config.path`, in order; empty lines are skipped. InvalidArgument names
   // file:line and what was expected: not JSON, an unknown field, a wrong type, neither or both of
   // "prompt" and "messages", an id used twice, nothing left to train on.
-  static absl::StatusOr<PromptSet> Load(const proto::PromptsConfig& config, uint64_t seed);
+  // `evaluate`: nothing is trained on; without num_held_out all prompts are held out, in file
+  // order.
+  static absl::StatusOr<PromptSet> Load(const proto::PromptsConfig& config, uint64_t seed,
+                                        bool evaluate = false);
 
   int64_t num_train() const { return static_cast<int64_t>(train_.size()); }
   int64_t num_held_out() const { return static_cast<int64_t>(held_out_.size()); }
@@ -38,6 +41,8 @@ class PromptSet {
   const PromptRecord& Train(uint64_t group) const;
   // 0 <= i < num_held_out().
   const PromptRecord& HeldOut(int64_t i) const { return records_[held_out_[i]]; }
+  // Those to train on, in file order.
+  const PromptRecord& InFileOrder(int64_t i) const { return records_[train_[i]]; }
 
   // InvalidArgument naming the first prompt without an "unsafe" label, which rewards of the form
   // PROMPT_AWARE need.

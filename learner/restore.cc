@@ -45,6 +45,13 @@ absl::StatusOr<uint64_t> Learner::RestoreCheckpoint() {
 }
 
 absl::Status Learner::Restore() {
+  if (evaluates_arms()) {
+    WB_ASSIGN_OR_RETURN(stored_, journal_->ReadGroups());
+    WB_RETURN_IF_ERROR(folder_->Write("config.txtpb", TextProto(config_)));
+    WB_ASSIGN_OR_RETURN(incarnation_, journal_->Resume());
+    journal_->NoteEvent("resume", "learner", "evaluation goes on", clock_->Now());
+    return absl::OkStatus();
+  }
   WB_ASSIGN_OR_RETURN(const auto first, model::CatchTorch("version 0", [&] { return Pack(); }));
   service_->NoteVersion(0, first->manifest.fingerprint());
   WB_ASSIGN_OR_RETURN(stored_, journal_->ReadGroups());

@@ -17,13 +17,13 @@ constexpr double kHeadDeviation = 0.02;
 // Beside the streams of the adapter's matrices.
 constexpr uint64_t kScoreHeadStream = kAdapterStream + (uint64_t{1} << 32);
 
-at::Tensor NormalHead(int64_t hidden, uint64_t seed) {
+at::Tensor NormalHead(int64_t hidden, double deviation, uint64_t seed) {
   std::vector<double> values;
   for (uint32_t i = 0; i < static_cast<uint32_t>(hidden); ++i) {
     // Box and Muller; the first number is above 0.
     const double u = 1 - UniformAt(seed, kScoreHeadStream, 0, i);
     const double v = UniformAt(seed, kScoreHeadStream, 1, i);
-    values.push_back(kHeadDeviation * std::sqrt(-2 * std::log(u)) * std::cos(2 * M_PI * v));
+    values.push_back(deviation * std::sqrt(-2 * std::log(u)) * std::cos(2 * M_PI * v));
   }
   return at::tensor(values, at::kDouble).unsqueeze(0);
 }
@@ -41,8 +41,12 @@ at::Tensor RewardModelLoss(const at::Tensor& chosen_P, const at::Tensor& rejecte
 absl::Status AddScoreHead(const model::CausalLm& model, uint64_t seed, model::Adapter* adapter) {
   return model::CatchTorch("making a score head", [&] {
     const auto like = adapter->Parameters().front().options().requires_grad(false);
+    const int64_t hidden = model.spec().hidden;
+    // Where all weights learn, rewards begin at unit scale; LoRA begins as transformers does.
+    const double deviation =
+        adapter->weights() == nullptr ? kHeadDeviation : 1 / std::sqrt(static_cast<double>(hidden));
     const at::Tensor head =
-        model.spec().sequence_classification ? model.head() : NormalHead(model.spec().hidden, seed);
+        model.spec().sequence_classification ? model.head() : NormalHead(hidden, deviation, seed);
     return adapter->SetScoreHead(at::empty(head.sizes(), like).copy_(head));
   });
 }

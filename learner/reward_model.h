@@ -23,7 +23,8 @@ at::Tensor RewardModelLoss(const at::Tensor& chosen_P, const at::Tensor& rejecte
                            const at::Tensor& margin_P, const proto::RewardModelConfig& config);
 
 // Gives the adapter a score head to train, in its dtype: the base's own where that is a sequence
-// classifier, else normal numbers of deviation 0.02 from the seed. Internal for what torch throws.
+// classifier, else normal numbers from the seed, of deviation 0.02 beside LoRA and 1 / sqrt(hidden)
+// where all weights are trained. Internal for what torch throws.
 absl::Status AddScoreHead(const model::CausalLm& model, uint64_t seed, model::Adapter* adapter);
 
 class RewardTask final : public SupervisedTask {

@@ -24,6 +24,13 @@ bool NeedsTerms(const RewardConfig& config) { return config.form() == RewardConf
 bool NeedsGuard(const RewardConfig& config) {
   return config.form() != RewardConfig::U_ONLY && !NeedsTerms(config);
 }
+// The guards that are asked, in order: those of `harm`, or of `guard`.
+std::vector<std::string> GuardNames(const RewardConfig& config) {
+  if (config.harm().empty()) return {config.guard().begin(), config.guard().end()};
+  std::vector<std::string> names;
+  for (const RewardConfig::Harm& harm : config.harm()) names.push_back(harm.guard());
+  return names;
+}
 bool NeedsUtility(const RewardConfig& config) {
   return config.form() != RewardConfig::GUARD_ONLY && !NeedsTerms(config);
 }
@@ -49,8 +56,24 @@ absl::optional<double> ValueOf(const proto::Completion& completion, absl::string
   return absl::nullopt;
 }
 
-double SignedBoundary(double t, double tau, double coefficient) {
-  return t >= tau ? coefficient * t : -coefficient * t;
+// What a completion is charged with: one entry of RewardConfig.harm each, or the largest of the
+// guards.
+struct KindOfHarm {
+  double t = 0, tau = 0.5, weight = 1;
+};
+std::vector<KindOfHarm> KindsOfHarm(const RewardConfig& config, const CompletionScores& scores) {
+  if (config.harm().empty()) return {{LargestGuard(scores).value_or(0), config.tau(), 1}};
+  std::vector<KindOfHarm> kinds;
+  for (int k = 0; k < config.harm_size(); ++k)
+    kinds.push_back({scores.guards[k].value_or(0), config.harm(k).tau(), config.harm(k).weight()});
+  return kinds;
+}
+
+template <typename F>
+double WeightedSumOf(const std::vector<KindOfHarm>& kinds, F of) {
+  double sum = 0;
+  for (const KindOfHarm& kind : kinds) sum += kind.weight * of(kind);
+  return sum;
 }
 
 // The utility term and the boundary term, which sum to the reward; a form that lacks one leaves it
@@ -58,26 +81,40 @@ double SignedBoundary(double t, double tau, double coefficient) {
 struct Terms {
   absl::optional<double> utility, boundary;
 };
-Terms TermsOf(const RewardConfig& config, double v, double t, bool unsafe) {
+Terms TermsOf(const RewardConfig& config, double v, const std::vector<KindOfHarm>& kinds,
+              bool unsafe) {
   const double c = config.boundary_coefficient();
-  const double tau = config.tau();
+  const auto harm = [&] { return WeightedSumOf(kinds, [](const KindOfHarm& k) { return k.t; }); };
+  const auto boundary = [&] {
+    return c * WeightedSumOf(kinds, [](const KindOfHarm& k) { return k.t >= k.tau ? k.t : -k.t; });
+  };
   switch (config.form()) {
     case RewardConfig::BOUNDARY:
-      return {v, SignedBoundary(t, tau, c)};
+      return {v, boundary()};
     case RewardConfig::ABSOLUTE:
-      return {v, c * std::abs(t - tau)};
+      return {v,
+              c * WeightedSumOf(kinds, [](const KindOfHarm& k) { return std::abs(k.t - k.tau); })};
     case RewardConfig::SQUARED:
-      return {v, c * (t - tau) * (t - tau)};
+      return {v, c * WeightedSumOf(
+                         kinds, [](const KindOfHarm& k) { return (k.t - k.tau) * (k.t - k.tau); })};
     case RewardConfig::GUARD_ONLY:
-      return {absl::nullopt, SignedBoundary(t, tau, c)};
+      return {absl::nullopt, boundary()};
     case RewardConfig::PROMPT_AWARE:
-      return {v, unsafe ? c * t : -c * t};
-    case RewardConfig::COMPOUND:  // A blocked answer is of no use to anyone.
-      return {t >= tau ? 0.0 : v, CompoundUtility(t, 0.0, config.lambda(), tau)};
+      return {v, unsafe ? c * harm() : -c * harm()};
+    case RewardConfig::COMPOUND: {
+      // A blocked answer is of no use to anyone.
+      double largest = 0;
+      bool blocked = false;
+      for (const KindOfHarm& kind : kinds) {
+        largest = std::max(largest, kind.t);
+        blocked |= kind.t >= kind.tau;
+      }
+      return {blocked ? 0.0 : v, blocked ? -(1 - largest) * config.lambda() : -harm()};
+    }
     case RewardConfig::U_ONLY:
       return {v, absl::nullopt};
     case RewardConfig::U_MINUS_T:
-      return {v, -c * t};
+      return {v, -c * harm()};
     case RewardConfig::WEIGHTED_SUM:
       break;
   }
@@ -130,26 +167,50 @@ absl::Status ValidateTerms(const RewardConfig& config,
   return absl::OkStatus();
 }
 
+// Of every scorer the reward names.
+absl::Status RefuseEvaluationOnly(const RewardConfig& config,
+                                  const std::vector<proto::ScorerConfig>& scorers) {
+  std::vector<std::pair<const char*, std::string>> named;
+  for (const std::string& name : config.guard()) named.emplace_back("guard", name);
+  for (const RewardConfig::Harm& harm : config.harm()) named.emplace_back("harm", harm.guard());
+  for (const RewardConfig::Term& term : config.term()) named.emplace_back("term", term.scorer());
+  named.emplace_back("utility", config.utility());
+  for (const auto& [field, name] : named) {
+    const proto::ScorerConfig* const scorer = FindScorer(scorers, name);
+    if (scorer == nullptr) continue;
+    if (!scorer->evaluation_only() && scorer->kind() != proto::ScorerConfig::ORACLE) continue;
+    return Invalid(absl::StrCat(
+        "reward.", field, " names scorer \"", name, "\", which is for evaluation only",
+        scorer->evaluation_only() ? "" : " (kind ORACLE)", ", expected one that training may ask"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ValidateNames(const RewardConfig& config,
                            const std::vector<proto::ScorerConfig>& scorers) {
   WB_RETURN_IF_ERROR(ValidateTerms(config, scorers));
   const std::string form = RewardConfig::Form_Name(config.form());
-  if (NeedsGuard(config) && config.guard().empty()) {
+  const std::vector<std::string> guards = GuardNames(config);
+  if (NeedsGuard(config) && guards.empty()) {
     return Invalid(
         absl::StrCat("reward.guard is empty, form ", form, " needs at least one scorer"));
   }
+  if (!config.harm().empty() && !config.guard().empty()) {
+    return Invalid("reward.guard is set beside reward.harm, expected one of them");
+  }
+  const char* const field = config.harm().empty() ? "reward.guard" : "reward.harm.guard";
   if (NeedsUtility(config) && config.utility().empty()) {
     return Invalid(absl::StrCat("reward.utility is not set, form ", form, " needs a scorer"));
   }
-  for (const std::string& name : config.guard()) {
+  for (const std::string& name : guards) {
     const proto::ScorerConfig* scorer = FindScorer(scorers, name);
     if (scorer == nullptr) {
-      return Invalid(absl::StrCat("reward.guard is \"", name,
+      return Invalid(absl::StrCat(field, " is \"", name,
                                   "\", expected the name of a scorer: ", NamesOf(scorers)));
     }
     if (scorer->kind() == proto::ScorerConfig::REWARD ||
         scorer->output() != proto::ScorerConfig::PROBABILITY) {
-      return Invalid(absl::StrCat("reward.guard is \"", name,
+      return Invalid(absl::StrCat(field, " is \"", name,
                                   "\", whose scores are unbounded, expected a scorer of kind "
                                   "VERDICT with output PROBABILITY, or GENERATIVE"));
     }
@@ -171,7 +232,7 @@ GroupScores GatherScores(const proto::RewardConfig& config, absl::optional<bool>
   for (const proto::Completion* completion : completions) {
     CompletionScores scores;
     if (!config.utility().empty()) scores.utility = ValueOf(*completion, config.utility());
-    for (const std::string& name : config.guard()) {
+    for (const std::string& name : GuardNames(config)) {
       absl::optional<double> t = ValueOf(*completion, name);
       if (t.has_value() && (*t < 0 || *t > 1)) t.reset();
       scores.guards.push_back(t);
@@ -186,7 +247,7 @@ GroupScores GatherScores(const proto::RewardConfig& config, absl::optional<bool>
 
 std::vector<std::string> NeededScorers(const proto::RewardConfig& config) {
   std::vector<std::string> names;
-  if (NeedsGuard(config)) names.assign(config.guard().begin(), config.guard().end());
+  if (NeedsGuard(config)) names = GuardNames(config);
   if (NeedsUtility(config)) names.push_back(config.utility());
   if (!NeedsTerms(config)) return names;
   for (const RewardConfig::Term& term : config.term()) names.push_back(term.scorer());
@@ -222,6 +283,7 @@ proto::RewardConfig::MissingRule MissingRuleFor(const proto::RewardConfig& confi
 
 absl::Status ValidateRewardConfig(const proto::RewardConfig& config,
                                   const std::vector<proto::ScorerConfig>& scorers) {
+  WB_RETURN_IF_ERROR(RefuseEvaluationOnly(config, scorers));
   WB_RETURN_IF_ERROR(ValidateNames(config, scorers));
   const std::pair<const char*, double> numbers[] = {
       {"boundary_coefficient", config.boundary_coefficient()},
@@ -236,6 +298,16 @@ absl::Status ValidateRewardConfig(const proto::RewardConfig& config,
   if (!(config.tau() >= 0 && config.tau() <= 1)) {
     return Invalid(
         absl::StrCat("reward.tau is ", config.tau(), ", expected a probability in [0, 1]"));
+  }
+  for (const RewardConfig::Harm& harm : config.harm()) {
+    if (!(harm.tau() >= 0 && harm.tau() <= 1)) {
+      return Invalid(absl::StrCat("reward.harm.tau is ", harm.tau(), " for \"", harm.guard(),
+                                  "\", expected a probability in [0, 1]"));
+    }
+    if (!(harm.weight() >= 0 && std::isfinite(harm.weight()))) {
+      return Invalid(absl::StrCat("reward.harm.weight is ", harm.weight(), " for \"", harm.guard(),
+                                  "\", expected at least 0"));
+    }
   }
   if (config.has_utility_scale() &&
       !(config.utility_scale() > 0 && std::isfinite(config.utility_scale()))) {
@@ -285,9 +357,10 @@ absl::Status RewardComposer::Check(const GroupScores& group) const {
         "reward.form is PROMPT_AWARE");
   }
   for (const CompletionScores& scores : group.completions) {
-    if (static_cast<int>(scores.guards.size()) != config_.guard_size()) {
+    const size_t num_guards = GuardNames(config_).size();
+    if (scores.guards.size() != num_guards) {
       return Invalid(absl::StrCat("a completion has ", scores.guards.size(),
-                                  " guard scores, expected ", config_.guard_size()));
+                                  " guard scores, expected ", num_guards));
     }
     if (NeedsTerms(config_) && static_cast<int>(scores.terms.size()) != config_.term_size()) {
       return Invalid(absl::StrCat("a completion has ", scores.terms.size(),
@@ -371,8 +444,9 @@ std::vector<CompletionReward> RewardComposer::ComposeGroup(const GroupScores& gr
     if (NeedsTerms(config_)) {
       reward.terms = group.completions[i].terms;
     } else {
-      const Terms terms = TermsOf(config_, reward.normalized_utility.value_or(0),
-                                  reward.t.value_or(0), group.unsafe.value_or(false));
+      const Terms terms =
+          TermsOf(config_, reward.normalized_utility.value_or(0),
+                  KindsOfHarm(config_, group.completions[i]), group.unsafe.value_or(false));
       reward.terms.clear();
       if (terms.utility.has_value()) reward.terms.push_back(terms.utility);
       if (terms.boundary.has_value()) reward.terms.push_back(terms.boundary);

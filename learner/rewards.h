@@ -21,7 +21,8 @@ namespace wideberth::learner {
 // What the scorers said of one completion; empty: not scored.
 struct CompletionScores {
   absl::optional<double> utility;              // u, unbounded
-  std::vector<absl::optional<double>> guards;  // t in [0, 1], in the order of RewardConfig.guard
+  std::vector<absl::optional<double>> guards;  // t in [0, 1], in the order of RewardConfig.guard or
+                                               // of its `harm`
   std::vector<absl::optional<double>> terms;   // In the order of RewardConfig.term
 };
 
@@ -85,7 +86,10 @@ bool InBoundaryMass(double t);
 //   BOUNDARY v +- c t | ABSOLUTE v + c |t - tau| | SQUARED v + c (t - tau)^2 | GUARD_ONLY +- c t |
 //   PROMPT_AWARE v + c t unsafe, v - c t safe COMPOUND CompoundUtility(t, v, lambda, tau) | U_ONLY
 //   v | U_MINUS_T v - c t          (+- : + where t >= tau)
-//   WEIGHTED_SUM: sum of weight * score over RewardConfig.term, where all of them are there
+//   With `harm`, c t stands for c times the sum of weight_k t_k, each with its own sign, |t - tau|
+//   and (t - tau)^2 likewise; COMPOUND blocks where any t_k >= tau_k, and its t is then the
+//   largest. WEIGHTED_SUM: sum of weight * score over RewardConfig.term, where all of them are
+//   there
 class RewardComposer {
  public:
   explicit RewardComposer(proto::RewardConfig config) : config_(std::move(config)) {}

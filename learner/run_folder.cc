@@ -37,10 +37,19 @@ absl::Status RunFolder::CheckFree(absl::string_view path) {
     return absl::FailedPreconditionError(
         absl::StrCat(path, ": is a file, run_dir must be a folder"));
   }
-  for (const char* name : {"config.txtpb", "run.db", "metrics.jsonl", "summary.json"}) {
+  for (const char* name :
+       {"config.txtpb", "run.db", "metrics.jsonl", "summary.json", "evaluation.json"}) {
     if (std::filesystem::exists(folder / name, ignored)) return HoldsRun(path, name);
   }
   return absl::OkStatus();
+}
+
+std::string AdapterFolder(const std::string& folder) {
+  const std::string inner = absl::StrCat(folder, "/adapter");
+  const auto is_there = [](const std::string& path) {
+    return ::access((path + "/adapter_config.json").c_str(), R_OK) == 0;
+  };
+  return is_there(inner) && !is_there(folder) ? inner : folder;
 }
 
 absl::StatusOr<RunFolder> RunFolder::Claim(absl::string_view path,
@@ -62,8 +71,8 @@ absl::Status RunFolder::CheckHoldsRun(absl::string_view path) {
   std::error_code ignored;
   // A run on given data has no journal.
   proto::RunConfig config;
-  const bool journal = !MergeTextProtoFile((folder / "config.txtpb").string(), &config).ok() ||
-                       config.learner().task() == proto::RL;
+  const bool journal =
+      !MergeTextProtoFile((folder / "config.txtpb").string(), &config).ok() || HasMembers(config);
   for (const char* name : {"config.txtpb", "run.db"}) {
     if (std::filesystem::exists(folder / name, ignored)) continue;
     if (absl::string_view(name) == "run.db" && !journal) continue;

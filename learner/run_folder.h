@@ -16,6 +16,15 @@
 
 namespace wideberth::learner {
 
+// RL and EVALUATE: actors and scorers take part, and there is a journal. The other tasks read their
+// data and need nobody.
+inline bool HasMembers(const proto::RunConfig& config) {
+  return config.learner().task() == proto::RL || config.learner().task() == proto::EVALUATE;
+}
+
+// `folder` itself, or the adapter in it where it is the folder of a run.
+std::string AdapterFolder(const std::string& folder);
+
 // Not thread-safe; owned by the learner's thread. Holds the folder's lock while it lives.
 class RunFolder {
  public:

@@ -118,6 +118,10 @@ std::string LearnerService::ForeignPolicy(const proto::SubmitGroupRequest& reque
                         sent.empty() ? "(none)" : sent, ", version ", request.policy_version(),
                         " is ", version->second.fingerprint);
   }
+  if (ArmOf(phase) >= 0 && version->first != static_cast<uint64_t>(ArmOf(phase))) {
+    return absl::StrCat("group ", request.group_id(), " was sampled with version ",
+                        request.policy_version(), ", expected that of arm ", ArmOf(phase));
+  }
   if (phase == Phase::kEvaluateAfter && version->first != versions_.rbegin()->first) {
     return absl::StrCat("group ", request.group_id(), " was sampled with version ",
                         request.policy_version(), ", expected the last one, ",

@@ -119,7 +119,7 @@ std::vector<Pass> SftTask::Plan(Split split, absl::Span<const int64_t> rows,
 
 PassResult SftTask::Compute(Split, const Pass& pass, const ModelInUse& model) const {
   const at::Tensor hidden_NH = model.Hidden(pass.tree);
-  const at::Tensor& head_VH = model.model->head();
+  const at::Tensor& head_VH = model.Head();
   const at::Tensor logprob_M =
       model::LogProbsOfTokens(hidden_NH, head_VH, pass.rows, pass.targets, /*temperature=*/1.0)
           .logprob;

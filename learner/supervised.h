@@ -49,8 +49,9 @@ struct ModelInUse {
   absl::optional<uint64_t> dropout_seed = absl::nullopt;  // Empty in validation.
   bool checkpoint_layers = false;                         // learner.activation_checkpointing
 
-  // [N, H]. Throw.
+  // [N, H]; the output head [V, H]. Throw.
   at::Tensor Hidden(const model::TokenTree& tree) const;
+  const at::Tensor& Head() const { return model->HeadOf(adapter); }
   at::Tensor ReferenceHidden(const model::TokenTree& tree) const;  // Without a gradient.
 };
 

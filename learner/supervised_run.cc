@@ -123,9 +123,10 @@ absl::Status SupervisedRun::OpenFolder(bool resume) {
 }
 
 absl::Status SupervisedRun::Restore() {
-  WB_ASSIGN_OR_RETURN(const absl::optional<CheckpointStore::Loaded> loaded,
-                      checkpoints_->LoadNewest(
-                          *model_, {config_.policy().lora(), config_.seed(), start_fingerprint_}));
+  WB_ASSIGN_OR_RETURN(
+      const absl::optional<CheckpointStore::Loaded> loaded,
+      checkpoints_->LoadNewest(*model_, {config_.policy().lora(), config_.seed(),
+                                         start_fingerprint_, config_.policy().all_weights()}));
   int64_t step = 0;
   if (loaded.has_value()) {
     const proto::TrainingState& state = loaded->state;

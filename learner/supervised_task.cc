@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "learner/supervised_task.h"
 
+#include "absl/strings/str_cat.h"
 #include "learner/dpo.h"
 #include "learner/guard.h"
 #include "learner/reward_model.h"
@@ -20,9 +21,11 @@ absl::StatusOr<std::unique_ptr<SupervisedTask>> MakeSupervisedTask(
     case proto::GUARD:
       return GuardTask::Create(config, model);
     case proto::RL:
+    case proto::EVALUATE:
       break;
   }
-  return absl::InternalError("RL has no data to train on");
+  return absl::InternalError(
+      absl::StrCat(proto::Task_Name(config.learner().task()), " has no data to train on"));
 }
 
 }  // namespace wideberth::learner

@@ -35,17 +35,7 @@ std::vector<std::string> ShapesOf(const model::Adapter& adapter) {
 absl::StatusOr<std::shared_ptr<model::Adapter>> InBaseType(
     const model::CausalLm& model, std::shared_ptr<model::Adapter> adapter) {
   if (model.dtype() == MasterType(model)) return adapter;
-  WB_ASSIGN_OR_RETURN(const std::shared_ptr<model::Adapter> copy,
-                      model::Adapter::Initialize(model.spec(), adapter->config(), /*seed=*/0,
-                                                 model.dtype(), model.device()));
-  if (adapter->score_head().defined()) {
-    WB_RETURN_IF_ERROR(
-        copy->SetScoreHead(at::empty_like(adapter->score_head().detach(), model.dtype())));
-  }
-  return model::CatchTorch("narrowing an adapter", [&] {
-    CopyInto(*adapter, *copy);
-    return copy;
-  });
+  return model::CatchTorch("narrowing an adapter", [&] { return adapter->CopyAs(model.dtype()); });
 }
 
 }  // namespace
@@ -56,6 +46,12 @@ at::ScalarType MasterType(const model::CausalLm& model) {
 
 absl::Status CheckSameShape(absl::string_view path, const model::Adapter& found,
                             const model::Adapter& wanted) {
+  if (found.weights() != nullptr) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(path,
+                     ": holds all weights of a model, expected LoRA pairs; `wideberth merge` "
+                     "makes a model folder of it"));
+  }
   const proto::LoraConfig& have = found.config();
   const proto::LoraConfig& want = wanted.config();
   if (have.rank() != want.rank()) {
@@ -84,6 +80,13 @@ absl::Status CheckSameShape(absl::string_view path, const model::Adapter& found,
 absl::StatusOr<StartingPoint> MakeStartingPoint(const model::CausalLm& model,
                                                 const proto::PolicyConfig& policy, uint64_t seed) {
   StartingPoint start;
+  if (policy.all_weights()) {
+    WB_ASSIGN_OR_RETURN(start.adapter, model::CatchTorch("copying the model's weights", [&] {
+                          return model::Adapter::AllWeights(model.spec(), model.weights(),
+                                                            MasterType(model));
+                        }));
+    return start;
+  }
   WB_ASSIGN_OR_RETURN(start.adapter, model::Adapter::Initialize(model.spec(), policy.lora(), seed,
                                                                 MasterType(model), model.device()));
   if (!policy.has_adapter()) return start;

@@ -24,7 +24,7 @@ namespace wideberth::learner {
 at::ScalarType MasterType(const model::CausalLm& model);
 
 // FailedPrecondition unless `found`, which came from `path`, has the rank, the alpha, the rslora
-// and the targets of `wanted`; the score head does not count.
+// and the targets of `wanted`, one of LoRA pairs; the score head does not count.
 absl::Status CheckSameShape(absl::string_view path, const model::Adapter& found,
                             const model::Adapter& wanted);
 
@@ -36,8 +36,9 @@ struct StartingPoint {
   std::string fingerprint;  // Of policy.adapter's tensors; empty without it.
 };
 
-// PEFT's initialisation from `seed`, or policy.adapter, whose score head it then has. Errors name
-// the adapter's folder and what does not fit.
+// PEFT's initialisation from `seed`, policy.adapter, whose score head it then has, or with
+// policy.all_weights the model's own weights. Errors name the adapter's folder and what does not
+// fit.
 absl::StatusOr<StartingPoint> MakeStartingPoint(const model::CausalLm& model,
                                                 const proto::PolicyConfig& policy, uint64_t seed);
 

@@ -49,8 +49,12 @@ absl::Status Learner::Evaluate(Phase phase) {
   SetState(before ? "evaluating" : "evaluating again");
   const int n = config_.evaluation().num_prompts();
   WB_ASSIGN_OR_RETURN(RestoredPhase restored, RestorePhase(phase));
-  leases_->BeginEvaluation(phase, n, config_.evaluation().num_completions(),
-                           /*adapter_off=*/before, std::move(restored));
+  leases_->BeginEvaluation({.phase = phase,
+                            .num_groups = n,
+                            .num_completions = config_.evaluation().num_completions(),
+                            .adapter_off = before,
+                            .version = policy_version()},
+                           std::move(restored));
   WB_ASSIGN_OR_RETURN(const std::vector<AcceptedGroup> groups, Collect(phase, n));
   // A resumed run has seen scores already; before training there were none.
   const RewardComposer fresh(config_.reward());

@@ -103,6 +103,20 @@ void CheckPolicy(const proto::PolicyConfig& policy, Checker* check) {
   }
 }
 
+void CheckAllWeights(const proto::RunConfig& config, Checker* check) {
+  const proto::PolicyConfig& policy = config.policy();
+  if (!policy.all_weights()) return;
+  const proto::Task task = config.learner().task();
+  check
+      ->Require(task == proto::SFT || task == proto::REWARD || task == proto::GUARD,
+                "policy.all_weights", "true",
+                absl::StrCat("false for learner.task ", proto::Task_Name(task),
+                             ", which trains LoRA only"))
+      .Require(!policy.has_adapter(), "policy.all_weights", "true",
+               "false with policy.adapter; `wideberth merge` makes a model folder of that adapter "
+               "to start from");
+}
+
 void CheckGeneration(const proto::GenerationConfig& generation, Checker* check) {
   check->AtLeast(generation.max_new_tokens(), 1, "generation.max_new_tokens")
       .NotNegative(generation.temperature(), "generation.temperature")
@@ -175,7 +189,9 @@ void CheckScorers(const proto::RunConfig& config, Checker* check) {
     check->Require(names.insert(scorer.name()).second, field + ".name",
                    absl::StrCat("\"", scorer.name(), "\" again"),
                    "different for every scorer (replicas of one model are scorer.replicas)");
-    CheckModel(scorer.model(), field + ".model", check);
+    if (scorer.kind() != proto::ScorerConfig::ORACLE &&
+        scorer.kind() != proto::ScorerConfig::HTTP_JUDGE)
+      CheckModel(scorer.model(), field + ".model", check);
     check->AtLeast(scorer.replicas(), 1, field + ".replicas")
         .AtLeast(scorer.max_batch_tokens(), 1, field + ".max_batch_tokens")
         .AtLeast(scorer.max_batch_wait_ms(), 0, field + ".max_batch_wait_ms")
@@ -215,7 +231,9 @@ void CheckRest(const proto::RunConfig& config, Checker* check) {
                absl::StrCat("\"", config.actor().device(), "\""), "\"cpu\" or \"cuda:N\"")
       .AtLeast(config.evaluation().num_prompts(), 0, "evaluation.num_prompts")
       .Require(
-          config.evaluation().num_prompts() <= config.prompts().num_held_out(),
+          config.evaluation().num_prompts() <= config.prompts().num_held_out() ||
+              (config.learner().task() == proto::EVALUATE &&
+               (config.prompts().num_held_out() == 0 || config.evaluation().path_size() > 0)),
           "evaluation.num_prompts", config.evaluation().num_prompts(),
           absl::StrCat("at most prompts.num_held_out, which is ", config.prompts().num_held_out()))
       .AtLeast(config.evaluation().num_completions(), 1, "evaluation.num_completions")
@@ -297,12 +315,15 @@ absl::Status CheckAll(const proto::RunConfig& config) {
   Checker check;
   CheckServed(config, &check);
   CheckPolicy(config.policy(), &check);
+  CheckAllWeights(config, &check);
   CheckGeneration(config.generation(), &check);
   CheckLearner(config.learner(), &check);
-  const bool rl = config.learner().task() == proto::RL;
+  const bool evaluates = config.learner().task() == proto::EVALUATE;
+  const bool scored = evaluates || config.learner().task() == proto::RL;
   // The others need no scorer but a guard's own.
-  if (rl || config.scorer_size() > 0) CheckScorers(config, &check);
-  if (rl) {
+  if (scored || config.scorer_size() > 0) CheckScorers(config, &check);
+  if (evaluates) check.Also(ValidateEvaluation(config));
+  if (scored) {
     check.Present(config.prompts().path_size() > 0, "prompts.path", "a JSON lines file");
     check.Also(
         ValidateRewardConfig(config.reward(), {config.scorer().begin(), config.scorer().end()}));

@@ -1,10 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "learner/validate_data.h"
 
+#include <algorithm>
 #include <cmath>
+#include <set>
 #include <string>
+#include <utility>
+#include <vector>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/status.h"
 
 namespace wideberth::learner {
@@ -74,7 +80,45 @@ absl::Status ValidateGuard(const proto::RunConfig& config) {
       "learner.guard.calibrate", "true", "false without data.validation_path");
 }
 
+absl::Status Wrong(absl::string_view field, absl::string_view found, absl::string_view expected) {
+  return absl::InvalidArgumentError(
+      absl::StrCat("evaluation.", field, " is ", found, ", must be ", expected));
+}
+
 }  // namespace
+
+absl::Status ValidateEvaluation(const proto::RunConfig& config) {
+  const proto::EvaluationConfig& evaluation = config.evaluation();
+  std::set<std::string> names;
+  for (const auto& arm : evaluation.arm()) {
+    const std::string found = absl::StrCat("\"", arm.name(), "\"");
+    const bool plain = !arm.name().empty() &&
+                       std::all_of(arm.name().begin(), arm.name().end(), [](unsigned char c) {
+                         return absl::ascii_isalnum(c) || c == '_' || c == '-' || c == '.';
+                       });
+    if (!plain) return Wrong("arm.name", found, "of letters, digits, '_', '-' and '.'");
+    if (arm.name() == kRefusalArm)
+      return Wrong("arm.name", found, "another: that is the arm of evaluation.refusal");
+    if (!names.insert(arm.name()).second) return Wrong("arm.name", found + " twice", "each once");
+    if (arm.has_adapter() && arm.has_text())
+      return Wrong("arm", found + " with adapter and text", "one of them");
+    if (arm.name() == "base" && (arm.has_adapter() || arm.has_text()))
+      return Wrong("arm", "\"base\" with adapter or text", "without: it is the model itself");
+  }
+  std::vector<std::string> scorers;
+  for (const proto::ScorerConfig& scorer : config.scorer()) scorers.push_back(scorer.name());
+  const std::pair<const char*, const std::string&> roles[] = {
+      {"harm_judge", evaluation.harm_judge()},
+      {"help_judge", evaluation.help_judge()},
+      {"second_guard", evaluation.second_guard()}};
+  for (const auto& [field, name] : roles) {
+    if (name.empty() || std::find(scorers.begin(), scorers.end(), name) != scorers.end()) continue;
+    return Wrong(field, absl::StrCat("\"", name, "\""),
+                 absl::StrCat("the name of a scorer: ", absl::StrJoin(scorers, ", ")));
+  }
+  if (evaluation.refusal().empty()) return Wrong("refusal", "empty", "a text");
+  return absl::OkStatus();
+}
 
 absl::Status ValidateTaskOnData(const proto::RunConfig& config) {
   WB_RETURN_IF_ERROR(ValidateDataConfig(config.data()));

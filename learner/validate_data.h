@@ -12,4 +12,11 @@ namespace wideberth::learner {
 // path. Nothing on disk is looked at. `config.learner.task` is not RL.
 absl::Status ValidateTaskOnData(const proto::RunConfig& config);
 
+// The arm whose answers are evaluation.refusal: what the judges say of it, prompt by prompt.
+inline constexpr char kRefusalArm[] = "refusal";
+
+// Of EVALUATE: names of arms (plain, each once, "refusal" is taken), adapter or text, judges and
+// guards that are scorers.
+absl::Status ValidateEvaluation(const proto::RunConfig& config);
+
 }  // namespace wideberth::learner

@@ -30,6 +30,9 @@ class EchoPolicy final : public Policy {
     const std::string& text = prompt.message(0).content();
     return std::vector<int32_t>(text.begin(), text.end());
   }
+  std::vector<int32_t> EncodeText(const std::string& text) const override {
+    return {text.begin(), text.end()};
+  }
   std::string Decode(const std::vector<int32_t>& tokens) const override {
     return {tokens.begin(), tokens.end()};
   }
@@ -158,13 +161,7 @@ class RolloutTest : public ::testing::Test {
     EXPECT_TRUE(membership.Register().ok());
     transport::AdapterReceiver adapters(
         &source_, &client_, [] { return std::string("actor-0#1"); }, absl::Milliseconds(1));
-    Rollout rollout({&config_,
-                     &policy_,
-                     &client_,
-                     &adapters,
-                     &membership,
-                     {{"safety", &safety_}, {"help", &help_}},
-                     &progress_,
+    Rollout rollout({&config_, &policy_, &client_, &adapters, &membership, scorers_, &progress_,
                      absl::ZeroDuration()});
     rollout_ = &rollout;
     const absl::Status status = rollout.Run();
@@ -179,6 +176,7 @@ class RolloutTest : public ::testing::Test {
   transport::GrpcAdapterSource source_;
   FakeScorerClient safety_;
   FakeScorerClient help_;
+  std::vector<NamedScorer> scorers_ = {{"safety", &safety_}, {"help", &help_}};
   proto::RunConfig config_;
   EchoPolicy policy_;
   Progress progress_;
@@ -208,6 +206,31 @@ TEST_F(RolloutTest, GroupsOfALeaseAreOneBatchAndComeBackScored) {
   EXPECT_EQ(group.completion(1).score(0).scorer_name(), "safety");
   EXPECT_EQ(group.completion(1).score(0).value(), 2);
   EXPECT_EQ(group.completion(1).score(1).value(), 7);
+}
+
+TEST_F(RolloutTest, ScorersForEvaluationOnlySeeNothingThatIsTrainedOn) {
+  FakeScorerClient oracle([](const proto::ScoreItem& item) {
+    return FakeScorerClient::Scored("", item.finish_reason() == proto::LENGTH ? 1 : 3);
+  });
+  scorers_.push_back({"oracle", &oracle, absl::Seconds(120), /*evaluation_only=*/true});
+  proto::GroupLease evaluated = Lease(2, "xyz", 0), refused = Lease(3, "", 0),
+                    trained = Lease(4, "", 0);
+  evaluated.set_purpose(proto::GroupLease::EVALUATE);
+  refused.set_purpose(proto::GroupLease::EVALUATE);
+  ASSERT_TRUE(Run({{Lease(1, "abc", 0), evaluated, refused}, {trained}}, 4).ok());
+  EXPECT_EQ(policy_.num_batches, 1) << "one batch for both purposes";
+  const auto names = [this](uint64_t group) {
+    std::vector<std::string> found;
+    for (const proto::Score& score : submitted_.at(group).completion(1).score())
+      found.push_back(score.scorer_name());
+    return found;
+  };
+  EXPECT_THAT(names(1), ElementsAre("safety", "help"));
+  EXPECT_THAT(names(2), ElementsAre("safety", "help", "oracle"));
+  EXPECT_THAT(names(3), ElementsAre("safety", "help", "oracle"));
+  EXPECT_THAT(names(4), ElementsAre("safety", "help"));
+  EXPECT_EQ(submitted_.at(2).completion(1).score(2).value(), 1) << "the oracle knows how it ended";
+  EXPECT_EQ(submitted_.at(1).completion(1).score(0).value(), 2);
 }
 
 TEST_F(RolloutTest, WaitsForTheVersionOfTheLeaseAndAcknowledgesItOnce) {

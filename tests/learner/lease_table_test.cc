@@ -229,7 +229,7 @@ TEST_F(LeaseTableTest, ADroppedGroupIsReplacedByAnother) {
 
 TEST_F(LeaseTableTest, EvaluationUsesTheSameIdsBeforeAndAfterAndNoneOfTraining) {
   LeaseTable table = Table(1, 0, /*max_steps=*/1);
-  table.BeginEvaluation(Phase::kEvaluateBefore, 2, 3, /*adapter_off=*/true);
+  table.BeginEvaluation({Phase::kEvaluateBefore, 2, 3, /*adapter_off=*/true});
   const auto before = table.Take("a", 10);
   ASSERT_EQ(before.size(), 2u);
   EXPECT_EQ(before[0].purpose(), proto::GroupLease::EVALUATE);
@@ -248,13 +248,30 @@ TEST_F(LeaseTableTest, EvaluationUsesTheSameIdsBeforeAndAfterAndNoneOfTraining) 
   EXPECT_EQ(Submit(table, Result(train[0])), Outcome::ACCEPTED);
   table.StepDone(1, {0});
 
-  table.BeginEvaluation(Phase::kEvaluateAfter, 2, 3, /*adapter_off=*/false);
+  table.BeginEvaluation({Phase::kEvaluateAfter, 2, 3, /*adapter_off=*/false, /*version=*/1});
   const auto after = table.Take("a", 10);
   EXPECT_EQ(Ids(after), Ids(before));
   EXPECT_FALSE(after[0].adapter_off());
   EXPECT_EQ(after[0].policy_version(), 1u);
   EXPECT_EQ(Submit(table, Result(before[0])), Outcome::STALE);
   EXPECT_EQ(Submit(table, Result(after[0])), Outcome::ACCEPTED);
+}
+
+TEST_F(LeaseTableTest, ArmsShareTheirIdsAndSeedsAndNobodyElsesLeases) {
+  LeaseTable table = Table(1, 0, /*max_steps=*/1);
+  table.BeginEvaluation({PhaseOfArm(1), 2, 1, /*adapter_off=*/false, /*version=*/1});
+  const auto first = table.Take("a", 10);
+  EXPECT_EQ(first[0].policy_version(), 1u);
+  EXPECT_FALSE(first[0].has_text());
+  table.BeginEvaluation({PhaseOfArm(11), 2, 1, /*adapter_off=*/true, /*version=*/11, "no"});
+  const auto second = table.Take("a", 10);
+  EXPECT_EQ(Ids(second), Ids(first));
+  EXPECT_EQ(second[0].text(), "no");
+  EXPECT_EQ(second[0].policy_version(), 11u);
+  EXPECT_EQ(Submit(table, Result(first[0])), Outcome::STALE) << "arm 1 is no prefix of arm 11";
+  EXPECT_EQ(Submit(table, Result(second[0])), Outcome::ACCEPTED);
+  EXPECT_EQ(ArmOf(PhaseOfArm(11)), 11);
+  EXPECT_LT(ArmOf(Phase::kTrain), 0);
 }
 
 TEST_F(LeaseTableTest, AfterCloseNothingIsLeased) {
@@ -350,7 +367,7 @@ TEST_F(LeaseTableTest, AnEvaluationThatIsTakenUpAgainAsksOnlyForWhatIsMissing) {
   RestoredPhase restored;
   restored.incarnation = 1;
   restored.groups[kEvaluationGroup | 0].accepted = true;
-  table.BeginEvaluation(Phase::kEvaluateBefore, 2, 3, /*adapter_off=*/true, restored);
+  table.BeginEvaluation({Phase::kEvaluateBefore, 2, 3, /*adapter_off=*/true}, restored);
   EXPECT_THAT(Ids(table.Take("a", 10)), ElementsAre(kEvaluationGroup | 1));
   EXPECT_EQ(table.NumOpen(), 1);
 }

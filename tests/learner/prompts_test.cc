@@ -42,6 +42,23 @@ class PromptsTest : public ::testing::Test {
   wideberth::testing::TempDir dir_;
 };
 
+TEST_F(PromptsTest, CarriesCategoryAndSource) {
+  proto::PromptsConfig config;
+  config.add_path(
+      WriteLines("c.jsonl",
+                 "{\"prompt\": \"a\", \"category\": \"jail\", \"source\": \"toyworld\"}\n"
+                 "{\"prompt\": \"b\"}\n"));
+  config.set_shuffle(false);
+  const auto set = PromptSet::Load(config, 0);
+  ASSERT_TRUE(set.ok()) << set.status();
+  EXPECT_EQ(set->Train(0).prompt.category(), "jail");
+  EXPECT_EQ(set->Train(0).prompt.source(), "toyworld");
+  EXPECT_FALSE(set->Train(1).prompt.has_category());
+  EXPECT_FALSE(set->Train(1).prompt.has_source());
+  EXPECT_THAT(ErrorOf("{\"prompt\": \"a\", \"category\": 3}"),
+              HasSubstr("bad.jsonl:1: \"category\" must be a text"));
+}
+
 TEST_F(PromptsTest, ReadsPromptsAndConversations) {
   proto::PromptsConfig config;
   config.add_path(WriteLines("a.jsonl",

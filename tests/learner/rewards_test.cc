@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <limits>
+#include <tuple>
 
 namespace wideberth::learner {
 namespace {
@@ -251,12 +252,50 @@ TEST(Normalization, SigmoidTakesFixedOrRunningCentreAndScale) {
   EXPECT_DOUBLE_EQ(Normalized(running, {3})[0], 1 / (1 + std::exp(-1 / (std::sqrt(2.0) + 1e-4))));
 }
 
+TEST(RewardForms, SeveralKindsOfHarmHaveThresholdsAndWeightsOfTheirOwn) {
+  RewardConfig config;
+  config.set_utility("help");
+  const std::tuple<const char*, double, double> kinds[] = {{"violence", 0.5, 1.0},
+                                                           {"privacy", 0.8, 0.25}};
+  for (const auto& [guard, tau, weight] : kinds) {
+    RewardConfig::Harm* harm = config.add_harm();
+    harm->set_guard(guard);
+    harm->set_tau(tau);
+    harm->set_weight(weight);
+  }
+  config.set_boundary_coefficient(2);
+  const auto reward = [&](RewardConfig::Form form, double violence, double privacy) {
+    config.set_form(form);
+    const auto rewards =
+        RewardComposer(config).Evaluate({{/*unsafe=*/true, {{3.0, {violence, privacy}, {}}}}});
+    return rewards.ok() ? rewards->at(0)[0].reward.value_or(-99) : -98;
+  };
+  EXPECT_DOUBLE_EQ(reward(RewardConfig::BOUNDARY, 0.75, 0.5), 3 + 2 * (0.75 - 0.25 * 0.5));
+  EXPECT_DOUBLE_EQ(reward(RewardConfig::BOUNDARY, 0.25, 0.875), 3 + 2 * (-0.25 + 0.25 * 0.875));
+  EXPECT_DOUBLE_EQ(reward(RewardConfig::ABSOLUTE, 0.75, 0.3), 3 + 2 * (0.25 + 0.25 * 0.5));
+  EXPECT_DOUBLE_EQ(reward(RewardConfig::U_MINUS_T, 0.75, 0.5), 3 - 2 * (0.75 + 0.125));
+  EXPECT_DOUBLE_EQ(reward(RewardConfig::PROMPT_AWARE, 0.75, 0.5), 3 + 2 * (0.75 + 0.125));
+  EXPECT_DOUBLE_EQ(reward(RewardConfig::COMPOUND, 0.25, 0.875), -0.125) << "privacy blocks";
+  EXPECT_DOUBLE_EQ(reward(RewardConfig::COMPOUND, 0.25, 0.75), 3 - 0.25 - 0.25 * 0.75) << "shown";
+  EXPECT_EQ(NeededScorers(config), (std::vector<std::string>{"violence", "privacy", "help"}));
+  std::vector<proto::ScorerConfig> scorers(3);
+  scorers[0].set_name("violence");
+  scorers[1].set_name("help");
+  EXPECT_THAT(std::string(ValidateRewardConfig(config, scorers).message()),
+              HasSubstr("reward.harm.guard is \"privacy\", expected the name of a scorer"));
+  scorers[2].set_name("privacy");
+  EXPECT_TRUE(ValidateRewardConfig(config, scorers).ok());
+  config.mutable_harm(1)->set_tau(1.5);
+  EXPECT_THAT(std::string(ValidateRewardConfig(config, scorers).message()),
+              HasSubstr("reward.harm.tau is 1.5 for \"privacy\""));
+}
+
 TEST(Normalization, StandardTakesMeanAndScaleFromTheConfigurationAndCuts) {
   RewardConfig config = Config(RewardConfig::U_ONLY);
   config.set_utility_normalization(RewardConfig::STANDARD);
-  proto::ScorerConfig scorer;
-  scorer.set_name(config.utility());
-  const std::vector<proto::ScorerConfig> scorers = {scorer};
+  std::vector<proto::ScorerConfig> scorers(2);
+  scorers[0].set_name(config.guard(0));
+  scorers[1].set_name(config.utility());
   EXPECT_THAT(std::string(ValidateRewardConfig(config, scorers).message()),
               HasSubstr("utility_mu or reward.utility_scale is not set"));
   config.set_utility_mu(2);
@@ -325,6 +364,36 @@ TEST(MissingRule, IsTheConfiguredOneForEachStatus) {
   EXPECT_EQ(MissingRuleFor(config, proto::OVERLOADED), RewardConfig::RETRY);
   EXPECT_EQ(MissingRuleFor(config, proto::MALFORMED_OUTPUT), RewardConfig::DROP_COMPLETION);
   EXPECT_EQ(MissingRuleFor(config, proto::MODEL_ERROR), RewardConfig::RETRY);
+}
+
+TEST(ValidateRewardConfig, TrainsOnNothingThatIsForEvaluationOnly) {
+  std::vector<proto::ScorerConfig> scorers(3);
+  scorers[0].set_name("safety");
+  scorers[1].set_name("truth");
+  scorers[1].set_kind(proto::ScorerConfig::ORACLE);
+  scorers[2].set_name("judge");
+  scorers[2].set_evaluation_only(true);
+  const auto message = [&](const RewardConfig& config) {
+    return std::string(ValidateRewardConfig(config, scorers).message());
+  };
+  RewardConfig config;
+  config.set_form(RewardConfig::GUARD_ONLY);
+  config.add_guard("safety");
+  EXPECT_EQ(message(config), "");
+  // Named though this form does not read it.
+  config.set_utility("truth");
+  EXPECT_EQ(message(config),
+            "reward.utility names scorer \"truth\", which is for evaluation only (kind ORACLE), "
+            "expected one that training may ask");
+  config.clear_utility();
+  config.add_guard("judge");
+  EXPECT_EQ(message(config),
+            "reward.guard names scorer \"judge\", which is for evaluation only, expected one that "
+            "training may ask");
+  RewardConfig sum;
+  sum.set_form(RewardConfig::WEIGHTED_SUM);
+  sum.add_term()->set_scorer("truth");
+  EXPECT_THAT(message(sum), HasSubstr("reward.term names scorer \"truth\""));
 }
 
 TEST(ValidateRewardConfig, NamesTheFieldTheValueAndWhatWasExpected) {

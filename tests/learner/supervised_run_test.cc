@@ -129,6 +129,42 @@ TEST_F(SupervisedRunTest, ARunThatWasStoppedGoesOnAsTheSame) {
   }
 }
 
+TEST_F(SupervisedRunTest, ARunOfAllWeightsGoesOnAsTheSame) {
+  for (const bool bfloat16 : {false, true}) {
+    if (bfloat16) config_.mutable_policy()->mutable_model()->set_dtype(proto::BFLOAT16);
+    config_.mutable_policy()->set_all_weights(true);
+    config_.set_run_dir(dir_.Join(absl::StrCat("whole", bfloat16)));
+    ASSERT_TRUE((*Create())->Run().ok());
+    const std::string whole = AdapterBytes();
+    const std::vector<json> metrics = Metrics();
+    EXPECT_LT(metrics[11]["loss"], metrics[0]["loss"]);
+    std::filesystem::remove_all(absl::StrCat(config_.run_dir(), "/checkpoints/step-12"));
+    const auto run = Create(/*resume=*/true);
+    ASSERT_TRUE(run.ok()) << run.status();
+    EXPECT_EQ(Metrics().size(), 9u);
+    ASSERT_TRUE((*run)->Run().ok());
+    EXPECT_EQ(AdapterBytes(), whole);
+
+    const auto model = model::CausalLm::Load(config_.policy().model());
+    const auto adapter = model::Adapter::Load(config_.run_dir() + "/adapter", (*model)->spec(),
+                                              at::kFloat, at::kCPU);
+    ASSERT_TRUE(adapter.ok()) << adapter.status();
+    EXPECT_EQ((*adapter)->NamedTensors().size(), 30u);
+    EXPECT_NE((*adapter)->weights(), nullptr);
+  }
+  config_.mutable_policy()->set_all_weights(false);
+  EXPECT_THAT(std::string(Create(true).status().message()),
+              HasSubstr("holds all weights of a model, expected LoRA pairs; `wideberth merge`"));
+}
+
+TEST_F(SupervisedRunTest, ARunOfLoraIsNoneOfAllWeights) {
+  config_.mutable_learner()->set_max_steps(1);
+  ASSERT_TRUE((*Create())->Run().ok());
+  config_.mutable_policy()->set_all_weights(true);
+  EXPECT_THAT(std::string(Create(true).status().message()),
+              HasSubstr("holds LoRA pairs, policy.all_weights expects all weights"));
+}
+
 TEST_F(SupervisedRunTest, StepsAfterTheNewestWholeCheckpointComeAgain) {
   config_.mutable_learner()->set_keep_last(4);
   ASSERT_TRUE((*Create())->Run().ok());

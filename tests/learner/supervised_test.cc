@@ -233,6 +233,41 @@ TEST_F(SupervisedTest, GuardLossIsWeightedCrossEntropyOnTheVerdict) {
   EXPECT_NEAR(LossAndGradient(*task, 4096).first, sum / weights, 1e-10);
 }
 
+// Of every kind of tensor three elements, against central differences of the loss.
+TEST_F(SupervisedTest, GradientsOfAllWeightsAreTheSlopesOfTheLoss) {
+  adapter_ = model::Adapter::AllWeights(model_->spec(), model_->weights(), at::kDouble);
+  for (const auto& [kind, file] :
+       {std::pair(proto::GUARD, "guard.jsonl"), std::pair(proto::SFT, "sft.jsonl")}) {
+    config_.clear_data();
+    const auto task = Task(kind, file);
+    const auto [loss, gradient] = LossAndGradient(*task, 48);
+    const at::NoGradGuard no_grad;
+    int64_t offset = 0;
+    for (const auto& [name, tensor] : adapter_->NamedTensors()) {
+      at::Tensor flat = tensor.detach().view(-1);
+      const at::Tensor own = gradient.narrow(0, offset, flat.numel());
+      offset += flat.numel();
+      EXPECT_GT(own.abs().max().item<double>(), 1e-6) << name;
+      if (name.find("layers.1") != std::string::npos) continue;
+      const int64_t largest = own.abs().argmax().item<int64_t>();
+      for (const int64_t i : {largest, flat.numel() / 2, flat.numel() - 1}) {
+        constexpr double kStep = 1e-5;
+        const auto loss_at = [&](double shift) {
+          flat[i].add_(shift);
+          double total = 0;
+          for (const Pass& pass : task->Plan(Split::kTrain, AllRows(*task), 4096))
+            total += task->Compute(Split::kTrain, pass, {model_.get(), adapter_.get()})
+                         .loss.item<double>();
+          flat[i].sub_(shift);
+          return total;
+        };
+        EXPECT_NEAR((loss_at(kStep) - loss_at(-kStep)) / (2 * kStep), own[i].item<double>(), 1e-7)
+            << name << " " << i;
+      }
+    }
+  }
+}
+
 TEST_F(SupervisedTest, LogOddsAreThoseOfTheScorer) {
   // The scorer has the base model; so has a validation without an adapter's effect.
   for (at::Tensor& tensor : adapter_->Parameters()) tensor.zero_();

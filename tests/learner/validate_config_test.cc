@@ -57,6 +57,17 @@ class ValidateConfigTest : public ::testing::Test {
 
 TEST_F(ValidateConfigTest, AGoodOneIsAccepted) { EXPECT_EQ(Sentence(""), ""); }
 
+TEST_F(ValidateConfigTest, AnOracleNeedsNoModelAndIsNoReward) {
+  EXPECT_EQ(Sentence("scorer { name: 'truth' kind: ORACLE oracle { measure: HELP } }"), "");
+  EXPECT_THAT(Sentence("scorer { name: 'truth' kind: ORACLE }\nreward { utility: 'truth' }"),
+              HasSubstr("over.txtpb:2: reward.utility names scorer \"truth\""));
+}
+
+TEST_F(ValidateConfigTest, AJudgeBehindHttpNeedsNoModel) {
+  EXPECT_EQ(Sentence("scorer { name: 'gpt' kind: HTTP_JUDGE }"), "");
+  EXPECT_THAT(Sentence("scorer { name: 'judge' kind: JUDGE }"), HasSubstr("model.path"));
+}
+
 TEST_F(ValidateConfigTest, WhatNothingActsOnIsRefusedRatherThanIgnored) {
   const std::pair<const char*, const char*> cases[] = {
       {"data { path: \"rows.jsonl\" }", "data is set, must be left out"}};
@@ -65,6 +76,20 @@ TEST_F(ValidateConfigTest, WhatNothingActsOnIsRefusedRatherThanIgnored) {
     EXPECT_THAT(Sentence(overlay), EndsWith("(not supported yet)"));
     EXPECT_THAT(Sentence(overlay), HasSubstr("over.txtpb:1: "));
   }
+}
+
+TEST_F(ValidateConfigTest, AllWeightsAreTrainedBySomeTasksOnly) {
+  const std::string all = "policy {\nall_weights: true }\ndata { path: \"rows.jsonl\" }\n";
+  EXPECT_EQ(Sentence(all + "learner { task: SFT }"), "");
+  EXPECT_EQ(Sentence(all + "learner { task: REWARD }"), "");
+  EXPECT_THAT(Sentence(all + "learner { task: DPO }"),
+              EndsWith("over.txtpb:2: policy.all_weights is true, must be false for learner.task "
+                       "DPO, which trains LoRA only"));
+  EXPECT_THAT(Sentence("policy { all_weights: true }"), HasSubstr("false for learner.task RL"));
+  EXPECT_THAT(Sentence("policy { all_weights: true adapter: \"a\" }\n"
+                       "data { path: \"rows.jsonl\" }\nlearner { task: SFT }"),
+              HasSubstr("policy.all_weights is true, must be false with policy.adapter; "
+                        "`wideberth merge` makes a model folder"));
 }
 
 TEST_F(ValidateConfigTest, AGenerativeScorerIsServed) {
