@@ -80,14 +80,26 @@ absl::optional<double> AveragePrecision(absl::Span<const Judged> judged) {
 
 absl::optional<double> ExpectedCalibrationError(absl::Span<const Judged> judged, int num_bins) {
   if (judged.empty()) return absl::nullopt;
-  std::vector<double> surplus(num_bins, 0.0);  // Sum of probability - label.
-  for (const Judged& item : judged) {
-    const int bin = static_cast<int>(std::floor(item.probability * num_bins));
-    surplus[std::clamp(bin, 0, num_bins - 1)] += item.probability - (item.positive ? 1.0 : 0.0);
-  }
   double sum = 0;
-  for (double value : surplus) sum += std::abs(value);
+  for (const CalibrationBin& bin : CalibrationBins(judged, num_bins))
+    sum += static_cast<double>(bin.num) * std::abs(bin.probability - bin.positives);
   return sum / static_cast<double>(judged.size());
+}
+
+std::vector<CalibrationBin> CalibrationBins(absl::Span<const Judged> judged, int num_bins) {
+  std::vector<CalibrationBin> bins(num_bins);
+  for (const Judged& item : judged) {
+    const int place = static_cast<int>(std::floor(item.probability * num_bins));
+    CalibrationBin& bin = bins[std::clamp(place, 0, num_bins - 1)];
+    ++bin.num;
+    bin.probability += item.probability;
+    bin.positives += item.positive ? 1.0 : 0.0;
+  }
+  for (CalibrationBin& bin : bins) {
+    bin.probability /= static_cast<double>(std::max<int64_t>(1, bin.num));
+    bin.positives /= static_cast<double>(std::max<int64_t>(1, bin.num));
+  }
+  return bins;
 }
 
 Classification Classify(absl::Span<const Judged> judged, double threshold) {

@@ -31,6 +31,14 @@ absl::optional<double> AveragePrecision(absl::Span<const Judged> judged);
 // [k/n, (k+1)/n), the last one closed, weighted by the bins' sizes. Empty without an item.
 absl::optional<double> ExpectedCalibrationError(absl::Span<const Judged> judged, int num_bins = 15);
 
+// One of the `num_bins` bins above.
+struct CalibrationBin {
+  int64_t num = 0;
+  double probability = 0;  // Mean of the bin's items; 0 without one, as is the share.
+  double positives = 0;    // Share of them.
+};
+std::vector<CalibrationBin> CalibrationBins(absl::Span<const Judged> judged, int num_bins = 15);
+
 struct Classification {
   int64_t num = 0;
   int64_t num_positive = 0;

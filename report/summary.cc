@@ -9,21 +9,13 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
+#include "report/statistics.h"
 
 namespace wideberth::report {
 namespace {
 
 using nlohmann::ordered_json;
 using Value = std::function<absl::optional<double>(const Answer&)>;
-
-constexpr int kResamples = 2000;
-
-uint64_t SplitMix(uint64_t* state) {
-  uint64_t x = (*state += 0x9e3779b97f4a7c15ULL);
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ULL;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebULL;
-  return x ^ (x >> 31);
-}
 
 absl::optional<double> MeanOf(const std::vector<Answer>& answers, const Value& value) {
   double sum = 0;
@@ -169,27 +161,12 @@ absl::optional<Difference> PairedDifference(const std::vector<PromptPair>& pairs
     if (before.has_value() && after.has_value()) differences.push_back(*after - *before);
   }
   if (differences.empty()) return absl::nullopt;
-  const size_t n = differences.size();
   Difference result;
-  result.num_prompts = static_cast<int64_t>(n);
-  for (double d : differences) result.mean += d / static_cast<double>(n);
-  std::vector<double> means(kResamples, 0.0);
-  uint64_t state = seed ^ 0x5bd1e995ULL;
-  for (double& mean : means) {
-    for (size_t i = 0; i < n; ++i)
-      mean += differences[SplitMix(&state) % n] / static_cast<double>(n);
-  }
-  std::sort(means.begin(), means.end());
-  // Percentiles by linear interpolation between order statistics.
-  const auto percentile = [&](double p) {
-    const double place = p * (kResamples - 1);
-    const size_t below = static_cast<size_t>(place);
-    const double fraction = place - static_cast<double>(below);
-    return means[below] +
-           fraction * (means[std::min<size_t>(below + 1, kResamples - 1)] - means[below]);
-  };
-  result.low = percentile(0.025);
-  result.high = percentile(0.975);
+  result.num_prompts = static_cast<int64_t>(differences.size());
+  for (double d : differences) result.mean += d / static_cast<double>(differences.size());
+  const Interval interval = *BootstrapMean({std::move(differences)}, seed);
+  result.low = interval.low;
+  result.high = interval.high;
   return result;
 }
 

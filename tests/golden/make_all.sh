@@ -14,12 +14,20 @@ for kind in llama llama3_rope qwen2; do "$python" tests/golden/make_tiny_logits.
 "$python" tests/golden/make_scorers.py
 "$python" tests/golden/make_scorer_adapters.py
 "$python" tests/golden/make_classification.py
+"$python" tests/golden/make_guard_figures.py
+"$python" tests/golden/make_statistics.py
 "$python" tests/golden/make_sampling.py
 "$python" tests/golden/make_adamw.py
 "$python" tests/golden/make_schedules.py
 "$python" tests/golden/make_supervised.py
 "$python" tests/golden/make_grpo.py --reference "$shared/reference"
 "$python" tests/golden/make_real_model.py --model "$shared/data/model-stories260k/hf" --out stories260k.json
+if [ -x build/release/bin/wideberth ]; then
+  toyworld=$(mktemp -d)
+  build/release/bin/wideberth toyworld --seed 1 --out "$toyworld"
+  "$python" tests/golden/make_toyworld_tokenizer.py --model "$toyworld/init"
+  rm -r "$toyworld"
+fi
 if [ "$#" -gt 1 ]; then
   "$python" tests/golden/make_real_model.py --model "$2" --out smollm2.json
   "$python" tests/golden/make_smollm2_verdicts.py --model "$2"

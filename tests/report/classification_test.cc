@@ -37,6 +37,21 @@ TEST(ClassificationTest, FiguresEqualThoseOfScikitLearnAndTorchmetrics) {
   }
 }
 
+TEST(ClassificationTest, BinsHoldWhatTheCalibrationErrorIsMadeOf) {
+  const std::vector<Judged> judged = {
+      {0.1, false}, {0.2, true}, {0.5, true}, {0.9, true}, {1.0, false}};
+  const auto bins = CalibrationBins(judged, 4);
+  ASSERT_EQ(bins.size(), 4u);
+  EXPECT_EQ(bins[0].num, 2);
+  EXPECT_DOUBLE_EQ(bins[0].probability, 0.15);
+  EXPECT_DOUBLE_EQ(bins[0].positives, 0.5);
+  EXPECT_EQ(bins[1].num, 0);
+  EXPECT_EQ(bins[2].num, 1);  // [0.5, 0.75)
+  EXPECT_EQ(bins[3].num, 2);  // The last bin has its upper end.
+  EXPECT_DOUBLE_EQ(bins[3].probability, 0.95);
+  EXPECT_NEAR(*ExpectedCalibrationError(judged, 4), (2 * 0.35 + 0.5 + 2 * 0.45) / 5, 1e-12);
+}
+
 TEST(ClassificationTest, WhatOneClassCannotSayIsEmpty) {
   const std::vector<Judged> negatives = {{0.2, false}, {0.9, false}};
   EXPECT_FALSE(Auroc(negatives).has_value());

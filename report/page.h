@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+// The report as one HTML file that opens without a network: claim, arms, charts, tables, examples,
+// settings and limits.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "report/findings.h"
+
+namespace wideberth::report {
+
+struct PageOptions {
+  bool redact = false;  // Prompts and answers become their lengths and hashes.
+};
+std::string PageHtml(const Findings& findings, const PageOptions& options);
+
+// The main charts: report.html#chart=NAME shows one alone.
+inline constexpr const char* kMainCharts[] = {"plane", "pareto", "histogram", "reliability"};
+
+// Works out `folders` and writes report.html and summary.json into `out`. Errors are those of
+// ReadEvaluation, or of writing.
+absl::StatusOr<Findings> WriteReport(const std::vector<std::string>& folders,
+                                     const std::string& out, const PageOptions& options);
+
+}  // namespace wideberth::report
