@@ -297,9 +297,10 @@ absl::Status LogProbs(const std::vector<std::string>& arguments) {
         model::ForwardOptions options;
         options.adapter = loaded.adapter.get();
         const at::Tensor hidden = loaded.lm->Hidden(group.tree, options);
-        const at::Tensor logprob = model::LogProbsOfTokens(hidden, loaded.lm->head(), group.rows,
-                                                           group.targets, temperature)
-                                       .logprob.to(at::kCPU, at::kDouble);
+        const at::Tensor logprob =
+            model::LogProbsOfTokens(hidden, loaded.lm->HeadOf(loaded.adapter.get()), group.rows,
+                                    group.targets, temperature)
+                .logprob.to(at::kCPU, at::kDouble);
         logprobs.assign(logprob.data_ptr<double>(), logprob.data_ptr<double>() + logprob.numel());
       }));
     }

@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "proto/config.pb.h"
 
 namespace wideberth::launch {
 
@@ -20,5 +22,9 @@ absl::Status LogProbs(
     const std::vector<std::string>& arguments);  // {"prompt_ids", "completion_ids"} -> {"logprobs"}
 absl::Status Score(
     const std::vector<std::string>& arguments);  // {"prompt", "completion"} -> the typed result
+
+// The scorer of a file that is one ScorerConfig, or a run's configuration, of which `name` picks it
+// (it may be empty where there is one only).
+absl::StatusOr<proto::ScorerConfig> ReadScorer(const std::string& path, const std::string& name);
 
 }  // namespace wideberth::launch

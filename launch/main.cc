@@ -3,6 +3,7 @@
 // processes (local_run.h); the others are one-off looks that read lines and print JSON lines.
 #include <signal.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <functional>
 #include <string>
@@ -12,12 +13,19 @@
 #include "absl/strings/str_cat.h"
 #include "launch/cluster.h"
 #include "launch/completions.h"
+#include "launch/data.h"
+#include "launch/evaluate.h"
+#include "launch/experiment.h"
 #include "launch/flags.h"
+#include "launch/guard_table.h"
 #include "launch/looks.h"
 #include "launch/loss_look.h"
+#include "launch/merge.h"
 #include "launch/mine.h"
 #include "launch/replay.h"
+#include "launch/report_look.h"
 #include "launch/run.h"
+#include "launch/toyworld.h"
 
 namespace wideberth::launch {
 namespace {
@@ -38,9 +46,20 @@ std::function<absl::StatusOr<int>(const Arguments&)> Look(absl::Status (*look)(c
   };
 }
 
+absl::StatusOr<int> EvaluateOrGuard(const Arguments& arguments) {
+  const bool guard = std::any_of(
+      arguments.begin(), arguments.end(),
+      [](const std::string& argument) { return argument == "--guard" || argument == "-guard"; });
+  return guard ? Look(GuardTable)(arguments) : Evaluate(arguments);
+}
+
 const std::vector<Subcommand>& Subcommands() {
   static const auto& subcommands = *new std::vector<Subcommand>{
       {"run", "train: learner, scorers and actors on this machine", Run},
+      {"evaluate",
+       "compare the base and trained adapters on the same prompts; --guard: a guard's own table",
+       EvaluateOrGuard},
+      {"experiment", "train several arms from one configuration and compare them", Experiment},
       {"check", "say whether a configuration can run", Check},
       {"placement", "which process of a run goes to which node, as launch/cluster.sh needs it",
        Placement},
@@ -49,6 +68,12 @@ const std::vector<Subcommand>& Subcommands() {
        ShowCompletions},
       {"replay", "a run's training once more from its journal", ReplayRun},
       {"mine", "a run's answers and their labels -> preference pairs for DPO", Look(Mine)},
+      {"data", "files of prompts and a recipe -> training and test prompts without duplicates",
+       Look(Data)},
+      {"toyworld", "a small world with exact ground truth: prompts, training data, a model",
+       Look(ToyWorld)},
+      {"merge", "a model and a trained adapter -> a model folder", Look(Merge)},
+      {"report", "evaluations -> a page, a summary and the claim in words", Look(Report)},
       {"tokenize", "text -> token ids", Look(Tokenize)},
       {"generate", "prompts -> completions with their log-probs", Look(Generate)},
       {"logprobs", "prompt and completion ids -> log-probs", Look(LogProbs)},

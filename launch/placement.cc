@@ -12,6 +12,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "learner/run_folder.h"
 
 namespace wideberth::launch {
 namespace {
@@ -73,8 +74,7 @@ std::vector<PlacedProcess> PlaceLocally(const proto::RunConfig& config,
   learner.spec.restart_after_exit = false;
   learner.spec.restart_arguments = {"--restarted"};
   processes.push_back(std::move(learner));
-  // The other tasks read their data and need nobody.
-  if (config.learner().task() != proto::RL) return processes;
+  if (!learner::HasMembers(config)) return processes;
   for (int rank = 1; rank < config.learner().world_size(); ++rank)
     processes.push_back(PlaceRank(config, rank, inputs));
   for (const proto::ScorerConfig& scorer : config.scorer()) {

@@ -28,6 +28,7 @@
 #include "model/model_spec.h"
 #include "model/safetensors.h"
 #include "model/tokenizer.h"
+#include "model/verdict_template.h"
 #include "scorer/scorer_config.h"
 
 namespace wideberth::launch {
@@ -66,7 +67,16 @@ absl::Status LookAtModels(const proto::RunConfig& config) {
   WB_RETURN_IF_ERROR(LookAtModel(config.policy().model().path(), "policy.model.path"));
   if (config.policy().has_adapter())
     WB_RETURN_IF_ERROR(LookAtAdapter(config.policy().adapter(), "policy.adapter"));
+  for (const auto& arm : config.evaluation().arm()) {
+    if (arm.has_adapter())
+      WB_RETURN_IF_ERROR(
+          LookAtAdapter(learner::AdapterFolder(arm.adapter()),
+                        absl::StrCat("evaluation.arm \"", arm.name(), "\"").c_str()));
+  }
   for (const proto::ScorerConfig& scorer : config.scorer()) {
+    if (scorer.judge().has_rubric_path())
+      WB_RETURN_IF_ERROR(model::VerdictTemplate::From(scorer).status());
+    if (!scorer::HasModel(scorer)) continue;
     if (!seen.insert(scorer.model().path()).second) continue;
     WB_RETURN_IF_ERROR(LookAtModel(scorer.model().path(),
                                    absl::StrCat("scorer ", scorer.name(), ": model.path").c_str()));
@@ -98,6 +108,8 @@ std::string NextCommands(const proto::RunConfig& config, const std::string& run_
   const std::string model = config.policy().model().path();
   const std::string look = absl::StrCat("  less ", run_dir, "/summary.json\n  tail ", run_dir,
                                         "/metrics.jsonl ", run_dir, "/logs/*.log\n");
+  if (config.learner().task() == proto::EVALUATE)
+    return absl::StrCat("Next:\n  ", program, " report ", run_dir, "\n");
   if (config.learner().task() == proto::GUARD) {
     return absl::StrCat("Next:\n  echo '{\"prompt\": \"Hi\", \"completion\": \"Hello\"}' | ",
                         program, " score --config=", run_dir,
@@ -116,6 +128,8 @@ void ReportEnd(const proto::RunConfig& config, const std::string& run_dir,
   const std::string adapter = absl::StrCat(run_dir, "/adapter");
   if (::access(absl::StrCat(adapter, "/adapter_model.safetensors").c_str(), R_OK) == 0) {
     if (!table.ok()) std::printf("\nadapter: %s\n", adapter.c_str());
+    std::printf("\n%s", NextCommands(config, run_dir).c_str());
+  } else if (config.learner().task() == proto::EVALUATE && result.end == RunEnd::kDone) {
     std::printf("\n%s", NextCommands(config, run_dir).c_str());
   }
   std::fflush(stdout);
@@ -148,7 +162,8 @@ RunResult Watch(LocalRun& run, const proto::RunConfig& config, const std::string
   while (true) {
     if (signals.Next(absl::Milliseconds(200)) != 0) run.NoteSignal();
     const absl::optional<RunResult> result = run.Tick();
-    for (const StepMetrics& step : metrics.Poll()) {
+    std::vector<ArmProgress> arms;
+    for (const StepMetrics& step : metrics.Poll(&arms)) {
       eta.Note(step.step, absl::Now());
       const int64_t max_steps = step.max_steps.value_or(config.learner().max_steps());
       display.ShowRow(TableRow(step, max_steps, eta.Remaining(max_steps)));
@@ -158,6 +173,7 @@ RunResult Watch(LocalRun& run, const proto::RunConfig& config, const std::string
       display.ShowBlock(rows.ok() ? report::CompletionsTable(*rows)
                                   : absl::StrCat(rows.status().message(), "\n"));
     }
+    for (const ArmProgress& arm : arms) display.Say(ArmLine(arm));
     if (result) return *result;
     if (!told_address && !run.learner_address().empty()) {
       told_address = true;
@@ -228,7 +244,7 @@ absl::StatusOr<proto::RunConfig> LoadRunConfig(const std::vector<std::string>& f
     WB_RETURN_IF_ERROR(scorer::ValidateScorerConfig(scorer));
   if (look_at_models) {
     WB_RETURN_IF_ERROR(LookAtModels(config));
-    if (config.learner().task() != proto::RL) WB_RETURN_IF_ERROR(learner::CheckData(config));
+    if (!learner::HasMembers(config)) WB_RETURN_IF_ERROR(learner::CheckData(config));
   }
   return config;
 }
@@ -267,7 +283,7 @@ absl::StatusOr<int> Run(const std::vector<std::string>& arguments) {
   const Signals signals;
   LocalRun run({.run_dir = run_dir,
                 .supervisor = config.supervisor(),
-                .learner_serves = config.learner().task() == proto::RL},
+                .learner_serves = learner::HasMembers(config)},
                processes, Clock::Real());
   RunResult result;
   if (const absl::Status started = run.Start(); !started.ok()) {
@@ -287,10 +303,16 @@ absl::StatusOr<int> Check(const std::vector<std::string>& arguments) {
   if (!go) return 0;
   WB_ASSIGN_OR_RETURN(const proto::RunConfig config,
                       LoadRunConfig(flags.configs, flags.overrides, /*look_at_models=*/true));
-  if (config.learner().task() != proto::RL) {
+  if (!learner::HasMembers(config)) {
     std::printf("%s can run: %s, %d epoch(s) in steps of %d rows\n", config.name().c_str(),
                 proto::Task_Name(config.learner().task()).c_str(), config.data().num_epochs(),
                 config.data().batch_size());
+    return 0;
+  }
+  if (config.learner().task() == proto::EVALUATE) {
+    std::printf("%s can run: %d scorer(s), %d actor(s), %d arm(s) besides the base\n",
+                config.name().c_str(), config.scorer_size(), config.actor().replicas(),
+                config.evaluation().arm_size());
     return 0;
   }
   std::printf("%s can run: %d scorer(s), %d actor(s), %d steps of %d x %d completions\n",

@@ -71,6 +71,34 @@ absl::optional<StepMetrics> ParseStepMetrics(absl::string_view json_line) {
   return metrics;
 }
 
+absl::optional<ArmProgress> ParseArmProgress(absl::string_view json_line) {
+  const nlohmann::json line = nlohmann::json::parse(json_line.begin(), json_line.end(), nullptr,
+                                                    /*allow_exceptions=*/false);
+  if (!line.is_object() || !line.contains("arm") || !line["arm"].is_string()) return absl::nullopt;
+  const auto whole = [&](const char* name) {
+    return static_cast<int64_t>(Number(line, name).value_or(0));
+  };
+  return ArmProgress{line["arm"].get<std::string>(),
+                     whole("arm_index"),
+                     whole("num_arms"),
+                     whole("answered"),
+                     whole("of"),
+                     Number(line, "seconds").value_or(0)};
+}
+
+std::string ArmLine(const ArmProgress& progress) {
+  const auto answered = static_cast<double>(progress.answered);
+  const double rate = progress.seconds > 0 ? answered / progress.seconds : 0;
+  std::string line =
+      absl::StrFormat("arm %s (%d of %d): %d of %d prompts, %.1f/s", progress.arm,
+                      progress.index + 1, progress.num_arms, progress.answered, progress.of, rate);
+  if (rate > 0 && progress.answered < progress.of) {
+    const double left = static_cast<double>(progress.of - progress.answered) / rate;
+    absl::StrAppend(&line, ", ", CompactTime(absl::Seconds(left)), " left");
+  }
+  return line;
+}
+
 std::string CompactNumber(double value, int width) {
   std::string text = absl::StrFormat("%.4g", value);
   for (int digits = 3; digits > 0 && static_cast<int>(text.size()) > width; --digits)
@@ -103,7 +131,7 @@ std::string TableRow(const StepMetrics& metrics, int64_t max_steps,
       time(remaining));
 }
 
-std::vector<StepMetrics> MetricsTail::Poll() {
+std::vector<StepMetrics> MetricsTail::Poll(std::vector<ArmProgress>* arms) {
   std::ifstream file(path_, std::ios::binary);
   if (!file || !file.seekg(offset_)) return {};
   std::string fresh(std::istreambuf_iterator<char>(file), {});
@@ -116,6 +144,8 @@ std::vector<StepMetrics> MetricsTail::Poll() {
        absl::StrSplit(absl::string_view(unfinished_).substr(0, end), '\n')) {
     if (absl::optional<StepMetrics> metrics = ParseStepMetrics(line))
       steps.push_back(*std::move(metrics));
+    if (arms == nullptr) continue;
+    if (absl::optional<ArmProgress> arm = ParseArmProgress(line)) arms->push_back(*std::move(arm));
   }
   unfinished_.erase(0, end + 1);
   return steps;

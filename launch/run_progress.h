@@ -22,6 +22,18 @@ struct StepMetrics {
       tokens_per_second, seconds;
 };
 
+// How far an arm of an evaluation is.
+struct ArmProgress {
+  std::string arm;
+  int64_t index = 0, num_arms = 0;
+  int64_t answered = 0, of = 0;  // Prompts.
+  double seconds = 0;            // Since the arm began.
+};
+// nullopt for what is no such line.
+absl::optional<ArmProgress> ParseArmProgress(absl::string_view json_line);
+// "arm boundary (2 of 3): 300 of 600 prompts, 41.2/s, 7.3s left".
+std::string ArmLine(const ArmProgress& progress);
+
 // nullopt for what is no line of a step.
 absl::optional<StepMetrics> ParseStepMetrics(absl::string_view json_line);
 
@@ -39,8 +51,8 @@ std::string CompactNumber(double value, int width);
 class MetricsTail final {
  public:
   explicit MetricsTail(std::string path) : path_(std::move(path)) {}
-  // The new steps, in order.
-  std::vector<StepMetrics> Poll();
+  // The new steps, in order; `arms` receives the lines of an evaluation.
+  std::vector<StepMetrics> Poll(std::vector<ArmProgress>* arms = nullptr);
 
  private:
   const std::string path_;

@@ -16,9 +16,7 @@
 #include "scorer/scorer_config.h"
 
 namespace wideberth::launch {
-namespace {
 
-// The file is one ScorerConfig, or a run's configuration, of which `name` picks a scorer.
 absl::StatusOr<proto::ScorerConfig> ReadScorer(const std::string& path, const std::string& name) {
   proto::ScorerConfig scorer;
   const absl::Status as_scorer = MergeTextProtoFile(path, &scorer);
@@ -39,8 +37,6 @@ absl::StatusOr<proto::ScorerConfig> ReadScorer(const std::string& path, const st
   return absl::InvalidArgumentError(absl::StrCat(
       path, ": --scorer is \"", name, "\", expected one of ", absl::StrJoin(names, ", ")));
 }
-
-}  // namespace
 
 absl::Status Score(const std::vector<std::string>& arguments) {
   std::string config_path, name;

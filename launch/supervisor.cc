@@ -94,7 +94,9 @@ absl::Status Supervisor::Start(ProcessSpec spec) {
 absl::Status Supervisor::Spawn(Process& process) {
   const ProcessSpec& spec = process.spec;
   const int output_fd =
-      ::open(spec.output_path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+      spec.output_path.empty()
+          ? ::fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 0)
+          : ::open(spec.output_path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
   if (output_fd < 0) {
     return absl::UnavailableError(absl::StrCat(spec.output_path, ": cannot be opened for ",
                                                spec.name, ": ", std::strerror(errno)));

@@ -22,9 +22,10 @@ struct ProcessSpec {
   std::string name;                                              // "actor-0"; also its log's name.
   std::vector<std::string> argv;                                 // argv[0] is a path.
   std::vector<std::pair<std::string, std::string>> environment;  // On top of our own.
-  std::string output_path;                     // Standard output and error are appended here.
-  bool restart = true;                         // Again after a death that is not exit code 0.
-  bool restart_after_exit = true;              // False: only when a signal killed it.
+  std::string output_path;         // Standard output and error are appended here; empty:
+                                   // both go to our standard output.
+  bool restart = true;             // Again after a death that is not exit code 0.
+  bool restart_after_exit = true;  // False: only when a signal killed it.
   std::vector<std::string> restart_arguments;  // Appended to argv when it is started again.
 };
 

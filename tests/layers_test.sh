@@ -7,7 +7,7 @@
 set -euo pipefail
 cd "${1:-$(dirname "${BASH_SOURCE[0]}")/..}"
 
-declare -A rank=([base]=0 [proto]=1 [model]=2 [transport]=3 [actor]=4 [scorer]=4 [learner]=4 [report]=3 [toyworld]=4 [launch]=5)
+declare -A rank=([base]=0 [proto]=1 [model]=2 [transport]=3 [actor]=4 [scorer]=4 [learner]=4 [report]=3 [toyworld]=2 [data]=2 [launch]=5)
 offences=$(mktemp)
 trap 'rm -f "$offences"' EXIT
 
@@ -25,7 +25,7 @@ check_include() {
   fi
   case $header in
     ATen/* | torch/* | c10/*)
-      case $folder in base | proto | report) offend "$file:$line: torch ($header) in $folder, must stay out of it" ;; esac ;;
+      case $folder in base | proto | report | toyworld | data) offend "$file:$line: torch ($header) in $folder, must stay out of it" ;; esac ;;
     grpc/* | grpc++/* | grpcpp/* | *.grpc.pb.h)
       case $file in transport/* | */main.cc) ;; *) offend "$file:$line: gRPC ($header) outside transport and main.cc" ;; esac ;;
     sqlite3.h)
