@@ -4,15 +4,19 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <utility>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "base/status.h"
 #include "learner/prompts.h"
 
@@ -34,7 +38,17 @@ std::string Found(const json& value) {
 
 struct Selection {
   std::string path, field, value;  // `field` empty: every row.
+  int first_line = 1, last_line = std::numeric_limits<int>::max();
 };
+
+// "1-2080" or "2081-".
+bool ParseLines(absl::string_view text, Selection* selection) {
+  const std::pair<absl::string_view, absl::string_view> ends = absl::StrSplit(text, '-');
+  const bool open = ends.second.empty() && absl::StrContains(text, '-');
+  return absl::SimpleAtoi(ends.first, &selection->first_line) && selection->first_line >= 1 &&
+         (open || absl::SimpleAtoi(ends.second, &selection->last_line)) &&
+         selection->last_line >= selection->first_line;
+}
 
 absl::StatusOr<Selection> Parse(const std::string& path) {
   Selection selection;
@@ -49,7 +63,12 @@ absl::StatusOr<Selection> Parse(const std::string& path) {
   }
   selection.field = path.substr(mark + 1, equals - mark - 1);
   selection.value = path.substr(equals + 1);
-  return selection;
+  if (selection.field != "lines") return selection;
+  selection.field.clear();
+  if (ParseLines(selection.value, &selection)) return selection;
+  return absl::InvalidArgumentError(absl::StrCat("data path ", path, " chooses lines \"",
+                                                 selection.value,
+                                                 "\", expected FIRST-LAST or FIRST-, from 1"));
 }
 
 using TakeRow = std::function<absl::Status(const json& row, const std::string& origin)>;
@@ -61,6 +80,7 @@ absl::Status ReadFileRows(const Selection& from, const TakeRow& take, int64_t* n
     const size_t end = std::min(rest.find('\n'), rest.size());
     const absl::string_view line = rest.substr(0, end);
     rest.remove_prefix(std::min(end + 1, rest.size()));
+    if (line_number < from.first_line || line_number > from.last_line) continue;
     const std::string origin = absl::StrCat(from.path, ":", line_number);
     if (absl::StripAsciiWhitespace(line).empty())
       return Bad(origin, "the line is empty, expected a JSON object");
@@ -218,19 +238,81 @@ absl::Status ParseNumber(const json& row, const char* field, bool may_be_negativ
                                   may_be_negative ? "" : " of at least 0"));
 }
 
-absl::StatusOr<PreferenceRow> ParsePreferenceRow(const json& row, const std::string& origin) {
+// A whole dialogue in the form of HH-RLHF, "\n\nHuman: ...\n\nAssistant: ...", as messages.
+absl::StatusOr<std::vector<proto::ChatMessage>> ParseDialogue(const json& row,
+                                                              const std::string& field,
+                                                              const std::string& origin) {
+  constexpr std::pair<absl::string_view, const char*> kSpeakers[] = {
+      {"\n\nHuman:", "user"}, {"\n\nAssistant:", "assistant"}};
+  WB_ASSIGN_OR_RETURN(const std::string text, NonEmptyText(row, field, origin));
+  std::vector<proto::ChatMessage> messages;
+  size_t end = 0;
+  for (size_t begin = 0; begin < text.size(); begin = end) {
+    end = text.size();
+    bool spoken = false;
+    for (const auto& [mark, role] : kSpeakers) {
+      if (!absl::StartsWith(absl::string_view(text).substr(begin), mark)) continue;
+      for (const auto& [next, unused] : kSpeakers)
+        end = std::min(end, absl::string_view(text).find(next, begin + mark.size()));
+      proto::ChatMessage& message = messages.emplace_back();
+      message.set_role(role);
+      message.set_content(std::string(absl::StripAsciiWhitespace(
+          absl::string_view(text).substr(begin + mark.size(), end - begin - mark.size()))));
+      spoken = true;
+    }
+    if (!spoken) {
+      return Bad(origin, absl::StrCat("\"", field, "\" begins with ", Found(text.substr(0, 16)),
+                                      ", expected a dialogue of \\n\\nHuman: and \\n\\nAssistant: "
+                                      "turns where there is no \"prompt\""));
+    }
+  }
+  if (messages.size() < 2 || messages.back().role() != "assistant" ||
+      messages.front().role() != "user") {
+    return Bad(origin, absl::StrCat("\"", field, "\" is a dialogue of ", messages.size(),
+                                    " turns, expected one from Human to Assistant"));
+  }
+  return messages;
+}
+
+// Nothing where the two dialogues answer different prompts.
+absl::StatusOr<absl::optional<PreferenceRow>> ParseDialoguePair(const json& row,
+                                                                const std::string& origin) {
   PreferenceRow parsed;
+  WB_ASSIGN_OR_RETURN(parsed.prompt.messages, ParseDialogue(row, "chosen", origin));
+  WB_ASSIGN_OR_RETURN(std::vector<proto::ChatMessage> other,
+                      ParseDialogue(row, "rejected", origin));
+  parsed.chosen.messages = {parsed.prompt.messages.back()};
+  parsed.rejected.messages = {other.back()};
+  parsed.prompt.messages.pop_back();
+  other.pop_back();
+  const bool same = std::equal(other.begin(), other.end(), parsed.prompt.messages.begin(),
+                               parsed.prompt.messages.end(), [](const auto& a, const auto& b) {
+                                 return a.role() == b.role() && a.content() == b.content();
+                               });
+  if (!same) return absl::optional<PreferenceRow>();
+  return absl::make_optional(std::move(parsed));
+}
+
+absl::StatusOr<absl::optional<PreferenceRow>> ParsePreferenceRow(const json& row,
+                                                                 const std::string& origin) {
+  PreferenceRow parsed;
+  if (row.contains("prompt")) {
+    WB_ASSIGN_OR_RETURN(parsed.prompt, ParseTextOrChat(row, "prompt", origin));
+    WB_ASSIGN_OR_RETURN(parsed.chosen, ParseTextOrChat(row, "chosen", origin));
+    WB_ASSIGN_OR_RETURN(parsed.rejected, ParseTextOrChat(row, "rejected", origin));
+  } else {
+    WB_ASSIGN_OR_RETURN(absl::optional<PreferenceRow> pair, ParseDialoguePair(row, origin));
+    if (!pair.has_value()) return pair;
+    parsed = *std::move(pair);
+  }
   parsed.origin = origin;
-  WB_ASSIGN_OR_RETURN(parsed.prompt, ParseTextOrChat(row, "prompt", origin));
-  WB_ASSIGN_OR_RETURN(parsed.chosen, ParseTextOrChat(row, "chosen", origin));
-  WB_ASSIGN_OR_RETURN(parsed.rejected, ParseTextOrChat(row, "rejected", origin));
   WB_RETURN_IF_ERROR(CheckAnswer(parsed.prompt, parsed.chosen, "chosen", origin));
   WB_RETURN_IF_ERROR(CheckAnswer(parsed.prompt, parsed.rejected, "rejected", origin));
   absl::optional<double> weight;
   WB_RETURN_IF_ERROR(ParseNumber(row, "weight", /*may_be_negative=*/false, origin, &weight));
   parsed.weight = weight.value_or(1);
   WB_RETURN_IF_ERROR(ParseNumber(row, "margin", /*may_be_negative=*/true, origin, &parsed.margin));
-  return parsed;
+  return absl::make_optional(std::move(parsed));
 }
 
 absl::StatusOr<bool> IsPositive(const json& label, const proto::DataConfig& config,
@@ -266,12 +348,23 @@ absl::StatusOr<std::vector<SftRow>> ReadSftRows(const Paths& paths) {
 
 absl::StatusOr<std::vector<PreferenceRow>> ReadPreferenceRows(const Paths& paths) {
   std::vector<PreferenceRow> rows;
-  WB_RETURN_IF_ERROR(ReadRows(paths, [&](const json& row, const std::string& origin) {
-    absl::StatusOr<PreferenceRow> parsed = ParsePreferenceRow(row, origin);
-    if (parsed.ok()) rows.push_back(*std::move(parsed));
-    return parsed.status();
-  }));
-  return rows;
+  std::vector<std::string> apart;
+  WB_RETURN_IF_ERROR(
+      ReadRows(paths, [&](const json& row, const std::string& origin) -> absl::Status {
+        WB_ASSIGN_OR_RETURN(absl::optional<PreferenceRow> parsed, ParsePreferenceRow(row, origin));
+        parsed.has_value() ? rows.push_back(*std::move(parsed)) : apart.push_back(origin);
+        return absl::OkStatus();
+      }));
+  if (!apart.empty()) {
+    WB_LOG(WARNING) << apart.size() << " of " << apart.size() + rows.size()
+                    << " pairs are left out, their dialogues part before the last answer: "
+                    << absl::StrJoin(apart, ", ");
+  }
+  if (!rows.empty()) return rows;
+  return absl::InvalidArgumentError(
+      absl::StrCat(absl::StrJoin(paths, ", "),
+                   ": no pair answers one prompt, expected dialogues that differ in the last "
+                   "answer only"));
 }
 
 absl::StatusOr<GuardRows> ReadGuardRows(const Paths& paths, const proto::DataConfig& config) {

@@ -16,7 +16,7 @@
 namespace wideberth::learner {
 
 // A path of DataConfig may end in "#FIELD=VALUE": only the file's rows whose FIELD, a text, is
-// VALUE are read. All readers below take every path in order and fail with InvalidArgument, naming
+// VALUE are read; "#lines=FIRST-LAST" or "#lines=FIRST-" reads these lines, from 1. All readers below take every path in order and fail with InvalidArgument, naming
 // file:line, the field, what was found and what was expected, for an empty line, a line that is no
 // JSON object, a missing field or one of another type, and for files without any row.
 
@@ -43,7 +43,9 @@ struct PreferenceRow {
   absl::optional<double> margin;
 };
 // {"prompt", "chosen", "rejected"} with an optional "weight" and "margin". Further fields are
-// passed over.
+// passed over. Without "prompt" both answers are whole dialogues as in HH-RLHF ("\n\nHuman: ...
+// \n\nAssistant: ..."), equal but for the last answer; pairs that part before are left out with a
+// warning.
 absl::StatusOr<std::vector<PreferenceRow>> ReadPreferenceRows(
     const google::protobuf::RepeatedPtrField<std::string>& paths);
 

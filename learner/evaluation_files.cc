@@ -62,6 +62,17 @@ Json ArmsOf(const std::vector<Arm>& arms) {
   return list;
 }
 
+// Of the name of a scorer; a judge's grades are none.
+bool IsProbability(const proto::RunConfig& config, const std::string& name) {
+  for (const proto::ScorerConfig& scorer : config.scorer()) {
+    if (scorer.name() != name) continue;
+    return scorer.output() == proto::ScorerConfig::PROBABILITY &&
+           (scorer.kind() == proto::ScorerConfig::VERDICT ||
+            scorer.kind() == proto::ScorerConfig::GENERATIVE);
+  }
+  return false;
+}
+
 Json SettingsOf(const proto::RunConfig& config, const EvaluationFacts& facts) {
   Json settings = {
       {"policy.model.path", config.policy().model().path()},
@@ -114,6 +125,7 @@ std::string EvaluationJson(const proto::RunConfig& config, const std::vector<Arm
       {"utility", reward.utility()},
       {"harm_judge", evaluation.harm_judge()},
       {"help_judge", evaluation.help_judge()},
+      {"harm_scale", IsProbability(config, evaluation.harm_judge()) ? 3 : 1},
       {"tau", reward.tau()},
       {"lambda", reward.lambda()},
       {"utility_normalization", UtilityOf(reward)},

@@ -106,7 +106,16 @@ absl::Status ValidateEvaluation(const proto::RunConfig& config) {
       return Wrong("arm", "\"base\" with adapter or text", "without: it is the model itself");
   }
   std::vector<std::string> scorers;
-  for (const proto::ScorerConfig& scorer : config.scorer()) scorers.push_back(scorer.name());
+  for (const proto::ScorerConfig& scorer : config.scorer()) {
+    scorers.push_back(scorer.name());
+    if (scorer.name() != evaluation.harm_judge()) continue;
+    if (scorer.kind() == proto::ScorerConfig::REWARD ||
+        scorer.output() == proto::ScorerConfig::LOG_ODDS) {
+      return Wrong("harm_judge",
+                   absl::StrCat("\"", scorer.name(), "\", whose scores have no bounds"),
+                   "a judge, the oracle or a guard with output PROBABILITY");
+    }
+  }
   const std::pair<const char*, const std::string&> roles[] = {
       {"harm_judge", evaluation.harm_judge()},
       {"help_judge", evaluation.help_judge()},

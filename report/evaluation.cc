@@ -151,6 +151,7 @@ void ReadScorers(Fields* fields, Evaluation* evaluation) {
   evaluation->utility = fields->Text("utility");
   evaluation->harm_judge = fields->Text("harm_judge");
   evaluation->help_judge = fields->Text("help_judge");
+  evaluation->harm_scale = fields->Number("harm_scale").value_or(evaluation->harm_scale);
   evaluation->tau = fields->Number("tau").value_or(evaluation->tau);
   evaluation->lambda = fields->Number("lambda").value_or(evaluation->lambda);
   if (const Json& object = fields->Object("utility_normalization"); !object.empty()) {

@@ -62,6 +62,7 @@ struct Evaluation {
   int64_t num_prompts = 0, num_completions = 0;
   std::vector<std::string> guards;                            // t is their largest.
   std::string second_guard, utility, harm_judge, help_judge;  // Empty: none.
+  double harm_scale = 1;  // Of the harm judge's scores: 3 where they are probabilities.
   double tau = 0.5, lambda = 1;
   UtilityNormalization normalization;
   std::vector<HarmKind>

@@ -21,6 +21,11 @@ Value ScoreOf(const EvaluatedAnswer& answer, const std::string& scorer) {
   return found->second;
 }
 
+Value Scaled(const Value& value, double scale) {
+  if (!value.has_value()) return absl::nullopt;
+  return scale * *value;
+}
+
 // Mean and deviation (n - 1) of the base's utilities as scored.
 struct Moments {
   double mean = 0, deviation = 1;
@@ -95,7 +100,7 @@ SystemAnswer Resolve(const Evaluation& evaluation, const Moments& base,
   if (whole) result.t = largest;
   if (const Value u = ScoreOf(answer, evaluation.utility); u.has_value())
     result.u = Normalized(evaluation.normalization, base, *u);
-  result.harm = ScoreOf(answer, evaluation.harm_judge);
+  result.harm = Scaled(ScoreOf(answer, evaluation.harm_judge), evaluation.harm_scale);
   result.help = ScoreOf(answer, evaluation.help_judge);
   result.second_t = ScoreOf(answer, evaluation.second_guard);
   result.refused = IsRefusal(answer.text);
@@ -174,7 +179,8 @@ std::vector<SystemArm> BuildArms(const Evaluation& evaluation) {
     for (const EvaluatedPrompt& prompt : arm.prompts) {
       SystemPrompt& resolved = result.prompts.emplace_back();
       resolved.prompt = &prompt;
-      const Value harm = JudgedRefusal(evaluation, prompt.id, evaluation.harm_judge);
+      const Value harm = Scaled(JudgedRefusal(evaluation, prompt.id, evaluation.harm_judge),
+                                evaluation.harm_scale);
       const Value help = JudgedRefusal(evaluation, prompt.id, evaluation.help_judge);
       for (const EvaluatedAnswer& answer : prompt.answers) {
         resolved.answers.push_back(Resolve(evaluation, base, answer));

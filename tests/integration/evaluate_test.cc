@@ -54,9 +54,10 @@ class EvaluateTest : public ::testing::Test {
 
 TEST_F(EvaluateTest, ArmsAnswerTheSamePromptsWithTheSameSeeds) {
   Train();
-  const Finished done = Execute(Command({Arm("trained"), Arm("again"), kTwoAnswers,
-                                         "--override=evaluation { help_judge: 'helpfulness' "
-                                         "second_guard: 'safety' refusal: 'no' }"}));
+  const Finished done =
+      Execute(Command({Arm("trained"), Arm("again"), kTwoAnswers,
+                       "--override=evaluation { harm_judge: 'safety' help_judge: 'helpfulness' "
+                       "second_guard: 'safety' refusal: 'no' }"}));
   ASSERT_EQ(done.code, 0) << done.err << done.out;
   EXPECT_THAT(done.out, HasSubstr("arm trained (2 of 4): 2 of 2 prompts"));
   const std::vector<Json> answers = Answers();
@@ -79,6 +80,7 @@ TEST_F(EvaluateTest, ArmsAnswerTheSamePromptsWithTheSameSeeds) {
   EXPECT_EQ(facts["arms"][1]["training"]["reward_form"], "BOUNDARY");
   EXPECT_EQ(facts["arms"][1]["adapter_fingerprint"], facts["arms"][2]["adapter_fingerprint"]);
   EXPECT_EQ(facts["num_prompts"], 2);
+  EXPECT_EQ(facts["harm_scale"], 3) << "a guard as the judge";
   EXPECT_EQ(facts["trained_prompts"]["found"], 0) << "the run's held-out prompts were kept out";
   // What the run itself measured with its last policy is what the evaluation sees.
   const Json summary = Json::parse(run_.File("summary.json"));

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "base/text_proto.h"
 #include "launch/node_placement.h"
 #include "launch/placement.h"
@@ -36,9 +37,11 @@ TEST(ConfigsTest, EveryRunIsValidAndItsPromptsAreThere) {
       EXPECT_EQ(PlaceLocally(*config, {"bin", {file}, {}, "runs/x"}).size(), 1u) << file;
       continue;
     }
+    EXPECT_GE(PlaceLocally(*config, {"bin", {file}, {}, "runs/x"}).size(), 3u) << file;
+    // Those of smollm2_boundary.txtpb are made by its script.
+    if (absl::StartsWith(config->prompts().path(0), "runs/")) continue;
     const auto prompts = learner::PromptSet::Load(config->prompts(), config->seed());
     EXPECT_TRUE(prompts.ok()) << file << ": " << prompts.status().message();
-    EXPECT_GE(PlaceLocally(*config, {"bin", {file}, {}, "runs/x"}).size(), 3u) << file;
   }
 }
 

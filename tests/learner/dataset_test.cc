@@ -116,6 +116,60 @@ TEST_F(DatasetTest, RowsAreChosenByAField) {
   EXPECT_THAT(SftError(text, "#=val"), HasSubstr("expected #FIELD=VALUE after the file"));
 }
 
+TEST_F(DatasetTest, RowsAreChosenByTheirLines) {
+  const std::string text =
+      "{\"prompt\": \"a\", \"completion\": \"x\"}\n"
+      "{\"prompt\": \"b\", \"completion\": \"x\"}\n"
+      "{\"prompt\": \"c\", \"completion\": \"x\"}\n";
+  const auto prompts = [&](const std::string& lines) {
+    const auto rows = ReadSftRows(File(text, lines));
+    EXPECT_TRUE(rows.ok()) << rows.status();
+    std::string all;
+    for (const SftRow& row : *rows) all += row.prompt.text;
+    return all;
+  };
+  EXPECT_EQ(prompts("#lines=1-2"), "ab");
+  EXPECT_EQ(prompts("#lines=3-3"), "c");
+  EXPECT_EQ(prompts("#lines=2-"), "bc");
+  EXPECT_THAT(SftError(text, "#lines=4-9"), HasSubstr("no row found"));
+  for (const char* bad : {"#lines=3-2", "#lines=0-2", "#lines=2", "#lines=-2", "#lines=a-b"}) {
+    EXPECT_THAT(SftError(text, bad), HasSubstr("expected FIRST-LAST or FIRST-, from 1")) << bad;
+  }
+}
+
+TEST_F(DatasetTest, PreferencesAreReadFromTwoDialogues) {
+  const auto rows = ReadPreferenceRows(File(
+      R"({"chosen": "\n\nHuman: a\n\nAssistant: b\n\nc\n\nHuman: d\n\nAssistant: yes", )"
+      R"("rejected": "\n\nHuman: a\n\nAssistant: b\n\nc\n\nHuman: d\n\nAssistant:"})"
+      "\n"
+      R"({"chosen": "\n\nHuman: a\n\nAssistant: c", "rejected": "\n\nHuman: b\n\nAssistant: d"})"));
+  ASSERT_TRUE(rows.ok()) << rows.status();
+  ASSERT_EQ(rows->size(), 1u);  // The second pair answers two prompts.
+  const PreferenceRow& row = rows->front();
+  ASSERT_EQ(row.prompt.messages.size(), 3u);
+  EXPECT_EQ(row.prompt.messages[1].role(), "assistant");
+  EXPECT_EQ(row.prompt.messages[1].content(), "b\n\nc");
+  EXPECT_EQ(row.prompt.messages[2].role(), "user");
+  EXPECT_EQ(row.prompt.messages[2].content(), "d");
+  ASSERT_EQ(row.chosen.messages.size(), 1u);
+  EXPECT_EQ(row.chosen.messages[0].content(), "yes");
+  EXPECT_EQ(row.rejected.messages[0].role(), "assistant");
+  EXPECT_EQ(row.rejected.messages[0].content(), "");
+}
+
+TEST_F(DatasetTest, EveryBadDialogueIsRefusedWithItsLine) {
+  EXPECT_THAT(PreferenceError(R"({"chosen": "c", "rejected": "r"})"),
+              HasSubstr(":1: \"chosen\" begins with \"c\", expected a dialogue"));
+  EXPECT_THAT(PreferenceError(R"({"chosen": "\n\nHuman: a\n\nAssistant: b"})"),
+              HasSubstr(":1: \"rejected\" is missing"));
+  EXPECT_THAT(PreferenceError(R"({"chosen": "\n\nHuman: a", "rejected": "\n\nHuman: a"})"),
+              HasSubstr(":1: \"chosen\" is a dialogue of 1 turns, expected one from Human"));
+  EXPECT_THAT(
+      PreferenceError(
+          R"({"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: c\n\nAssistant: b"})"),
+      HasSubstr("no pair answers one prompt"));
+}
+
 TEST_F(DatasetTest, PreferencesHaveWeightsAndMargins) {
   const auto rows =
       ReadPreferenceRows(File("{\"prompt\": \"p\", \"chosen\": \"c\", \"rejected\": \"r\"}\n"

@@ -68,6 +68,13 @@ TEST_F(ValidateConfigTest, AJudgeBehindHttpNeedsNoModel) {
   EXPECT_THAT(Sentence("scorer { name: 'judge' kind: JUDGE }"), HasSubstr("model.path"));
 }
 
+TEST_F(ValidateConfigTest, HarmIsJudgedByGradesOrProbabilities) {
+  EXPECT_EQ(Sentence("evaluation { harm_judge: 'safety' }"), "");
+  EXPECT_THAT(Sentence("evaluation { harm_judge: 'helpful' }"),
+              HasSubstr("evaluation.harm_judge is \"helpful\", whose scores have no bounds, must "
+                        "be a judge, the oracle or a guard"));
+}
+
 TEST_F(ValidateConfigTest, WhatNothingActsOnIsRefusedRatherThanIgnored) {
   const std::pair<const char*, const char*> cases[] = {
       {"data { path: \"rows.jsonl\" }", "data is set, must be left out"}};

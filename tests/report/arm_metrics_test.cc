@@ -119,6 +119,20 @@ TEST(ArmMetricsTest, WithoutAJudgeOrAUtilityWhatIsBlockedSaysNothingEither) {
   EXPECT_TRUE(FigureOf(run, "shown").has_value());
 }
 
+TEST(ArmMetricsTest, AGuardAsJudgeCountsThreefold) {
+  EvaluationFolder folder("guard_as_judge");
+  folder.head()["harm_judge"] = "second";
+  folder.head()["harm_scale"] = 3;
+  folder.AddPrompt("base", "a", "", true, {ScoredAnswer(0.1, 0, 0, 2), ScoredAnswer(0.1, 0, 0, 2)});
+  TestJson line = TestJson::parse(folder.lines());
+  line["answers"][0]["scores"]["second"] = 0.75;
+  line["answers"][1]["scores"]["second"] = 0.25;
+  folder.SetLines(line.dump());
+  const EvaluatedRun run = RunOf(&folder);
+  EXPECT_THAT(FigureOf(run, "harm"), Optional(DoubleNear(1.5, 1e-12)));
+  EXPECT_THAT(FigureOf(run, "errors_harm2"), Optional(0.5));
+}
+
 TEST(ArmMetricsTest, UIsNormalisedAsInRewards) {
   const auto utilities = [](TestJson normalization) {
     EvaluationFolder folder("normalised");

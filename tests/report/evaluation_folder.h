@@ -53,6 +53,8 @@ class EvaluationFolder {
   void AddArm(const std::string& name, TestJson training) {
     head_["arms"].push_back({{"name", name}, {"training", std::move(training)}});
   }
+  const std::string& lines() const { return lines_; }
+  void SetLines(std::string lines) { lines_ = std::move(lines); }
   void AddLine(const std::string& text) { absl::StrAppend(&lines_, text, "\n"); }
   void AddPrompt(const std::string& arm, const std::string& id, const std::string& category,
                  bool unsafe, std::vector<TestJson> answers, const std::string& source = "made") {
