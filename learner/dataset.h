@@ -16,9 +16,10 @@
 namespace wideberth::learner {
 
 // A path of DataConfig may end in "#FIELD=VALUE": only the file's rows whose FIELD, a text, is
-// VALUE are read; "#lines=FIRST-LAST" or "#lines=FIRST-" reads these lines, from 1. All readers below take every path in order and fail with InvalidArgument, naming
-// file:line, the field, what was found and what was expected, for an empty line, a line that is no
-// JSON object, a missing field or one of another type, and for files without any row.
+// VALUE are read; "#lines=FIRST-LAST" or "#lines=FIRST-" reads these lines, from 1. All readers
+// below take every path in order and fail with InvalidArgument, naming file:line, the field, what
+// was found and what was expected, for an empty line, a line that is no JSON object, a missing
+// field or one of another type, and for files without any row.
 
 // A text, or messages where `messages` is not empty.
 struct TextOrChat {

@@ -184,8 +184,9 @@ transport::RoleStatus ScoreEndpoint::Page() const {
                                     static_cast<double>(generation.num_answers)));
   }
   if (generation.num_requests > 0) {
-    page.facts.emplace_back("requests", absl::StrFormat("%d (%d of them again)", generation.num_requests,
-                                                        generation.num_retries));
+    page.facts.emplace_back(
+        "requests",
+        absl::StrFormat("%d (%d of them again)", generation.num_requests, generation.num_retries));
     page.facts.emplace_back("tokens of questions", absl::StrCat(generation.num_prompt_tokens));
     page.facts.emplace_back("tokens of answers", absl::StrCat(generation.num_tokens));
     page.facts.emplace_back("cost", absl::StrFormat("$%.4f", generation.dollars));
