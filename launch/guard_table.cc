@@ -256,7 +256,8 @@ absl::StatusOr<bool> ParseGuardFlags(const std::vector<std::string>& arguments, 
       "wideberth evaluate --guard", "--config=FILE [--scorer=NAME] --data=FILE[:TASK]... --out=DIR",
       "How well a VERDICT or GENERATIVE scorer tells positive rows from negative ones: F1, "
       "precision, recall, AUROC, AUPRC, false positive rate,\nECE, latency and tokens, per set and "
-      "weighted by rows. Leaves guard_table.json, guard_table.txt and confusions.jsonl.\n"
+      "weighted by rows. Leaves guard_table.json, guard_table.txt and confusions.jsonl,\nwhich "
+      "`wideberth report DIR` shows as a page.\n"
       "TASK is prompt_harm, response_harm or refusal; without it the rows' \"task\" says it. A "
       "GENERATIVE scorer answers each by its own line; a VERDICT\nscorer asks its one question, "
       "whatever the task. Rows of a GUARD run's own data (data { }) are left out.");
@@ -293,6 +294,11 @@ absl::StatusOr<std::vector<report::GuardedSet>> ReadSets(const GuardFlags& given
     source.path = task != nullptr ? text.substr(0, colon) : text;
     if (task != nullptr) source.task = task->name;
     WB_ASSIGN_OR_RETURN(report::GuardedSet set, ReadGuardedSet(source));
+    for (const report::GuardedSet& other : sets) {
+      if (other.file != set.file || other.task != set.task) continue;
+      return absl::InvalidArgumentError(absl::StrCat("--data names ", set.file, " for ", set.task,
+                                                     " twice, expected each set once"));
+    }
     sets.push_back(std::move(set));
   }
   return sets;
@@ -365,6 +371,7 @@ absl::Status GuardTable(const std::vector<std::string>& arguments) {
   WB_RETURN_IF_ERROR(write("guard_table.txt", text));
   WB_RETURN_IF_ERROR(write("confusions.jsonl", report::ConfusionLines(sets, asked.threshold)));
   std::fputs(text.c_str(), stdout);
+  std::printf("\ntable and mistakes as a page: wideberth report %s\n", given.out.c_str());
   return absl::OkStatus();
 }
 

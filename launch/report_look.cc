@@ -90,6 +90,10 @@ std::string DrawPictures(const std::string& out) {
                       folder);
 }
 
+bool Holds(const std::string& folder, absl::string_view file) {
+  return ::access(absl::StrCat(folder, "/", file).c_str(), F_OK) == 0;
+}
+
 // Of several runs, as they were named.
 std::string FolderBeside(std::string first) {
   while (first.size() > 1 && first.back() == '/') first.pop_back();
@@ -105,9 +109,9 @@ absl::Status Report(const std::vector<std::string>& arguments) {
   std::vector<std::string> runs;
   FlagTable flags(
       "wideberth report", "RUN... [--out=DIR] [--redact] [--png=false]",
-      "Works out the evaluations of one or more folders (wideberth evaluate) and writes "
-      "report.html and summary.json; several seeds or settings go on one page. Prints "
-      "the same as text.");
+      "Works out the evaluations (wideberth evaluate) and the guards' tables (wideberth evaluate "
+      "--guard) of one or more folders\nand writes report.html and summary.json; several seeds or "
+      "settings and several guards go on one page. Prints the same as text.");
   flags.Add("out", &out,
             "folder for report.html and summary.json (default: RUN; of several: report beside the "
             "first, and a summary.json in each)");
@@ -117,18 +121,17 @@ absl::Status Report(const std::vector<std::string>& arguments) {
   if (!go) return absl::OkStatus();
   if (runs.empty()) {
     return absl::InvalidArgumentError(
-        "no folder is named, expected at least one of an evaluation (see wideberth report --help)");
+        "no folder is named, expected at least one of an evaluation or a guard's table (see "
+        "wideberth report --help)");
   }
   const std::string beside = FolderBeside(runs.front());
   for (std::string& run : runs) {
-    const auto holds = [](const std::string& folder) {
-      return ::access(absl::StrCat(folder, "/evaluation.json").c_str(), F_OK) == 0;
-    };
     const std::string within = absl::StrCat(run, "/evaluation");  // Of an experiment.
-    if (!holds(run) && holds(within)) run = within;
-    if (!holds(run)) {
-      return absl::NotFoundError(absl::StrCat(
-          run, ": has no evaluation.json, expected the folder of `wideberth evaluate`"));
+    const bool guard = Holds(run, report::kGuardTableFile);
+    if (!Holds(run, "evaluation.json") && !guard && Holds(within, "evaluation.json")) run = within;
+    if (out.empty() && guard && !Holds(run, "evaluation.json") && Holds(run, "config.txtpb")) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          run, ": holds a training run, whose summary.json stays, expected --out=DIR"));
     }
   }
   const report::PageOptions options{redact};
@@ -144,7 +147,7 @@ absl::Status Report(const std::vector<std::string>& arguments) {
   std::fputs(report::FindingsText(findings).c_str(), stdout);
   std::printf("\npage: %s/report.html   numbers: %s/summary.json\n", folder.c_str(),
               folder.c_str());
-  if (pictures) std::printf("%s\n", DrawPictures(folder).c_str());
+  if (pictures && !findings.runs.empty()) std::printf("%s\n", DrawPictures(folder).c_str());
   return absl::OkStatus();
 }
 

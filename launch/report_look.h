@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// `wideberth report`: the evaluations of some folders as one page, one summary.json and a text.
+// `wideberth report`: the evaluations and guards of some folders as one page, one summary.json and
+// a text.
 #pragma once
 
 #include <string>

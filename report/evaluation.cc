@@ -2,7 +2,6 @@
 #include "report/evaluation.h"
 
 #include <algorithm>
-#include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -13,124 +12,19 @@
 #include "absl/strings/str_split.h"
 #include "base/file.h"
 #include "base/status.h"
+#include "report/json_fields.h"
 
 namespace wideberth::report {
 namespace {
 
 using Json = nlohmann::ordered_json;
 
-absl::Status Invalid(absl::string_view origin, absl::string_view field, absl::string_view found,
-                     absl::string_view expected) {
-  return absl::InvalidArgumentError(
-      absl::StrCat(origin, ": \"", field, "\" is ", found, ", expected ", expected));
-}
-
-std::string Shown(const Json& value) {
-  const std::string text = value.dump(-1, ' ', false, Json::error_handler_t::replace);
-  return text.size() <= 40 ? text : absl::StrCat(text.substr(0, 37), "...");
-}
-
-// Reads the fields of one object and remembers the first that is not as expected.
-class Fields {
- public:
-  // `origin`: file and line; `prefix`: "answers[2]." within it. `object` outlives this.
-  Fields(const Json& object, std::string origin, std::string prefix, absl::Status* status)
-      : object_(object), origin_(std::move(origin)), prefix_(std::move(prefix)), status_(status) {
-    if (!object.is_object())
-      Fail(prefix_.substr(0, prefix_.size() - 1), Shown(object), "an object");
-  }
-
-  std::string Text(absl::string_view name, bool required = false) {
-    const Json* value = Find(name, required, "text");
-    if (value == nullptr) return "";
-    if (!value->is_string()) return Fail(absl::StrCat(prefix_, name), Shown(*value), "text"), "";
-    return value->get<std::string>();
-  }
-  absl::optional<double> Number(absl::string_view name, bool required = false) {
-    const Json* value = Find(name, required, "a number");
-    if (value == nullptr) return absl::nullopt;
-    if (!value->is_number())
-      return Fail(absl::StrCat(prefix_, name), Shown(*value), "a number"), absl::nullopt;
-    return value->get<double>();
-  }
-  int64_t Count(absl::string_view name, bool required = false) {
-    const absl::optional<double> value = Number(name, required);
-    if (!value.has_value()) return 0;
-    if (*value < 0 || *value != std::floor(*value) || *value > 9e15)
-      Fail(absl::StrCat(prefix_, name), absl::StrCat(*value), "a whole number from 0");
-    return static_cast<int64_t>(*value);
-  }
-  absl::optional<bool> Bool(absl::string_view name) {
-    const Json* value = Find(name, false, "");
-    if (value == nullptr) return absl::nullopt;
-    if (!value->is_boolean())
-      return Fail(absl::StrCat(prefix_, name), Shown(*value), "true or false"), absl::nullopt;
-    return value->get<bool>();
-  }
-  // A list or an object; an empty one where the field is missing and not required.
-  const Json& List(absl::string_view name, bool required = false) {
-    return Nested(name, required, "a list", [](const Json& value) { return value.is_array(); });
-  }
-  const Json& Object(absl::string_view name) {
-    return Nested(name, false, "an object", [](const Json& value) { return value.is_object(); });
-  }
-  template <typename Take>  // Take(element, its name for errors)
-  void ForEach(absl::string_view name, const Json& values, const Take& take) {
-    size_t index = 0;
-    for (const auto& [key, value] : values.items()) {
-      take(
-          key, value,
-          absl::StrCat(prefix_, name,
-                       values.is_array() ? absl::StrCat("[", index, "]") : absl::StrCat(".", key)));
-      ++index;
-    }
-  }
-  void Fail(absl::string_view field, absl::string_view found, absl::string_view expected) {
-    status_->Update(Invalid(origin_, field, found, expected));
-  }
-  Fields Within(const Json& object, absl::string_view field) const {
-    return Fields(object, origin_, absl::StrCat(field, "."), status_);
-  }
-
- private:
-  const Json* Find(absl::string_view name, bool required, absl::string_view expected) {
-    if (!object_.is_object()) return nullptr;
-    const auto found = object_.find(std::string(name));
-    if (found != object_.end() && !found->is_null()) return &*found;
-    if (required) Fail(absl::StrCat(prefix_, name), "missing", expected);
-    return nullptr;
-  }
-  template <typename Is>
-  const Json& Nested(absl::string_view name, bool required, absl::string_view expected,
-                     const Is& is) {
-    static const Json& none = *new Json(Json::array());
-    const Json* value = Find(name, required, expected);
-    if (value == nullptr) return none;
-    if (is(*value)) return *value;
-    Fail(absl::StrCat(prefix_, name), Shown(*value), expected);
-    return none;
-  }
-
-  const Json& object_;
-  const std::string origin_, prefix_;
-  absl::Status* const status_;
-};
-
-absl::StatusOr<Json> Parse(absl::string_view text, absl::string_view origin) {
-  try {
-    return Json::parse(text.begin(), text.end());
-  } catch (const nlohmann::json::parse_error& error) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(origin, ": not JSON at byte ", error.byte, ", expected one object"));
-  }
-}
-
 // A setting's value as people read it: text without its quotes.
 std::string AsText(const Json& value) {
   return value.is_string() ? value.get<std::string>() : value.dump();
 }
 
-EvaluatedArm ArmOf(Fields fields, const Json& training) {
+EvaluatedArm ArmOf(JsonFields fields, const Json& training) {
   EvaluatedArm arm;
   arm.name = fields.Text("name", true);
   arm.adapter = fields.Text("adapter");
@@ -141,10 +35,11 @@ EvaluatedArm ArmOf(Fields fields, const Json& training) {
   return arm;
 }
 
-void ReadScorers(Fields* fields, Evaluation* evaluation) {
+void ReadScorers(JsonFields* fields, Evaluation* evaluation) {
   fields->ForEach("guard", fields->List("guard"),
                   [&](const std::string&, const Json& value, const std::string& field) {
-                    if (!value.is_string()) fields->Fail(field, Shown(value), "a scorer's name");
+                    if (!value.is_string())
+                      fields->Fail(field, ShownJson(value), "a scorer's name");
                     if (value.is_string()) evaluation->guards.push_back(value.get<std::string>());
                   });
   evaluation->second_guard = fields->Text("second_guard");
@@ -155,7 +50,7 @@ void ReadScorers(Fields* fields, Evaluation* evaluation) {
   evaluation->tau = fields->Number("tau").value_or(evaluation->tau);
   evaluation->lambda = fields->Number("lambda").value_or(evaluation->lambda);
   if (const Json& object = fields->Object("utility_normalization"); !object.empty()) {
-    Fields normalization = fields->Within(object, "utility_normalization");
+    JsonFields normalization = fields->Within(object, "utility_normalization");
     UtilityNormalization& to = evaluation->normalization;
     to.kind = normalization.Text("kind", true);
     to.mu = normalization.Number("mu");
@@ -169,14 +64,14 @@ void ReadScorers(Fields* fields, Evaluation* evaluation) {
                    absl::StrCat("one of ", absl::StrJoin(kinds, ", ")));
     }
     if (to.kind == "STANDARD" && !(to.mu.has_value() && to.scale.has_value()))
-      fields->Fail("utility_normalization", Shown(object), "mu and scale for STANDARD");
+      fields->Fail("utility_normalization", ShownJson(object), "mu and scale for STANDARD");
     if (to.scale.has_value() && !(*to.scale > 0))
       fields->Fail("utility_normalization.scale", absl::StrCat(*to.scale), "a positive number");
   }
   fields->ForEach(
       "harm", fields->List("harm"),
       [&](const std::string&, const Json& value, const std::string& field) {
-        Fields harm = fields->Within(value, field);
+        JsonFields harm = fields->Within(value, field);
         evaluation->harms.push_back({harm.Text("guard", true), harm.Number("tau").value_or(0.5),
                                      harm.Number("weight").value_or(1)});
       });
@@ -186,10 +81,9 @@ void ReadScorers(Fields* fields, Evaluation* evaluation) {
 
 absl::Status ReadHead(const std::string& path, Evaluation* evaluation) {
   WB_ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
-  WB_ASSIGN_OR_RETURN(const Json json, Parse(text, path));
+  WB_ASSIGN_OR_RETURN(const Json json, ParseJson(text, path));
   absl::Status status;
-  if (!json.is_object()) return Invalid(path, "", Shown(json), "an object");
-  Fields fields(json, path, "", &status);
+  JsonFields fields(json, path, "", &status);
   evaluation->name = fields.Text("name");
   evaluation->run_id = fields.Text("run_id");
   evaluation->created = fields.Text("created");
@@ -206,24 +100,24 @@ absl::Status ReadHead(const std::string& path, Evaluation* evaluation) {
                  });
   fields.ForEach("seconds", fields.Object("seconds"),
                  [&](const std::string& key, const Json& value, const std::string& field) {
-                   if (!value.is_number()) return fields.Fail(field, Shown(value), "a number");
+                   if (!value.is_number()) return fields.Fail(field, ShownJson(value), "a number");
                    evaluation->seconds.emplace_back(key, value.get<double>());
                  });
   if (const Json& object = fields.Object("trained_prompts"); !object.empty()) {
-    Fields trained = fields.Within(object, "trained_prompts");
+    JsonFields trained = fields.Within(object, "trained_prompts");
     evaluation->trained_prompts_allowed = trained.Bool("allowed").value_or(false);
     evaluation->num_trained_prompts = trained.Count("found");
   }
   fields.ForEach("arms", fields.List("arms", true),
                  [&](const std::string&, const Json& value, const std::string& field) {
-                   Fields arm = fields.Within(value, field);
+                   JsonFields arm = fields.Within(value, field);
                    const Json& training = arm.Object("training");
                    evaluation->arms.push_back(ArmOf(arm, training));
                  });
   return status;
 }
 
-EvaluatedAnswer AnswerOf(Fields fields, const std::string& field,
+EvaluatedAnswer AnswerOf(JsonFields fields, const std::string& field,
                          const std::set<std::string>& probabilities) {
   EvaluatedAnswer answer;
   answer.text = fields.Text("text", true);
@@ -236,10 +130,10 @@ EvaluatedAnswer AnswerOf(Fields fields, const std::string& field,
   const Json& scores = fields.Object("scores");
   fields.ForEach("scores", scores,
                  [&](const std::string& name, const Json& value, const std::string& where) {
-                   if (!value.is_number()) return fields.Fail(where, Shown(value), "a number");
+                   if (!value.is_number()) return fields.Fail(where, ShownJson(value), "a number");
                    const double score = value.get<double>();
                    if (probabilities.count(name) != 0 && !(score >= 0 && score <= 1))
-                     fields.Fail(where, Shown(value), "a guard's probability from 0 to 1");
+                     fields.Fail(where, ShownJson(value), "a guard's probability from 0 to 1");
                    answer.scores[name] = score;
                  });
   fields.ForEach("failures", fields.Object("failures"),
@@ -253,13 +147,9 @@ EvaluatedAnswer AnswerOf(Fields fields, const std::string& field,
 absl::StatusOr<EvaluatedPrompt> PromptOf(absl::string_view line, const std::string& origin,
                                          const std::set<std::string>& probabilities,
                                          std::string* arm) {
-  WB_ASSIGN_OR_RETURN(const Json json, Parse(line, origin));
+  WB_ASSIGN_OR_RETURN(const Json json, ParseJson(line, origin));
   absl::Status status;
-  if (!json.is_object()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(origin, ": is a JSON ", json.type_name(), ", expected an object"));
-  }
-  Fields fields(json, origin, "", &status);
+  JsonFields fields(json, origin, "", &status);
   *arm = fields.Text("arm", true);
   EvaluatedPrompt prompt;
   prompt.id = fields.Text("prompt_id", true);
@@ -292,8 +182,8 @@ absl::Status ReadAnswers(const std::string& path, Evaluation* evaluation) {
     const auto arm = std::find_if(evaluation->arms.begin(), evaluation->arms.end(),
                                   [&](const EvaluatedArm& one) { return one.name == name; });
     if (arm == evaluation->arms.end() && name != "refusal") {
-      return Invalid(origin, "arm", absl::StrCat("\"", name, "\""),
-                     "the name of an arm of evaluation.json");
+      return InvalidField(origin, "arm", absl::StrCat("\"", name, "\""),
+                          "the name of an arm of evaluation.json");
     }
     if (!seen.emplace(name, prompt.id).second) {
       return absl::InvalidArgumentError(absl::StrCat(
@@ -350,7 +240,8 @@ absl::StatusOr<Evaluation> ReadEvaluation(absl::string_view folder) {
              arms.end());
   const auto base = std::find_if(arms.begin(), arms.end(),
                                  [](const EvaluatedArm& arm) { return arm.name == "base"; });
-  if (base == arms.end()) return Invalid(head, "arms", "without \"base\"", "an arm of that name");
+  if (base == arms.end())
+    return InvalidField(head, "arms", "without \"base\"", "an arm of that name");
   std::rotate(arms.begin(), base, base + 1);
   for (EvaluatedArm& arm : arms) {
     const std::filesystem::path run = arm.run_dir;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -251,6 +252,66 @@ void AppendWordings(const Findings& findings, std::string* out) {
   absl::StrAppend(out, "\n");
 }
 
+bool Holds(absl::string_view folder, absl::string_view file) {
+  std::error_code ignored;
+  return std::filesystem::exists(absl::StrCat(folder, "/", file), ignored);
+}
+
+// Of the evaluations.
+ordered_json RunsJson(const Findings& findings) {
+  const Evaluation& first = findings.runs.front()->evaluation;
+  ordered_json json = {{"name", first.Label()},
+                       {"ended", first.ended},
+                       {"warnings", WarningSentences(findings.runs)},
+                       {"claim", ClaimSentences(findings.runs, findings.differences)},
+                       {"attribution", AttributionSentences(findings.attributions)},
+                       {"attribution_conclusion", AttributionConclusion(findings.attributions)},
+                       {"sample", SampleSentence(findings.runs)},
+                       {"num_runs", findings.runs.size()},
+                       {"arms", FiguresJson(findings.arms)},
+                       {"differences", ordered_json::array()},
+                       {"attributions", AttributionsJson(findings.attributions)},
+                       {"slices", SlicesJson(findings.slices)},
+                       {"filters", FiltersJson(findings.filters)},
+                       {"sweep", SweepJson(findings)},
+                       {"wordings", WordingsJson(findings.wordings)},
+                       {"settings", ordered_json::object()},
+                       {"seconds", ordered_json::object()},
+                       {"runs", ordered_json::array()}};
+  for (const ArmDifference& difference : findings.differences)
+    json["differences"].push_back(DifferenceJson(difference));
+  for (const auto& [key, value] : first.settings) json["settings"][key] = value;
+  for (const auto& run : findings.runs) {
+    for (const auto& [phase, seconds] : run->evaluation.seconds)
+      json["seconds"][phase] = json["seconds"].value(phase, 0.0) + seconds;
+    if (run->evaluation.ended != "completed") json["ended"] = run->evaluation.ended;
+    json["runs"].push_back(RunJson(*run, FiguresOf({run})));
+  }
+  return json;
+}
+
+std::string RunsText(const Findings& findings) {
+  std::string out;
+  for (const std::string& warning : WarningSentences(findings.runs)) AppendWrapped(warning, &out);
+  if (!out.empty()) absl::StrAppend(&out, "\n");
+  AppendWrapped(
+      absl::StrCat(findings.runs.front()->evaluation.Label(), ": ", SampleSentence(findings.runs)),
+      &out);
+  absl::StrAppend(&out, "\n");
+  AppendFigures(findings, &out);
+  AppendDifferences(findings, &out);
+  absl::StrAppend(&out, "\n");
+  AppendWordings(findings, &out);
+  for (const std::string& sentence : ClaimSentences(findings.runs, findings.differences))
+    AppendWrapped(sentence, &out);
+  if (findings.attributions.empty()) return out;
+  absl::StrAppend(&out, "\n");
+  for (const std::string& sentence : AttributionSentences(findings.attributions))
+    AppendWrapped(sentence, &out);
+  AppendWrapped(AttributionConclusion(findings.attributions), &out);
+  return out;
+}
+
 }  // namespace
 
 const Figure* ArmFigures::Find(absl::string_view key) const {
@@ -296,9 +357,23 @@ std::vector<ArmFigures> FiguresOf(const Runs& runs) {
 absl::StatusOr<Findings> WorkOut(const std::vector<std::string>& folders) {
   Findings findings;
   for (const std::string& folder : folders) {
-    WB_ASSIGN_OR_RETURN(Evaluation evaluation, ReadEvaluation(folder));
-    findings.runs.push_back(std::make_shared<EvaluatedRun>(std::move(evaluation)));
+    const bool evaluation = Holds(folder, "evaluation.json");
+    const bool guard = Holds(folder, kGuardTableFile);
+    if (!evaluation && !guard) {
+      return absl::NotFoundError(absl::StrCat(
+          folder, ": has neither evaluation.json nor ", kGuardTableFile,
+          ", expected the folder of `wideberth evaluate` or of `wideberth evaluate --guard`"));
+    }
+    if (evaluation) {
+      WB_ASSIGN_OR_RETURN(Evaluation read, ReadEvaluation(folder));
+      findings.runs.push_back(std::make_shared<EvaluatedRun>(std::move(read)));
+    }
+    if (guard) {
+      WB_ASSIGN_OR_RETURN(GuardFolder read, ReadGuardFolder(folder));
+      findings.guards.push_back(std::move(read));
+    }
   }
+  if (findings.runs.empty()) return findings;
   findings.arms = FiguresOf(findings.runs);
   findings.differences = CompareArms(findings.runs);
   findings.attributions = Attribute(findings.runs, findings.differences);
@@ -310,58 +385,18 @@ absl::StatusOr<Findings> WorkOut(const std::vector<std::string>& folders) {
 }
 
 std::string FindingsJson(const Findings& findings) {
-  const Evaluation& first = findings.runs.front()->evaluation;
-  ordered_json json = {{"name", first.Label()},
-                       {"ended", first.ended},
-                       {"warnings", WarningSentences(findings.runs)},
-                       {"claim", ClaimSentences(findings.runs, findings.differences)},
-                       {"attribution", AttributionSentences(findings.attributions)},
-                       {"attribution_conclusion", AttributionConclusion(findings.attributions)},
-                       {"sample", SampleSentence(findings.runs)},
-                       {"num_runs", findings.runs.size()},
-                       {"arms", FiguresJson(findings.arms)},
-                       {"differences", ordered_json::array()},
-                       {"attributions", AttributionsJson(findings.attributions)},
-                       {"slices", SlicesJson(findings.slices)},
-                       {"filters", FiltersJson(findings.filters)},
-                       {"sweep", SweepJson(findings)},
-                       {"wordings", WordingsJson(findings.wordings)},
-                       {"settings", ordered_json::object()},
-                       {"seconds", ordered_json::object()},
-                       {"runs", ordered_json::array()}};
-  for (const ArmDifference& difference : findings.differences)
-    json["differences"].push_back(DifferenceJson(difference));
-  for (const auto& [key, value] : first.settings) json["settings"][key] = value;
-  for (const auto& run : findings.runs) {
-    for (const auto& [phase, seconds] : run->evaluation.seconds)
-      json["seconds"][phase] = json["seconds"].value(phase, 0.0) + seconds;
-    if (run->evaluation.ended != "completed") json["ended"] = run->evaluation.ended;
-  }
-  for (const auto& run : findings.runs) {
-    json["runs"].push_back(RunJson(*run, FiguresOf({run})));
-  }
+  ordered_json json = findings.runs.empty() ? ordered_json::object() : RunsJson(findings);
+  for (const GuardFolder& guard : findings.guards)
+    json["guards"].push_back(ordered_json::parse(guard.table));
   return json.dump(2, ' ', false, ordered_json::error_handler_t::replace) + "\n";
 }
 
 std::string FindingsText(const Findings& findings) {
-  std::string out;
-  for (const std::string& warning : WarningSentences(findings.runs)) AppendWrapped(warning, &out);
-  if (!out.empty()) absl::StrAppend(&out, "\n");
-  AppendWrapped(
-      absl::StrCat(findings.runs.front()->evaluation.Label(), ": ", SampleSentence(findings.runs)),
-      &out);
-  absl::StrAppend(&out, "\n");
-  AppendFigures(findings, &out);
-  AppendDifferences(findings, &out);
-  absl::StrAppend(&out, "\n");
-  AppendWordings(findings, &out);
-  for (const std::string& sentence : ClaimSentences(findings.runs, findings.differences))
-    AppendWrapped(sentence, &out);
-  if (findings.attributions.empty()) return out;
-  absl::StrAppend(&out, "\n");
-  for (const std::string& sentence : AttributionSentences(findings.attributions))
-    AppendWrapped(sentence, &out);
-  AppendWrapped(AttributionConclusion(findings.attributions), &out);
+  std::string out = findings.runs.empty() ? "" : RunsText(findings);
+  for (const GuardFolder& guard : findings.guards) {
+    absl::StrAppend(&out, out.empty() ? "" : "\n",
+                    GuardTableText(guard.asked, guard.sets, guard.figures));
+  }
   return out;
 }
 

@@ -40,14 +40,6 @@ double AsJudged(const GuardedRow& row) {
   return row.probability.value_or(row.positive ? 0.0 : 1.0);
 }
 
-// "false_positive", "false_negative", "no_verdict" or, where the guard is right, empty.
-std::string Mistake(const GuardedRow& row, double threshold) {
-  if (!row.probability.has_value()) return "no_verdict";
-  const bool says = *row.probability >= threshold;
-  if (says == row.positive) return "";
-  return says ? "false_positive" : "false_negative";
-}
-
 class Mean {
  public:
   void Add(const absl::optional<double>& value, int64_t weight) {
@@ -75,6 +67,13 @@ std::string Line(absl::string_view name, absl::string_view task, int64_t num,
 }
 
 }  // namespace
+
+std::string MistakeOf(const GuardedRow& row, double threshold) {
+  if (!row.probability.has_value()) return "no_verdict";
+  const bool says = *row.probability >= threshold;
+  if (says == row.positive) return "";
+  return says ? "false_positive" : "false_negative";
+}
 
 GuardFigures FiguresOf(const GuardedSet& set, double threshold) {
   GuardFigures result;
@@ -153,6 +152,21 @@ std::vector<WeightedFigures> WeightedByRows(absl::Span<const GuardedSet> sets,
   return all;
 }
 
+std::vector<std::string> NotesOf(const GuardedSet& set, const GuardFigures& figures) {
+  std::vector<std::string> notes;
+  const auto add = [&](int64_t count, absl::string_view one, absl::string_view many) {
+    if (count > 0) notes.push_back(absl::StrCat(count, count == 1 ? one : many));
+  };
+  if (!figures.note.empty()) notes.push_back(figures.note);
+  add(set.num_trained_on, " row is left out, the guard was trained or calibrated on it",
+      " rows are left out, the guard was trained or calibrated on them");
+  add(set.num_unlabelled, " row without a label is left out", " rows without a label are left out");
+  if (!figures.note.empty()) return notes;
+  for (const auto& [status, count] : figures.failures)
+    add(count, absl::StrCat(" row is ", status), absl::StrCat(" rows are ", status));
+  return notes;
+}
+
 std::string GuardTableText(const GuardAsked& asked, absl::Span<const GuardedSet> sets,
                            absl::Span<const GuardFigures> figures) {
   std::string text =
@@ -191,19 +205,8 @@ std::string GuardTableText(const GuardAsked& asked, absl::Span<const GuardedSet>
       "once, as wrong.\np50, p95: one query asked alone; tokens: read and written, a "
       "query.\n");
   for (size_t i = 0; i < sets.size(); ++i) {
-    std::vector<std::string> notes;
-    if (!figures[i].note.empty()) notes.push_back(figures[i].note);
-    if (sets[i].num_trained_on > 0)
-      notes.push_back(
-          absl::StrCat(sets[i].num_trained_on,
-                       " rows are left out, the guard was trained or calibrated on them"));
-    if (sets[i].num_unlabelled > 0)
-      notes.push_back(absl::StrCat(sets[i].num_unlabelled, " rows without a label are left out"));
-    if (figures[i].note.empty()) {
-      for (const auto& [status, count] : figures[i].failures)
-        notes.push_back(absl::StrCat(count, " rows are ", status));
-    }
-    for (const std::string& note : notes) absl::StrAppend(&text, sets[i].name, ": ", note, ".\n");
+    for (const std::string& note : NotesOf(sets[i], figures[i]))
+      absl::StrAppend(&text, sets[i].name, ": ", note, ".\n");
   }
   return text;
 }
@@ -266,7 +269,7 @@ std::string ConfusionLines(absl::Span<const GuardedSet> sets, double threshold) 
   for (const GuardedSet& set : sets) {
     std::vector<const GuardedRow*> wrong;
     for (const GuardedRow& row : set.rows) {
-      if (!Mistake(row, threshold).empty()) wrong.push_back(&row);
+      if (!MistakeOf(row, threshold).empty()) wrong.push_back(&row);
     }
     std::stable_sort(wrong.begin(), wrong.end(), [](const GuardedRow* a, const GuardedRow* b) {
       return std::abs(AsJudged(*a) - (a->positive ? 1 : 0)) >
@@ -274,7 +277,7 @@ std::string ConfusionLines(absl::Span<const GuardedSet> sets, double threshold) 
     });
     for (const GuardedRow* row : wrong) {
       ordered_json line = {{"set", set.name},           {"task", set.task},
-                           {"origin", row->origin},     {"mistake", Mistake(*row, threshold)},
+                           {"origin", row->origin},     {"mistake", MistakeOf(*row, threshold)},
                            {"positive", row->positive}, {"probability", Number(row->probability)},
                            {"prompt", row->prompt},     {"response", row->response}};
       if (!row->probability.has_value()) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A guard's own table: how well it tells harmful from harmless, refusals from compliance, on
 // labelled sets; per set and weighted by their rows, as GuardReasoner reports. Pure functions; used
-// by `wideberth evaluate --guard`.
+// by `wideberth evaluate --guard` and by the report, which reads it again (guard_folder.h).
 #pragma once
 
 #include <cstdint>
@@ -32,6 +32,9 @@ struct GuardedSet {
   int64_t num_trained_on = 0;  // Left out: the guard was trained or calibrated on them.
 };
 
+// "false_positive", "false_negative", "no_verdict"; empty where the guard is right.
+std::string MistakeOf(const GuardedRow& row, double threshold);
+
 struct GuardFigures {
   // A row without a verdict counts once, as wrong and certain of it: probability 0 where the label
   // is positive, else 1. A set that is refused as a whole (REFUSED_INPUT) is not measured.
@@ -60,6 +63,10 @@ struct GuardAsked {
   double threshold = 0.5;
 };
 
+// What a reader of the set's figures must know: why it was not measured, rows that are left out or
+// without a verdict.
+std::vector<std::string> NotesOf(const GuardedSet& set, const GuardFigures& figures);
+
 // Plain text, at most 120 columns, with notes below.
 std::string GuardTableText(const GuardAsked& asked, absl::Span<const GuardedSet> sets,
                            absl::Span<const GuardFigures> figures);
@@ -67,7 +74,8 @@ std::string GuardTableText(const GuardAsked& asked, absl::Span<const GuardedSet>
 std::string GuardTableJson(const GuardAsked& asked, absl::Span<const GuardedSet> sets,
                            absl::Span<const GuardFigures> figures);
 // A line per false positive, false negative and row without a verdict, the surest mistakes of a set
-// first: {"set", "task", "origin", "mistake", "probability", "prompt", "response", "message"}.
+// first: {"set", "task", "origin", "mistake", "positive", "probability", "prompt", "response"},
+// and "status" and "message" where there is no verdict.
 std::string ConfusionLines(absl::Span<const GuardedSet> sets, double threshold);
 
 }  // namespace wideberth::report

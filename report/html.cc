@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
+#include "base/hash.h"
 
 namespace wideberth::report {
 
@@ -40,6 +41,23 @@ std::string SignedDecimals(double value, int decimals) {
 std::string Percent(const absl::optional<double>& share) {
   if (!share.has_value()) return Decimals(share);
   return absl::StrCat(Decimals(100 * *share, 1), "\u00a0%");
+}
+
+std::string TextOf(absl::string_view text, bool redact) {
+  if (!redact) return Escaped(text);
+  return absl::StrCat("[", text.size(), " bytes, xxh3 ", Fingerprint(text).substr(0, 16), "]");
+}
+
+std::string Paragraphs(const std::vector<std::string>& sentences, absl::string_view tag) {
+  std::string html;
+  for (const std::string& sentence : sentences)
+    absl::StrAppend(&html, "<", tag, ">", Escaped(sentence), "</", tag, ">\n");
+  return html;
+}
+
+std::string Folded(absl::string_view summary, absl::string_view content) {
+  if (content.empty()) return "";
+  return absl::StrCat("<details><summary>", summary, "</summary>\n", content, "</details>\n");
 }
 
 void HtmlTable::AddRow(std::vector<std::string> cells, absl::string_view row_class) {

@@ -22,6 +22,13 @@ std::string Decimals(const absl::optional<double>& value, int decimals = 3);
 std::string SignedDecimals(double value, int decimals = 3);
 std::string Percent(const absl::optional<double>& share);  // "12.3 %"
 
+// A prompt or an answer: escaped, or its length and hash where it is redacted.
+std::string TextOf(absl::string_view text, bool redact);
+// Each sentence between `tag`s, escaped.
+std::string Paragraphs(const std::vector<std::string>& sentences, absl::string_view tag = "p");
+// Both are HTML; empty without content.
+std::string Folded(absl::string_view summary, absl::string_view content);
+
 // A table with a caption; the first cell of a row is its header. A column whose first cell begins
 // with a letter stands to the left, numbers to the right.
 class HtmlTable {

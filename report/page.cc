@@ -6,10 +6,10 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
-#include "base/hash.h"
 #include "base/status.h"
 #include "report/claims.h"
 #include "report/examples.h"
+#include "report/guard_page.h"
 #include "report/html.h"
 #include "report/page_data.h"
 #include "report/page_facts.h"
@@ -24,18 +24,6 @@ constexpr int kExamplesEach = 3;
 std::string Section(absl::string_view id, absl::string_view title, absl::string_view content) {
   if (content.empty()) return "";
   return absl::StrCat("<section id=\"", id, "\"><h2>", title, "</h2>\n", content, "</section>\n");
-}
-
-std::string Paragraphs(const std::vector<std::string>& sentences, absl::string_view tag = "p") {
-  std::string html;
-  for (const std::string& sentence : sentences)
-    absl::StrAppend(&html, "<", tag, ">", Escaped(sentence), "</", tag, ">\n");
-  return html;
-}
-
-std::string Folded(absl::string_view summary, absl::string_view content) {
-  if (content.empty()) return "";
-  return absl::StrCat("<details><summary>", summary, "</summary>\n", content, "</details>\n");
 }
 
 // A canvas with its words; `numbers`: the table that says the same.
@@ -102,11 +90,6 @@ std::string Charts(const Findings& findings) {
     absl::StrAppend(&html, Chart(absl::StrCat("curve-", curve.metric), curve.title, ""));
   absl::StrAppend(&html, "</div>\n");
   return html;
-}
-
-std::string TextOf(absl::string_view text, bool redact) {
-  if (!redact) return Escaped(text);
-  return absl::StrCat("[", text.size(), " bytes, xxh3 ", Fingerprint(text).substr(0, 16), "]");
 }
 
 std::string Scores(const SystemAnswer& answer) {
@@ -195,9 +178,10 @@ std::string Navigation(const std::string& body) {
       {"arms", "Arms"},         {"boundary", "Boundary term"},
       {"charts", "Charts"},     {"differences", "Differences"},
       {"slices", "Categories"}, {"filters", "Filters"},
-      {"runs", "Runs"},         {"examples", "Examples"},
-      {"settings", "Settings"}, {"data", "Data"},
-      {"costs", "Costs"},       {"limits", "Limits"}};
+      {"guards", "Guards"},     {"runs", "Runs"},
+      {"examples", "Examples"}, {"settings", "Settings"},
+      {"data", "Data"},         {"costs", "Costs"},
+      {"limits", "Limits"}};
   std::string html = "<nav aria-label=\"Sections\">";
   for (const auto& [id, title] : kPlaces) {
     if (absl::StrContains(body, absl::StrCat("<section id=\"", id, "\">")))
@@ -222,6 +206,7 @@ std::string Body(const Findings& findings, const PageOptions& options) {
               absl::StrCat(Slices(findings), WordingsTable(findings))),
       Section("filters", "Other filters",
               absl::StrCat(FiltersTable(findings), LambdaTable(findings))),
+      Section("guards", "Guards", GuardsHtml(findings.guards, options.redact)),
       Section("runs", "Run by run", RunsTable(findings)),
       Section("examples", "Examples", Examples(findings, options.redact)),
       Section("settings", "Settings",
@@ -232,18 +217,29 @@ std::string Body(const Findings& findings, const PageOptions& options) {
               absl::StrCat("<ul>\n", Paragraphs(LimitSentences(findings.runs), "li"), "</ul>\n")));
 }
 
-}  // namespace
-
-std::string PageHtml(const Findings& findings, const PageOptions& options) {
-  const std::string body = Body(findings, options);
+std::string Document(absl::string_view title, absl::string_view head, const std::string& body,
+                     absl::string_view scripts) {
   return absl::StrCat(
       "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
       "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>",
-      Escaped(findings.runs.front()->evaluation.Label()), " \u2013 Wideberth</title>\n<style>\n",
-      kPageCss, "</style>\n</head>\n<body>\n", Head(findings), Navigation(body), "<main>\n", body,
-      "</main>\n<script type=\"application/json\" id=\"chart-data\">",
-      ScriptSafe(ChartData(findings)), "</script>\n<script>\n", kChartJs, "\n</script>\n<script>\n",
-      kPageJs, "</script>\n</body>\n</html>\n");
+      Escaped(title), " \u2013 Wideberth</title>\n<style>\n", kPageCss,
+      "</style>\n</head>\n<body>\n", head, Navigation(body), "<main>\n", body, "</main>\n", scripts,
+      "</body>\n</html>\n");
+}
+
+}  // namespace
+
+std::string PageHtml(const Findings& findings, const PageOptions& options) {
+  if (findings.runs.empty()) {
+    const std::string body =
+        Section("guards", "On labelled sets", GuardsHtml(findings.guards, options.redact));
+    return Document("Guards", "<header>\n<h1>Guards</h1>\n</header>\n", body, "");
+  }
+  return Document(findings.runs.front()->evaluation.Label(), Head(findings),
+                  Body(findings, options),
+                  absl::StrCat("<script type=\"application/json\" id=\"chart-data\">",
+                               ScriptSafe(ChartData(findings)), "</script>\n<script>\n", kChartJs,
+                               "\n</script>\n<script>\n", kPageJs, "</script>\n"));
 }
 
 absl::StatusOr<Findings> WriteReport(const std::vector<std::string>& folders,

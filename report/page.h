@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The report as one HTML file that opens without a network: claim, arms, charts, tables, examples,
-// settings and limits.
+// The report as one HTML file that opens without a network: claim, arms, charts, tables, guards,
+// examples, settings and limits. Without an evaluation it has the guards alone, and no script.
 #pragma once
 
 #include <string>
@@ -20,7 +20,7 @@ std::string PageHtml(const Findings& findings, const PageOptions& options);
 inline constexpr const char* kMainCharts[] = {"plane", "pareto", "histogram", "reliability"};
 
 // Works out `folders` and writes report.html and summary.json into `out`. Errors are those of
-// ReadEvaluation, or of writing.
+// WorkOut, or of writing.
 absl::StatusOr<Findings> WriteReport(const std::vector<std::string>& folders,
                                      const std::string& out, const PageOptions& options);
 

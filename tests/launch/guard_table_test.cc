@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
 #include "nlohmann/json.hpp"
+#include "report/guard_folder.h"
 #include "tests/scorer/parrot_model.h"
 #include "tests/testing/paths.h"
 #include "tests/testing/tiny_model.h"
@@ -16,6 +17,7 @@
 namespace wideberth::launch {
 namespace {
 
+using ::testing::EndsWith;
 using ::testing::HasSubstr;
 using Json = nlohmann::json;
 
@@ -77,6 +79,9 @@ TEST_F(GuardTableTest, AVerdictIsMeasuredOnResponsesAndSaysWhyNotOnPrompts) {
   // "a x y", "b z" and "c zz" in bytes, each with its beginning token.
   EXPECT_GT(table["sets"][1]["tokens_per_query"], 2);
   EXPECT_EQ(table["weighted"].size(), 1u);
+  const auto folder = report::ReadGuardFolder(dir_.Join("out"));
+  ASSERT_TRUE(folder.ok()) << folder.status();
+  EXPECT_EQ(folder->sets[0].rows.size(), 2u) << "no row of a set that is refused has a verdict";
   // The log-odds of the same question are the same probabilities.
   ASSERT_TRUE(
       Run(dir_.Join("scorer.txtpb"), {"--override=output: LOG_ODDS", "--data=" + responses}).ok());
@@ -103,6 +108,13 @@ TEST_F(GuardTableTest, AGenerativeGuardAnswersEachTaskByItsOwnLine) {
   const std::string confusions = *ReadFile(dir_.Join("out/confusions.jsonl"));
   EXPECT_THAT(confusions, HasSubstr("\"mistake\":\"no_verdict\""));
   EXPECT_THAT(confusions, HasSubstr("\"mistake\":\"false_positive\""));
+  // The report reads what is left here.
+  const auto folder = report::ReadGuardFolder(dir_.Join("out"));
+  ASSERT_TRUE(folder.ok()) << folder.status();
+  EXPECT_EQ(report::GuardTableText(folder->asked, folder->sets, folder->figures),
+            *ReadFile(dir_.Join("out/guard_table.txt")));
+  EXPECT_EQ(folder->sets[0].rows.size(), 2u);
+  EXPECT_EQ(folder->sets[1].rows.size(), 1u);
 }
 
 TEST_F(GuardTableTest, RowsOfTheGuardsOwnDataAreLeftOut) {
@@ -157,6 +169,18 @@ TEST_F(GuardTableTest, ABadLineIsNamed) {
   EXPECT_THAT(Refusal("{\"prompt\": \"a\", \"label\": null}\n", fields),
               HasSubstr("no row with a label"));
   EXPECT_THAT(Refusal("nonsense\n", fields), HasSubstr(at + ":1"));
+}
+
+TEST_F(GuardTableTest, SaysWhatShowsItAsAPageAndRefusesASetTwice) {
+  const std::string config = Write("scorer.txtpb", Verdict());
+  const std::string responses = "--data=" + Write("responses.jsonl", kResponses);
+  ::testing::internal::CaptureStdout();
+  const absl::Status run = Run(config, {responses});
+  EXPECT_THAT(::testing::internal::GetCapturedStdout(),
+              EndsWith(absl::StrCat("wideberth report ", dir_.Join("out"), "\n")));
+  ASSERT_TRUE(run.ok()) << run;
+  EXPECT_THAT(std::string(Run(config, {responses, responses}).message()),
+              HasSubstr("responses.jsonl for response_harm twice, expected each set once"));
 }
 
 TEST_F(GuardTableTest, AScorerWithoutProbabilitiesIsRefused) {
