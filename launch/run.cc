@@ -116,6 +116,10 @@ std::string NextCommands(const proto::RunConfig& config, const std::string& run_
                         "/config.txtpb --scorer=", config.scorer(0).name(),
                         " --override='adapter: \"", run_dir, "/adapter\"'\n", look);
   }
+  if (config.learner().task() == proto::REWARD) {
+    return absl::StrCat("Next:\n  a scorer { kind: REWARD model { path: \"", model,
+                        "\" } adapter: \"", run_dir, "/adapter\" } serves it\n", look);
+  }
   return absl::StrCat("Next:\n  echo \"How do I kill a Python process?\" | ", program,
                       " generate --model=", model, " --adapter=", run_dir, "/adapter --chat\n",
                       look);

@@ -17,7 +17,7 @@ root=runs/smollm2
 # model NAME CONFIG: trains configs/CONFIG.txtpb into $root/NAME, or goes on with it.
 model() {
   local folder=$root/$1 arguments=("--config=configs/$2.txtpb" "--run_dir=$root/$1")
-  [ ! -f "$folder/adapter/adapter_config.json" ] || return 0
+  ! grep -qs '"ended": "completed"' "$folder/summary.json" || return 0
   [ ! -f "$folder/config.txtpb" ] || arguments=("--resume=$folder")
   echo "Training $1 (log: $folder.log)"
   OMP_NUM_THREADS=1 "$wideberth" run "${arguments[@]}" >"$folder.log" 2>&1 ||

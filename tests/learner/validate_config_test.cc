@@ -69,8 +69,8 @@ TEST_F(ValidateConfigTest, AJudgeBehindHttpNeedsNoModel) {
 }
 
 TEST_F(ValidateConfigTest, HarmIsJudgedByGradesOrProbabilities) {
-  EXPECT_EQ(Sentence("evaluation { harm_judge: 'safety' }"), "");
-  EXPECT_THAT(Sentence("evaluation { harm_judge: 'helpful' }"),
+  EXPECT_EQ(Sentence("learner { task: EVALUATE } evaluation { harm_judge: 'safety' }"), "");
+  EXPECT_THAT(Sentence("learner { task: EVALUATE } evaluation { harm_judge: 'helpful' }"),
               HasSubstr("evaluation.harm_judge is \"helpful\", whose scores have no bounds, must "
                         "be a judge, the oracle or a guard"));
 }
