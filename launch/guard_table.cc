@@ -150,6 +150,13 @@ void LeaveOut(const std::set<std::string>& keys, report::GuardedSet* set) {
   set->num_trained_on = static_cast<int64_t>(before - set->rows.size());
 }
 
+// Sets may be sorted by label, so the rows that stay are spread over all of them.
+void Thin(size_t num_rows, std::vector<report::GuardedRow>* rows) {
+  if (rows->size() <= num_rows) return;
+  for (size_t i = 1; i < num_rows; ++i) std::swap((*rows)[i], (*rows)[i * rows->size() / num_rows]);
+  rows->resize(num_rows);
+}
+
 // Asks a model for the rows of one set.
 class Asking {
  public:
@@ -274,7 +281,7 @@ absl::StatusOr<bool> ParseGuardFlags(const std::vector<std::string>& arguments, 
   flags.Add("label_field", &given->fields.label_field, "the label's field (default label)");
   flags.Add("positive_label", &given->fields.positive_labels,
             "a label that is positive, all others are negative; may be repeated");
-  flags.Add("rows", &given->num_rows, "the first N rows of each set only");
+  flags.Add("rows", &given->num_rows, "at most N rows of each set, evenly spaced");
   return flags.Parse(arguments);
 }
 
@@ -355,8 +362,7 @@ absl::Status GuardTable(const std::vector<std::string>& arguments) {
   WB_ASSIGN_OR_RETURN(const std::set<std::string> trained_on, TrainedOn(given.config));
   for (report::GuardedSet& set : sets) {
     LeaveOut(trained_on, &set);
-    if (given.num_rows.has_value() && set.rows.size() > static_cast<size_t>(*given.num_rows))
-      set.rows.resize(*given.num_rows);
+    if (given.num_rows.has_value()) Thin(*given.num_rows, &set.rows);
   }
   WB_RETURN_IF_ERROR(MakeDirectories(given.out));
   WB_ASSIGN_OR_RETURN(const report::GuardAsked asked, AskAll(config, &sets));

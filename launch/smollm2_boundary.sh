@@ -38,7 +38,7 @@ wait "$guard"
 measured() {
   local sets=../shared/data/guardreasoner-eval
   [ -f "$root/measured/$1/guard_table.json" ] || "$wideberth" evaluate --guard --config="configs/$2.txtpb" \
-    --override="adapter: \"$root/$1/adapter\"" --rows=1000 --out="$root/measured/$1" \
+    --override="adapter: \"$root/$1/adapter\"" --rows=400 --out="$root/measured/$1" \
     --data={"$sets"/beaver_tails.jsonl,"$sets"/safe_rlhf.jsonl,"$sets"/harmbench_response.jsonl,"$sets"/xstest_response_harmful.jsonl}:response_harm
 }
 measured guard guard_smollm2

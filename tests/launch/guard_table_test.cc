@@ -134,6 +134,20 @@ TEST_F(GuardTableTest, RowsOfTheGuardsOwnDataAreLeftOut) {
   EXPECT_EQ(Table()["sets"][0]["num"], 1);
 }
 
+TEST_F(GuardTableTest, RowsThatStayAreSpreadOverTheSet) {
+  std::string rows;
+  for (int i = 0; i < 7; ++i) {
+    rows += absl::StrCat("{\"prompt\": \"a\", \"response\": \"x", i,
+                         "\", \"label\": ", i >= 4 ? "true" : "false", "}\n");
+  }
+  ASSERT_TRUE(Run(Write("scorer.txtpb", Verdict()),
+                  {"--rows=3", "--data=" + Write("sorted.jsonl", rows) + ":response_harm"})
+                  .ok());
+  // Rows 0, 2 and 4.
+  EXPECT_EQ(Table()["sets"][0]["num"], 3);
+  EXPECT_EQ(Table()["sets"][0]["num_positive"], 1);
+}
+
 TEST_F(GuardTableTest, FieldsAndLabelsMayHaveOtherNames) {
   GuardSource source;
   source.path = Write("other.jsonl",
