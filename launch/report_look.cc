@@ -66,7 +66,7 @@ bool Succeeds(const std::vector<std::string>& command) {
 }
 
 // OUT/charts/NAME.png of the main charts, by a browser that happens to be here. Returns a sentence.
-std::string DrawPictures(const std::string& out) {
+std::string DrawPictures(const std::string& out, const std::vector<std::string>& charts) {
   const std::string browser = FindBrowser();
   if (browser.empty()) return "no pictures of the charts (no Chromium on the PATH)";
   const std::string folder = absl::StrCat(std::filesystem::absolute(out).string(), "/charts");
@@ -77,7 +77,7 @@ std::string DrawPictures(const std::string& out) {
   if (::mkdtemp(profile.data()) == nullptr)
     return "no pictures of the charts (no temporary folder)";
   int drawn = 0;
-  for (const char* chart : report::kMainCharts) {
+  for (const std::string& chart : charts) {
     drawn += Succeeds({"timeout", "60", browser, "--headless", "--no-sandbox", "--disable-gpu",
                        "--hide-scrollbars", absl::StrCat("--user-data-dir=", profile),
                        "--window-size=960,600", "--force-device-scale-factor=2",
@@ -86,8 +86,7 @@ std::string DrawPictures(const std::string& out) {
   }
   std::error_code ignored;
   std::filesystem::remove_all(profile, ignored);
-  return absl::StrCat(drawn, " of ", std::size(report::kMainCharts), " pictures of charts in ",
-                      folder);
+  return absl::StrCat(drawn, " of ", charts.size(), " pictures of charts in ", folder);
 }
 
 bool Holds(const std::string& folder, absl::string_view file) {
@@ -147,7 +146,8 @@ absl::Status Report(const std::vector<std::string>& arguments) {
   std::fputs(report::FindingsText(findings).c_str(), stdout);
   std::printf("\npage: %s/report.html   numbers: %s/summary.json\n", folder.c_str(),
               folder.c_str());
-  if (pictures && !findings.runs.empty()) std::printf("%s\n", DrawPictures(folder).c_str());
+  if (pictures && !findings.runs.empty())
+    std::printf("%s\n", DrawPictures(folder, report::MainCharts(findings)).c_str());
   return absl::OkStatus();
 }
 

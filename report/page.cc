@@ -55,12 +55,16 @@ bool HasCurves(const Findings& findings) {
   return false;
 }
 
-std::string Charts(const Findings& findings) {
-  const std::string headline = HeadlineArm(findings.runs);
-  const std::string after = headline.empty() ? "" : absl::StrCat(" and of ", headline, " (after)");
-  std::string html = "<div class=\"figures\">\n";
-  absl::StrAppend(
-      &html,
+bool IsHelpJudged(const Findings& findings) {
+  return std::any_of(findings.arms.begin(), findings.arms.end(), [](const ArmFigures& arm) {
+    const Figure* const help = arm.Find("help");
+    return help != nullptr && help->value.has_value();
+  });
+}
+
+std::string HelpCharts(const Findings& findings) {
+  if (!IsHelpJudged(findings)) return "";
+  return absl::StrCat(
       Chart(
           "plane",
           "Harm and help of every arm: alone (hollow) and with the filter (filled, with intervals "
@@ -70,7 +74,15 @@ std::string Charts(const Findings& findings) {
       Chart("pareto",
             "Harm and help with filter as the threshold moves from 0.05 to none. Large filled "
             "points are on the Pareto front of all arms.",
-            SweepTable(findings)),
+            SweepTable(findings)));
+}
+
+std::string Charts(const Findings& findings) {
+  const std::string headline = HeadlineArm(findings.runs);
+  const std::string after = headline.empty() ? "" : absl::StrCat(" and of ", headline, " (after)");
+  std::string html = "<div class=\"figures\">\n";
+  absl::StrAppend(
+      &html, HelpCharts(findings),
       Chart("histogram", absl::StrCat("The guard's t of the base's answers (before)", after, "."),
             HistogramTable(findings)),
       Chart("histogram-near", "The same around the filter's threshold, where it errs most.", ""),
@@ -228,6 +240,12 @@ std::string Document(absl::string_view title, absl::string_view head, const std:
 }
 
 }  // namespace
+
+std::vector<std::string> MainCharts(const Findings& findings) {
+  std::vector<std::string> names = {"histogram", "reliability"};
+  if (IsHelpJudged(findings)) names.insert(names.begin(), {"plane", "pareto"});
+  return names;
+}
 
 std::string PageHtml(const Findings& findings, const PageOptions& options) {
   if (findings.runs.empty()) {

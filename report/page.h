@@ -16,8 +16,9 @@ struct PageOptions {
 };
 std::string PageHtml(const Findings& findings, const PageOptions& options);
 
-// The main charts: report.html#chart=NAME shows one alone.
-inline constexpr const char* kMainCharts[] = {"plane", "pareto", "histogram", "reliability"};
+// The main charts: report.html#chart=NAME shows one alone. Those of help are left out where nobody
+// judged it.
+std::vector<std::string> MainCharts(const Findings& findings);
 
 // Works out `folders` and writes report.html and summary.json into `out`. Errors are those of
 // WorkOut, or of writing.

@@ -143,6 +143,18 @@ TEST(PageTest, ChartsGetTheNumbersOfTheTables) {
   EXPECT_EQ(data["sweep"][0]["points"].size(), 20u);
 }
 
+TEST(PageTest, ChartsOfHelpNeedItsJudge) {
+  EvaluationFolder folder = Twelve("no_help");
+  folder.head()["help_judge"] = "";
+  const Findings findings = FindingsOf(std::move(folder));
+  const std::string html = PageHtml(findings, {});
+  EXPECT_THAT(html, Not(HasSubstr("<canvas id=\"plane\"")));
+  EXPECT_THAT(html, Not(HasSubstr("<canvas id=\"pareto\"")));
+  EXPECT_THAT(html, HasSubstr("<canvas id=\"histogram\""));
+  EXPECT_THAT(MainCharts(findings), ElementsAre("histogram", "reliability"));
+  EXPECT_THAT(PageHtml(FindingsOf(Twelve("help")), {}), HasSubstr("<canvas id=\"plane\""));
+}
+
 TEST(PageTest, LearningCurvesComeFromTheArmsRuns) {
   const std::string run = absl::StrCat(::testing::TempDir(), "/page_run");
   ASSERT_TRUE(MakeDirectories(run).ok());
