@@ -210,6 +210,14 @@ std::string AttributionConclusion(const std::vector<Attribution>& attributions) 
                          "term."
                        : ""));
   }
+  const bool once =
+      std::all_of(attributions.begin(), attributions.end(),
+                  [](const Attribution& one) { return one.own->run_means.size() < 2; });
+  if (once && !attributions.empty()) {
+    sentences.push_back(
+        "Each reward was trained once: what a repetition of the same training would change is in "
+        "none of these intervals and may be as much.");
+  }
   return absl::StrJoin(sentences, " ");
 }
 

@@ -180,6 +180,14 @@ TEST(ComparisonTest, SeveralRunsArePooledWithPromptsInsideThem) {
               Contains(HasSubstr("harm in 2 of 2, help in 2 of 2")));
 }
 
+TEST(ComparisonTest, OneTrainingOfEachIsSaidToBeOne) {
+  constexpr char kOnce[] = "Each reward was trained once";
+  const Findings one = FindingsOf({FortyThree("once", 20)});
+  EXPECT_THAT(AttributionConclusion(one.attributions), HasSubstr(kOnce));
+  const Findings two = FindingsOf({FortyThree("twice1", 20, "1"), FortyThree("twice2", 20, "2")});
+  EXPECT_THAT(AttributionConclusion(two.attributions), Not(HasSubstr(kOnce)));
+}
+
 TEST(ComparisonTest, TheSecondScoringIsComparedWhereItDiffersAndWhereItWasAskedFor) {
   const auto with_refusal = [](const std::string& name, double help) {
     EvaluationFolder folder(name);
