@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/status.h"
@@ -242,29 +243,23 @@ absl::Status ParseNumber(const json& row, const char* field, bool may_be_negativ
 absl::StatusOr<std::vector<proto::ChatMessage>> ParseDialogue(const json& row,
                                                               const std::string& field,
                                                               const std::string& origin) {
-  constexpr std::pair<absl::string_view, const char*> kSpeakers[] = {
-      {"\n\nHuman:", "user"}, {"\n\nAssistant:", "assistant"}};
+  constexpr absl::string_view kHuman = "\n\nHuman:", kAssistant = "\n\nAssistant:";
   WB_ASSIGN_OR_RETURN(const std::string text, NonEmptyText(row, field, origin));
   std::vector<proto::ChatMessage> messages;
-  size_t end = 0;
-  for (size_t begin = 0; begin < text.size(); begin = end) {
-    end = text.size();
-    bool spoken = false;
-    for (const auto& [mark, role] : kSpeakers) {
-      if (!absl::StartsWith(absl::string_view(text).substr(begin), mark)) continue;
-      for (const auto& [next, unused] : kSpeakers)
-        end = std::min(end, absl::string_view(text).find(next, begin + mark.size()));
-      proto::ChatMessage& message = messages.emplace_back();
-      message.set_role(role);
-      message.set_content(std::string(absl::StripAsciiWhitespace(
-          absl::string_view(text).substr(begin + mark.size(), end - begin - mark.size()))));
-      spoken = true;
-    }
-    if (!spoken) {
-      return Bad(origin, absl::StrCat("\"", field, "\" begins with ", Found(text.substr(0, 16)),
+  for (absl::string_view rest = text; !rest.empty();) {
+    const absl::string_view turn = rest;
+    const bool human = absl::ConsumePrefix(&rest, kHuman);
+    if (!human && !absl::ConsumePrefix(&rest, kAssistant)) {
+      return Bad(origin, absl::StrCat("\"", field, "\" begins with ",
+                                      Found(std::string(turn.substr(0, 16))),
                                       ", expected a dialogue of \\n\\nHuman: and \\n\\nAssistant: "
                                       "turns where there is no \"prompt\""));
     }
+    const size_t end = std::min({rest.find(kHuman), rest.find(kAssistant), rest.size()});
+    proto::ChatMessage& message = messages.emplace_back();
+    message.set_role(human ? "user" : "assistant");
+    message.set_content(std::string(absl::StripAsciiWhitespace(rest.substr(0, end))));
+    rest.remove_prefix(end);
   }
   if (messages.size() < 2 || messages.back().role() != "assistant" ||
       messages.front().role() != "user") {
@@ -352,7 +347,11 @@ absl::StatusOr<std::vector<PreferenceRow>> ReadPreferenceRows(const Paths& paths
   WB_RETURN_IF_ERROR(
       ReadRows(paths, [&](const json& row, const std::string& origin) -> absl::Status {
         WB_ASSIGN_OR_RETURN(absl::optional<PreferenceRow> parsed, ParsePreferenceRow(row, origin));
-        parsed.has_value() ? rows.push_back(*std::move(parsed)) : apart.push_back(origin);
+        if (parsed.has_value()) {
+          rows.push_back(*std::move(parsed));
+        } else {
+          apart.push_back(origin);
+        }
         return absl::OkStatus();
       }));
   if (!apart.empty()) {
