@@ -7,11 +7,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "report/json_text.h"
 
 namespace wideberth::learner {
 namespace {
 
 using nlohmann::ordered_json;
+using report::NumberOrNull;
 
 // log(1 + exp(x)) without overflow.
 double SoftPlus(double x) { return std::max(x, 0.0) + std::log1p(std::exp(-std::abs(x))); }
@@ -33,10 +35,6 @@ std::vector<report::Judged> JudgedAt(absl::Span<const ScoredLabel> scored, doubl
   for (const ScoredLabel& item : scored)
     judged.push_back({Sigmoid(item.log_odds / temperature), item.positive});
   return judged;
-}
-
-ordered_json OrNull(const absl::optional<double>& value) {
-  return value.has_value() ? ordered_json(*value) : ordered_json(nullptr);
 }
 
 std::string OrDash(const absl::optional<double>& value) {
@@ -95,15 +93,15 @@ std::string CalibrationJson(const GuardFigures& figures) {
   json["num_positive"] = figures.after.num_positive;
   json["nll_before"] = figures.nll_before;
   json["nll_after"] = figures.nll_after;
-  json["ece_before"] = OrNull(figures.before.ece);
-  json["ece_after"] = OrNull(figures.after.ece);
-  json["auroc"] = OrNull(figures.after.auroc);
-  json["auprc"] = OrNull(figures.after.auprc);
-  json["accuracy"] = OrNull(figures.after.accuracy);
-  json["f1"] = OrNull(figures.after.f1);
+  json["ece_before"] = NumberOrNull(figures.before.ece);
+  json["ece_after"] = NumberOrNull(figures.after.ece);
+  json["auroc"] = NumberOrNull(figures.after.auroc);
+  json["auprc"] = NumberOrNull(figures.after.auprc);
+  json["accuracy"] = NumberOrNull(figures.after.accuracy);
+  json["f1"] = NumberOrNull(figures.after.f1);
   json["by_source"] =
       ordered_json::parse(report::ClassificationJson(figures.table), nullptr, false);
-  return json.dump(2, ' ', false, ordered_json::error_handler_t::replace) + "\n";
+  return report::JsonText(json, 2) + "\n";
 }
 
 std::string CalibrationTable(const GuardFigures& figures) {

@@ -8,16 +8,13 @@
 #include "absl/strings/str_join.h"
 #include "base/status.h"
 #include "base/text_proto.h"
+#include "report/json_text.h"
 
 namespace wideberth::learner {
 namespace {
 
 using Json = nlohmann::ordered_json;
 using proto::RewardConfig;
-
-std::string Dump(const Json& json, int indent) {
-  return json.dump(indent, ' ', false, Json::error_handler_t::replace);
-}
 
 // How the arm was trained, from the configuration of its run.
 Json TrainingOf(const Arm& arm) {
@@ -139,7 +136,7 @@ std::string EvaluationJson(const proto::RunConfig& config, const std::vector<Arm
   for (const RewardConfig::Harm& harm : reward.harm())
     json["harm"].push_back(
         {{"guard", harm.guard()}, {"tau", harm.tau()}, {"weight", harm.weight()}});
-  return absl::StrCat(Dump(json, 2), "\n");
+  return absl::StrCat(report::JsonText(json, 2), "\n");
 }
 
 std::string AnswerLines(const std::vector<JournalGroup>& groups, const std::vector<Arm>& arms,
@@ -168,7 +165,7 @@ std::string AnswerLines(const std::vector<JournalGroup>& groups, const std::vect
            {"scores", std::move(scores)},
            {"failures", std::move(failures)}});
     }
-    absl::StrAppend(&lines, Dump(line, -1), "\n");
+    absl::StrAppend(&lines, report::JsonText(line), "\n");
   }
   return lines;
 }

@@ -10,17 +10,15 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "learner/advantages.h"
+#include "report/json_text.h"
 
 namespace wideberth::learner {
 namespace {
 
 using nlohmann::ordered_json;
+using report::NumberOrNull;
 
 constexpr size_t kHistory = 200;
-
-ordered_json Number(const absl::optional<double>& value) {
-  return value.has_value() && std::isfinite(*value) ? ordered_json(*value) : ordered_json(nullptr);
-}
 
 double Rate(int64_t tokens, double seconds) {
   return seconds > 0 ? static_cast<double>(tokens) / seconds : 0.0;
@@ -40,17 +38,17 @@ ordered_json Missing(const MissingScores& missing) {
 
 void AddRewards(const StepReport& report, ordered_json* json) {
   const StepMetrics& m = report.metrics;
-  (*json)["reward"] = Number(m.reward_mean);
-  (*json)["reward_std"] = Number(m.reward_deviation);
-  (*json)["frac_reward_zero_std"] = Number(m.fraction_zero_deviation);
+  (*json)["reward"] = NumberOrNull(m.reward_mean);
+  (*json)["reward_std"] = NumberOrNull(m.reward_deviation);
+  (*json)["frac_reward_zero_std"] = NumberOrNull(m.fraction_zero_deviation);
   for (const ScorerStatistics& scorer : report.scorers) {
-    (*json)[absl::StrCat("rewards/", scorer.name, "/mean")] = Number(scorer.mean);
-    (*json)[absl::StrCat("rewards/", scorer.name, "/std")] = Number(scorer.deviation);
+    (*json)[absl::StrCat("rewards/", scorer.name, "/mean")] = NumberOrNull(scorer.mean);
+    (*json)[absl::StrCat("rewards/", scorer.name, "/std")] = NumberOrNull(scorer.deviation);
   }
-  (*json)["t_mean"] = Number(report.t_mean);
-  (*json)["boundary_mass"] = Number(report.boundary_mass);
-  (*json)["u_mean"] = Number(report.u_mean);
-  (*json)["advantage_abs_mean"] = Number(m.advantage_abs_mean);
+  (*json)["t_mean"] = NumberOrNull(report.t_mean);
+  (*json)["boundary_mass"] = NumberOrNull(report.boundary_mass);
+  (*json)["u_mean"] = NumberOrNull(report.u_mean);
+  (*json)["advantage_abs_mean"] = NumberOrNull(m.advantage_abs_mean);
   (*json)["unscored"] = m.num_unscored;
   for (int status = 1; status < proto::ScoreStatus_ARRAYSIZE; ++status) {
     (*json)[absl::StrCat("unscored/",
@@ -60,37 +58,38 @@ void AddRewards(const StepReport& report, ordered_json* json) {
 }
 
 void AddTraining(const StepMetrics& m, ordered_json* json) {
-  (*json)["loss"] = Number(m.loss);
-  (*json)["grad_norm"] = Number(m.grad_norm);
-  (*json)["learning_rate"] = Number(m.learning_rate);
+  (*json)["loss"] = NumberOrNull(m.loss);
+  (*json)["grad_norm"] = NumberOrNull(m.grad_norm);
+  (*json)["learning_rate"] = NumberOrNull(m.learning_rate);
   // Of the first iteration, where the loss's own metrics are of the last.
-  (*json)["kl"] = Number(m.kl);
-  (*json)["entropy"] = Number(m.entropy);
+  (*json)["kl"] = NumberOrNull(m.kl);
+  (*json)["entropy"] = NumberOrNull(m.entropy);
   for (const auto& [name, value] : m.named) {
-    if (name != "kl" && name != "entropy") (*json)[name] = Number(value);
+    if (name != "kl" && name != "entropy") (*json)[name] = NumberOrNull(value);
   }
   const double tokens = std::max<double>(1.0, static_cast<double>(m.clipping.num_tokens));
-  (*json)["ratio_mean"] = Number(m.clipping.ratio_sum / tokens);
+  (*json)["ratio_mean"] = NumberOrNull(m.clipping.ratio_sum / tokens);
   // Without a group of the version being trained there is nothing to compare.
   const bool compared = m.logprob_difference_max >= 0;
   (*json)["logprob_difference_max"] =
-      compared ? Number(m.logprob_difference_max) : ordered_json(nullptr);
+      compared ? NumberOrNull(m.logprob_difference_max) : ordered_json(nullptr);
   (*json)["logprob_difference_mean"] =
-      compared ? Number(m.logprob_difference_mean) : ordered_json(nullptr);
+      compared ? NumberOrNull(m.logprob_difference_mean) : ordered_json(nullptr);
   (*json)["logprob_difference_worst"] = m.logprob_difference_worst;
-  (*json)["ratio_deviation_max"] = compared ? Number(m.ratio_deviation_max) : ordered_json(nullptr);
-  (*json)["importance_ratio_max"] = Number(m.importance_ratio_max);
+  (*json)["ratio_deviation_max"] =
+      compared ? NumberOrNull(m.ratio_deviation_max) : ordered_json(nullptr);
+  (*json)["importance_ratio_max"] = NumberOrNull(m.importance_ratio_max);
 }
 
 void AddCounts(const StepReport& report, ordered_json* json) {
   const StepMetrics& m = report.metrics;
   const CompletionLengths& lengths = report.lengths;
   (*json)["num_tokens"] = report.num_tokens;
-  (*json)["completions/mean_length"] = Number(m.length_mean);
+  (*json)["completions/mean_length"] = NumberOrNull(m.length_mean);
   (*json)["completions/min_length"] = m.length_min;
   (*json)["completions/max_length"] = m.length_max;
-  (*json)["completions/clipped_ratio"] = Number(m.clipped_fraction);
-  (*json)["completions/mean_terminated_length"] = Number(lengths.terminated_mean);
+  (*json)["completions/clipped_ratio"] = NumberOrNull(m.clipped_fraction);
+  (*json)["completions/mean_terminated_length"] = NumberOrNull(lengths.terminated_mean);
   (*json)["completions/min_terminated_length"] = lengths.terminated_min;
   (*json)["completions/max_terminated_length"] = lengths.terminated_max;
   (*json)["groups"] = m.num_groups;
@@ -112,7 +111,7 @@ void AddTimes(const StepReport& report, ordered_json* json) {
   (*json)["tokens_per_second/train"] = Rate(m.num_completion_tokens, seconds.train);
   (*json)["staleness_mean"] = report.staleness_mean;
   (*json)["staleness_max"] = report.staleness_max;
-  (*json)["sync_seconds"] = Number(report.sync_seconds);
+  (*json)["sync_seconds"] = NumberOrNull(report.sync_seconds);
   (*json)["seconds"] = {{"total", seconds.total},           {"wait", seconds.wait},
                         {"train", seconds.train},           {"reference", m.reference_seconds},
                         {"forward", m.forward_seconds},     {"backward", m.backward_seconds},
@@ -173,7 +172,7 @@ std::string StepJson(const StepReport& report) {
   json["skipped"] = report.metrics.skipped ? 1 : 0;
   json["fingerprint"] = report.fingerprint;
   json["time"] = report.unix_time;
-  return json.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
+  return report::JsonText(json);
 }
 
 std::string StepLine(const StepReport& report, int64_t max_steps) {

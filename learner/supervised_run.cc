@@ -23,15 +23,12 @@
 #include "learner/supervised_task.h"
 #include "learner/validate_config.h"
 #include "model/catch_torch.h"
+#include "report/json_text.h"
 
 namespace wideberth::learner {
 namespace {
 
 using nlohmann::ordered_json;
-
-std::string Dump(const ordered_json& json, int indent = -1) {
-  return json.dump(indent, ' ', false, ordered_json::error_handler_t::replace);
-}
 
 std::string Ended(const absl::Status& ended) {
   return ended.ok() ? "completed" : absl::IsCancelled(ended) ? "stopped" : "failed";
@@ -241,7 +238,7 @@ absl::Status SupervisedRun::Note(const SupervisedStep& result, double seconds) {
                        {"seconds", seconds}};
   for (const auto& [name, value] : result.metrics) line[name] = value;
   if (!result.skipped.empty()) line["skipped"] = result.skipped;
-  WB_RETURN_IF_ERROR(folder_->AppendMetrics(Dump(line)));
+  WB_RETURN_IF_ERROR(folder_->AppendMetrics(report::JsonText(line)));
   metrics_.NewGauge("wideberth_step", "Optimiser steps done.")->Set(static_cast<double>(step));
   metrics_.NewGauge("wideberth_loss", "Loss of the last step.")->Set(result.loss);
   const double left = static_cast<double>(num_steps_ - step) * seconds_here_ /
@@ -273,7 +270,7 @@ absl::Status SupervisedRun::Validate() {
   for (const auto& [name, value] : validation->metrics) line[absl::StrCat("eval_", name)] = value;
   line["eval_rows"] = num_rows;
   line["eval_seconds"] = absl::ToDoubleSeconds(absl::Now() - began);
-  WB_RETURN_IF_ERROR(folder_->AppendMetrics(Dump(line)));
+  WB_RETURN_IF_ERROR(folder_->AppendMetrics(report::JsonText(line)));
   WB_LOG(INFO) << absl::StrFormat("validation after step %d  loss %.4f%s  %d rows in %s", step,
                                   validation->loss, Describe(validation->metrics), num_rows,
                                   absl::FormatDuration(absl::Now() - began));
@@ -352,7 +349,7 @@ std::string SupervisedRun::SummaryJson(const absl::Status& ended,
     json["validation"] = std::move(validation);
   }
   if (!results.empty()) json["results"] = ordered_json::parse(results, nullptr, false);
-  return Dump(json, 2) + "\n";
+  return report::JsonText(json, 2) + "\n";
 }
 
 std::string SupervisedRun::SummaryText(const absl::Status& ended,

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "report/json_text.h"
 
 namespace wideberth::report {
 namespace {
@@ -43,10 +44,6 @@ double Share(int64_t part, int64_t whole) {
 
 std::string Cell(const absl::optional<double>& value) {
   return value.has_value() ? absl::StrFormat("%7.4f", *value) : "      -";
-}
-
-ordered_json Number(const absl::optional<double>& value) {
-  return value.has_value() && std::isfinite(*value) ? ordered_json(*value) : ordered_json(nullptr);
 }
 
 }  // namespace
@@ -144,15 +141,15 @@ std::string ClassificationJson(const std::vector<ClassificationRow>& rows) {
     json[row.name] = {{"num", figures.num},
                       {"num_positive", figures.num_positive},
                       {"num_unscored", row.num_unscored},
-                      {"auroc", Number(figures.auroc)},
-                      {"auprc", Number(figures.auprc)},
-                      {"precision", Number(figures.precision)},
-                      {"recall", Number(figures.recall)},
-                      {"f1", Number(figures.f1)},
-                      {"accuracy", Number(figures.accuracy)},
-                      {"ece", Number(figures.ece)}};
+                      {"auroc", NumberOrNull(figures.auroc)},
+                      {"auprc", NumberOrNull(figures.auprc)},
+                      {"precision", NumberOrNull(figures.precision)},
+                      {"recall", NumberOrNull(figures.recall)},
+                      {"f1", NumberOrNull(figures.f1)},
+                      {"accuracy", NumberOrNull(figures.accuracy)},
+                      {"ece", NumberOrNull(figures.ece)}};
   }
-  return json.dump(-1, ' ', /*ensure_ascii=*/false, ordered_json::error_handler_t::replace);
+  return JsonText(json);
 }
 
 }  // namespace wideberth::report

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "report/json_text.h"
 
 namespace wideberth::report {
 namespace {
@@ -114,7 +115,7 @@ std::string CompletionJson(const CompletionRow& row) {
   }
   json["reward"] = row.reward.has_value() ? ordered_json(*row.reward) : ordered_json();
   json["advantage"] = row.advantage;
-  return json.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
+  return JsonText(json);
 }
 
 }  // namespace wideberth::report

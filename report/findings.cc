@@ -2,7 +2,6 @@
 #include "report/findings.h"
 
 #include <algorithm>
-#include <cmath>
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -14,6 +13,7 @@
 #include "base/status.h"
 #include "report/claims.h"
 #include "report/classification.h"
+#include "report/json_text.h"
 
 namespace wideberth::report {
 namespace {
@@ -21,10 +21,6 @@ namespace {
 using nlohmann::ordered_json;
 
 constexpr size_t kColumns = 100;
-
-ordered_json Number(const absl::optional<double>& value) {
-  return value.has_value() && std::isfinite(*value) ? ordered_json(*value) : ordered_json(nullptr);
-}
 
 ordered_json DifferenceJson(const ArmDifference& difference) {
   return {{"arm", difference.arm},
@@ -35,7 +31,7 @@ ordered_json DifferenceJson(const ArmDifference& difference) {
           {"high", difference.test.interval.high},
           {"p", difference.test.p},
           {"p_holm", difference.p_holm},
-          {"effect_size", Number(difference.test.effect_size)},
+          {"effect_size", NumberOrNull(difference.test.effect_size)},
           {"n", difference.test.num_units},
           {"run_means", difference.run_means}};
 }
@@ -44,7 +40,7 @@ ordered_json FiguresJson(const std::vector<ArmFigures>& arms) {
   ordered_json json = ordered_json::object();
   for (const ArmFigures& arm : arms) {
     ordered_json& of_arm = json[arm.arm] = ordered_json::object();
-    for (const Figure& figure : arm.figures) of_arm[figure.key] = Number(figure.value);
+    for (const Figure& figure : arm.figures) of_arm[figure.key] = NumberOrNull(figure.value);
   }
   return json;
 }
@@ -68,12 +64,12 @@ ordered_json SlicesJson(const std::vector<Slice>& slices) {
                            {"name", slice.name},
                            {"num_prompts", slice.num_prompts},
                            {"arm", row.arm},
-                           {"harm", Number(row.harm)},
-                           {"help", Number(row.help)},
-                           {"harm_unfiltered", Number(row.harm_unfiltered)},
-                           {"help_unfiltered", Number(row.help_unfiltered)},
-                           {"shown", Number(row.shown)},
-                           {"boundary_mass", Number(row.boundary_mass)}};
+                           {"harm", NumberOrNull(row.harm)},
+                           {"help", NumberOrNull(row.help)},
+                           {"harm_unfiltered", NumberOrNull(row.harm_unfiltered)},
+                           {"help_unfiltered", NumberOrNull(row.help_unfiltered)},
+                           {"shown", NumberOrNull(row.shown)},
+                           {"boundary_mass", NumberOrNull(row.boundary_mass)}};
       if (row.harm_change.has_value()) json["harm_change"] = DifferenceJson(*row.harm_change);
       if (row.help_change.has_value()) json["help_change"] = DifferenceJson(*row.help_change);
       list.push_back(std::move(json));
@@ -87,12 +83,12 @@ ordered_json SweepJson(const Findings& findings) {
   for (const SweepPoint& point : findings.sweep) {
     ordered_json json = {{"arm", point.arm},
                          {"tau", point.tau},
-                         {"harm", Number(point.harm)},
-                         {"help", Number(point.help)},
-                         {"shown", Number(point.shown)},
+                         {"harm", NumberOrNull(point.harm)},
+                         {"help", NumberOrNull(point.help)},
+                         {"shown", NumberOrNull(point.shown)},
                          {"on_front", point.on_front}};
     for (size_t i = 0; i < point.utility.size(); ++i)
-      json["utility"][absl::StrCat("lambda ", kLambdas[i])] = Number(point.utility[i]);
+      json["utility"][absl::StrCat("lambda ", kLambdas[i])] = NumberOrNull(point.utility[i]);
     points.push_back(std::move(json));
   }
   return points;
@@ -103,13 +99,13 @@ ordered_json FiltersJson(const std::vector<FilterRow>& rows) {
   for (const FilterRow& row : rows) {
     list.push_back({{"filter", row.filter},
                     {"arm", row.arm},
-                    {"harm", Number(row.harm)},
-                    {"help", Number(row.help)},
-                    {"utility", Number(row.utility)},
-                    {"shown", Number(row.shown)},
-                    {"clear_errors", Number(row.clear_errors)},
-                    {"errors_harm2", Number(row.errors_harm2)},
-                    {"errors_harm1", Number(row.errors_harm1)}});
+                    {"harm", NumberOrNull(row.harm)},
+                    {"help", NumberOrNull(row.help)},
+                    {"utility", NumberOrNull(row.utility)},
+                    {"shown", NumberOrNull(row.shown)},
+                    {"clear_errors", NumberOrNull(row.clear_errors)},
+                    {"errors_harm2", NumberOrNull(row.errors_harm2)},
+                    {"errors_harm1", NumberOrNull(row.errors_harm1)}});
   }
   return list;
 }
@@ -140,9 +136,9 @@ ordered_json AttributionsJson(const std::vector<Attribution>& attributions) {
                     {"gain", one.gain->test.mean},
                     {"control_gain", one.control_gain->test.mean},
                     {"own", one.own->test.mean},
-                    {"share", Number(one.share)},
-                    {"low", one.interval.has_value() ? Number(one.interval->low) : nullptr},
-                    {"high", one.interval.has_value() ? Number(one.interval->high) : nullptr},
+                    {"share", NumberOrNull(one.share)},
+                    {"low", one.interval.has_value() ? NumberOrNull(one.interval->low) : nullptr},
+                    {"high", one.interval.has_value() ? NumberOrNull(one.interval->high) : nullptr},
                     {"differing", one.differing}});
   }
   return list;
@@ -388,7 +384,7 @@ std::string FindingsJson(const Findings& findings) {
   ordered_json json = findings.runs.empty() ? ordered_json::object() : RunsJson(findings);
   for (const GuardFolder& guard : findings.guards)
     json["guards"].push_back(ordered_json::parse(guard.table));
-  return json.dump(2, ' ', false, ordered_json::error_handler_t::replace) + "\n";
+  return JsonText(json, 2) + "\n";
 }
 
 std::string FindingsText(const Findings& findings) {

@@ -7,6 +7,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "report/json_text.h"
+#include "report/statistics.h"
 
 namespace wideberth::report {
 namespace {
@@ -17,45 +19,9 @@ std::string Cell(const absl::optional<double>& value, int digits = 3) {
   return value.has_value() ? absl::StrFormat("%7.*f", digits, *value) : "      -";
 }
 
-ordered_json Number(const absl::optional<double>& value) {
-  return value.has_value() ? ordered_json(*value) : ordered_json(nullptr);
-}
-
-std::string Dump(const ordered_json& json, int indent) {
-  return json.dump(indent, ' ', /*ensure_ascii=*/false, ordered_json::error_handler_t::replace) +
-         "\n";
-}
-
-// As numpy.percentile: linear between the sorted values.
-absl::optional<double> Percentile(std::vector<double> values, double share) {
-  if (values.empty()) return absl::nullopt;
-  std::sort(values.begin(), values.end());
-  const double place = share * static_cast<double>(values.size() - 1);
-  const size_t below = static_cast<size_t>(place);
-  const size_t above = std::min(below + 1, values.size() - 1);
-  return values[below] + (place - static_cast<double>(below)) * (values[above] - values[below]);
-}
-
 double AsJudged(const GuardedRow& row) {
   return row.probability.value_or(row.positive ? 0.0 : 1.0);
 }
-
-class Mean {
- public:
-  void Add(const absl::optional<double>& value, int64_t weight) {
-    if (!value.has_value()) return;
-    sum_ += *value * static_cast<double>(weight);
-    weight_ += weight;
-  }
-  absl::optional<double> value() const {
-    if (weight_ == 0) return absl::nullopt;
-    return sum_ / static_cast<double>(weight_);
-  }
-
- private:
-  double sum_ = 0;
-  int64_t weight_ = 0;
-};
 
 std::string Line(absl::string_view name, absl::string_view task, int64_t num,
                  absl::optional<int64_t> positive, int64_t unparsable,
@@ -110,8 +76,11 @@ GuardFigures FiguresOf(const GuardedSet& set, double threshold) {
   const auto malformed = result.failures.find("MALFORMED_OUTPUT");
   if (malformed != result.failures.end()) result.num_unparsable = malformed->second;
   result.num_latencies = static_cast<int64_t>(latencies.size());
-  result.latency_p50_ms = Percentile(latencies, 0.5);
-  result.latency_p95_ms = Percentile(latencies, 0.95);
+  if (!latencies.empty()) {
+    std::sort(latencies.begin(), latencies.end());
+    result.latency_p50_ms = Percentile(latencies, 0.5);
+    result.latency_p95_ms = Percentile(latencies, 0.95);
+  }
   return result;
 }
 
@@ -235,33 +204,33 @@ std::string GuardTableJson(const GuardAsked& asked, absl::Span<const GuardedSet>
                             {"without_verdict", failures},
                             {"num_unlabelled", sets[i].num_unlabelled},
                             {"num_trained_on", sets[i].num_trained_on},
-                            {"f1", Number(found.f1)},
-                            {"precision", Number(found.precision)},
-                            {"recall", Number(found.recall)},
-                            {"auroc", Number(found.auroc)},
-                            {"auprc", Number(found.auprc)},
-                            {"false_positive_rate", Number(figures[i].false_positive_rate)},
-                            {"accuracy", Number(found.accuracy)},
-                            {"ece", Number(found.ece)},
-                            {"latency_p50_ms", Number(figures[i].latency_p50_ms)},
-                            {"latency_p95_ms", Number(figures[i].latency_p95_ms)},
+                            {"f1", NumberOrNull(found.f1)},
+                            {"precision", NumberOrNull(found.precision)},
+                            {"recall", NumberOrNull(found.recall)},
+                            {"auroc", NumberOrNull(found.auroc)},
+                            {"auprc", NumberOrNull(found.auprc)},
+                            {"false_positive_rate", NumberOrNull(figures[i].false_positive_rate)},
+                            {"accuracy", NumberOrNull(found.accuracy)},
+                            {"ece", NumberOrNull(found.ece)},
+                            {"latency_p50_ms", NumberOrNull(figures[i].latency_p50_ms)},
+                            {"latency_p95_ms", NumberOrNull(figures[i].latency_p95_ms)},
                             {"num_latencies", figures[i].num_latencies},
-                            {"tokens_per_query", Number(figures[i].tokens_per_query)},
+                            {"tokens_per_query", NumberOrNull(figures[i].tokens_per_query)},
                             {"note", figures[i].note}});
   }
   for (const WeightedFigures& mean : WeightedByRows(sets, figures)) {
     json["weighted"][mean.task] = {{"num_sets", mean.num_sets},
                                    {"num", mean.num},
                                    {"num_unparsable", mean.num_unparsable},
-                                   {"f1", Number(mean.f1)},
-                                   {"precision", Number(mean.precision)},
-                                   {"recall", Number(mean.recall)},
-                                   {"auroc", Number(mean.auroc)},
-                                   {"auprc", Number(mean.auprc)},
-                                   {"false_positive_rate", Number(mean.false_positive_rate)},
-                                   {"ece", Number(mean.ece)}};
+                                   {"f1", NumberOrNull(mean.f1)},
+                                   {"precision", NumberOrNull(mean.precision)},
+                                   {"recall", NumberOrNull(mean.recall)},
+                                   {"auroc", NumberOrNull(mean.auroc)},
+                                   {"auprc", NumberOrNull(mean.auprc)},
+                                   {"false_positive_rate", NumberOrNull(mean.false_positive_rate)},
+                                   {"ece", NumberOrNull(mean.ece)}};
   }
-  return Dump(json, 2);
+  return JsonText(json, 2) + "\n";
 }
 
 std::string ConfusionLines(absl::Span<const GuardedSet> sets, double threshold) {
@@ -276,15 +245,16 @@ std::string ConfusionLines(absl::Span<const GuardedSet> sets, double threshold) 
              std::abs(AsJudged(*b) - (b->positive ? 1 : 0));
     });
     for (const GuardedRow* row : wrong) {
-      ordered_json line = {{"set", set.name},           {"task", set.task},
-                           {"origin", row->origin},     {"mistake", MistakeOf(*row, threshold)},
-                           {"positive", row->positive}, {"probability", Number(row->probability)},
-                           {"prompt", row->prompt},     {"response", row->response}};
+      ordered_json line = {
+          {"set", set.name},           {"task", set.task},
+          {"origin", row->origin},     {"mistake", MistakeOf(*row, threshold)},
+          {"positive", row->positive}, {"probability", NumberOrNull(row->probability)},
+          {"prompt", row->prompt},     {"response", row->response}};
       if (!row->probability.has_value()) {
         line["status"] = row->failure;
         line["message"] = row->message;
       }
-      absl::StrAppend(&lines, Dump(line, -1));
+      absl::StrAppend(&lines, JsonText(line), "\n");
     }
   }
   return lines;

@@ -2,10 +2,10 @@
 #include "report/page_data.h"
 
 #include <algorithm>
-#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
+#include "report/json_text.h"
 
 namespace wideberth::report {
 namespace {
@@ -16,17 +16,13 @@ using nlohmann::ordered_json;
 constexpr const char* kCurves[] = {"reward",        "u_mean", "t_mean",
                                    "boundary_mass", "kl",     "completions/mean_length"};
 
-ordered_json Number(const absl::optional<double>& value) {
-  return value.has_value() && std::isfinite(*value) ? ordered_json(*value) : ordered_json(nullptr);
-}
-
 ordered_json IntervalJson(const absl::optional<Interval>& interval) {
   if (!interval.has_value()) return nullptr;
   return {interval->low, interval->high};
 }
 
 ordered_json ArmJson(const ArmFigures& arm) {
-  const auto value = [&](absl::string_view key) { return Number(arm.Find(key)->value); };
+  const auto value = [&](absl::string_view key) { return NumberOrNull(arm.Find(key)->value); };
   return {{"name", arm.arm},
           {"system",
            {{"harm", value("harm")},
@@ -47,7 +43,8 @@ ordered_json CurvesJson(const Runs& runs) {
         ordered_json points = ordered_json::array();
         for (const TrainingStep& step : steps) {
           const auto found = step.values.find(name);
-          if (found != step.values.end()) points.push_back({step.step, Number(found->second)});
+          if (found != step.values.end())
+            points.push_back({step.step, NumberOrNull(found->second)});
         }
         if (!points.empty()) values[name] = std::move(points);
       }
@@ -118,7 +115,7 @@ std::string ChartData(const Findings& findings) {
         bins.push_back({{"t", bin.probability}, {"harmful", bin.positives}, {"n", bin.num}});
     }
   }
-  return json.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
+  return JsonText(json);
 }
 
 }  // namespace wideberth::report

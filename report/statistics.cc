@@ -26,14 +26,6 @@ class Random {
   uint64_t state_;
 };
 
-// Linear between order statistics, as numpy's default. `sorted` is not empty.
-double Percentile(const std::vector<double>& sorted, double share) {
-  const double place = share * static_cast<double>(sorted.size() - 1);
-  const size_t below = static_cast<size_t>(place);
-  const size_t above = std::min(below + 1, sorted.size() - 1);
-  return sorted[below] + (place - static_cast<double>(below)) * (sorted[above] - sorted[below]);
-}
-
 Interval MiddleOf(std::vector<double>* resampled) {
   std::sort(resampled->begin(), resampled->end());
   return {Percentile(*resampled, 0.025), Percentile(*resampled, 0.975)};
@@ -69,6 +61,13 @@ int64_t CountFlipsThatReach(const std::vector<double>& differences, uint64_t see
 }
 
 }  // namespace
+
+double Percentile(absl::Span<const double> sorted, double share) {
+  const double place = share * static_cast<double>(sorted.size() - 1);
+  const size_t below = static_cast<size_t>(place);
+  const size_t above = std::min(below + 1, sorted.size() - 1);
+  return sorted[below] + (place - static_cast<double>(below)) * (sorted[above] - sorted[below]);
+}
 
 absl::optional<Interval> BootstrapMean(const Strata& values, uint64_t seed, int num_resamples) {
   const int64_t count = CountOf(values);

@@ -23,6 +23,27 @@ struct Interval {
   double low = 0, high = 0;
 };
 
+// Mean of the values that are there, weighted.
+class Mean {
+ public:
+  void Add(const absl::optional<double>& value, int64_t weight = 1) {
+    if (!value.has_value()) return;
+    sum_ += *value * static_cast<double>(weight);
+    weight_ += weight;
+  }
+  absl::optional<double> value() const {  // Empty without any.
+    if (weight_ == 0) return absl::nullopt;
+    return sum_ / static_cast<double>(weight_);
+  }
+
+ private:
+  double sum_ = 0;
+  int64_t weight_ = 0;
+};
+
+// Linear between the sorted values, as numpy.percentile. `sorted` is not empty; share in [0, 1].
+double Percentile(absl::Span<const double> sorted, double share);
+
 // 95 % percentile interval of the mean over all units, as scipy.stats.bootstrap(method =
 // "percentile"), from random numbers of `seed` alone. A single unit: an interval of no width. Empty
 // without a unit.

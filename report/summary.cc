@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
+#include "report/json_text.h"
 #include "report/statistics.h"
 
 namespace wideberth::report {
@@ -66,15 +67,11 @@ std::vector<Quantity> Quantities() {
   };
 }
 
-ordered_json Number(const absl::optional<double>& value) {
-  return value.has_value() && std::isfinite(*value) ? ordered_json(*value) : ordered_json(nullptr);
-}
-
 ordered_json AnswerJson(const Answer& answer) {
-  return {{"text", answer.text},       {"tokens", answer.num_tokens},
-          {"stopped", answer.stopped}, {"u", Number(answer.u)},
-          {"t", Number(answer.t)},     {"reward", Number(answer.reward)},
-          {"kl", Number(answer.kl)}};
+  return {{"text", answer.text},          {"tokens", answer.num_tokens},
+          {"stopped", answer.stopped},    {"u", NumberOrNull(answer.u)},
+          {"t", NumberOrNull(answer.t)},  {"reward", NumberOrNull(answer.reward)},
+          {"kl", NumberOrNull(answer.kl)}};
 }
 
 ordered_json AnswersJson(const std::vector<Answer>& answers) {
@@ -86,7 +83,7 @@ ordered_json AnswersJson(const std::vector<Answer>& answers) {
 ordered_json EvaluationJson(const Summary& summary) {
   ordered_json rows = ordered_json::object();
   for (const Row& row : CompareBeforeAfter(summary)) {
-    ordered_json entry = {{"before", Number(row.before)}, {"after", Number(row.after)}};
+    ordered_json entry = {{"before", NumberOrNull(row.before)}, {"after", NumberOrNull(row.after)}};
     if (row.difference.has_value()) {
       entry["difference"] = {{"mean", row.difference->mean},
                              {"interval_95", {row.difference->low, row.difference->high}},
@@ -213,10 +210,10 @@ std::string SummaryJson(const Summary& summary) {
       {"adapter", {{"path", summary.adapter_path}, {"fingerprint", summary.adapter_fingerprint}}},
       {"base", {{"path", summary.base_model}, {"fingerprint", summary.base_fingerprint}}}};
   for (const auto& [key, value] : summary.settings) json["settings"][key] = value;
-  for (const auto& [key, value] : summary.totals) json["totals"][key] = Number(value);
+  for (const auto& [key, value] : summary.totals) json["totals"][key] = NumberOrNull(value);
   if (!summary.evaluation.empty()) json["evaluation"] = EvaluationJson(summary);
   // Completions may hold bytes that are no character; they become U+FFFD.
-  return json.dump(2, ' ', false, ordered_json::error_handler_t::replace) + "\n";
+  return JsonText(json, 2) + "\n";
 }
 
 std::string SummaryTable(const Summary& summary) {

@@ -4,28 +4,12 @@
 #include <algorithm>
 #include <cmath>
 
+#include "report/statistics.h"
+
 namespace wideberth::report {
 namespace {
 
 using Value = absl::optional<double>;
-
-// Mean over the runs that have a value.
-class Mean {
- public:
-  void Add(const Value& value) {
-    if (!value.has_value()) return;
-    sum_ += *value;
-    ++count_;
-  }
-  Value Get() const {
-    if (count_ == 0) return absl::nullopt;
-    return sum_ / count_;
-  }
-
- private:
-  double sum_ = 0;
-  int count_ = 0;
-};
 
 // A copy of every run's arms, to be put behind other filters.
 std::vector<std::vector<SystemArm>> ArmsOf(const Runs& runs) {
@@ -49,7 +33,7 @@ Value MeanOverRuns(const Runs& runs, const std::vector<std::vector<SystemArm>>& 
         mean.Add(MeanOf(arm.prompts, *FindMetric(runs[run]->metrics, metric)));
     }
   }
-  return mean.Get();
+  return mean.value();
 }
 
 Value UtilityOverRuns(const Runs& runs, const std::vector<std::vector<SystemArm>>& arms,
@@ -65,7 +49,7 @@ Value UtilityOverRuns(const Runs& runs, const std::vector<std::vector<SystemArm>
       if (arm.arm->name == name) mean.Add(MeanOf(arm.prompts, utility));
     }
   }
-  return mean.Get();
+  return mean.value();
 }
 
 }  // namespace
