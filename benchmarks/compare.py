@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Wideberth beside transformers and PEFT on the same weights, ids and settings: cells in turn, median of the rounds with least and most, ratios.
 
-usage: compare.py --build DIR --model FOLDER [--model FOLDER ...] [--rounds 5] [--dtype float32] [--threads 1] [--json FILE]
-FOLDER `llama-5m` is made on the spot: a 5M-parameter Llama with seeded random weights. Needs a Python with transformers and peft, and a C compiler.
+usage: compare.py --build DIR --model FOLDER [--model FOLDER ...] [--rounds 5] [--dtype float32] [--device cpu] [--threads 1] [--json FILE]
+A FOLDER named in random_models.py is made on the spot. Needs a Python with transformers and peft, and a C compiler.
 On a processor that is not Intel's each peer cell runs twice: stock, and with the MKL switch that this project sets for itself (see model/runtime.cc), since
 beating only the first could be no more than a choice of GEMM. On Intel's the switch changes nothing and is left out.
 """
@@ -15,6 +15,8 @@ import subprocess
 import sys
 import tempfile
 
+import random_models
+
 HERE = pathlib.Path(__file__).parent
 CELLS = {  # name -> (google-benchmark name, args)
     "decode, batch 1": ("Decode", [1, 1, 64, 96]),
@@ -22,6 +24,11 @@ CELLS = {  # name -> (google-benchmark name, args)
     "decode, batch 64 (8 x 8)": ("Decode", [8, 8, 64, 48]),
     "scoring, 32 x (64 shared + 64)": ("Score", [32, 64, 64]),
     "LoRA forward + backward, 8 x (64 + 48)": ("LearnerPass", [1, 8, 64, 48]),
+}
+GPU_CELLS = {
+    "decode, batch 256 (16 x 16)": ("Decode", [16, 16, 64, 48]),
+    "scoring, 128 x (256 shared + 128)": ("Score", [128, 256, 128]),
+    "LoRA forward + backward, 64 x (128 + 96)": ("LearnerPass", [4, 16, 128, 96]),
 }
 
 
@@ -53,18 +60,21 @@ class Worker:
         self.process.wait()
 
 
-def ours(build, folder, dtype, threads, name, args):
-    environment = dict(os.environ, WIDEBERTH_MODEL=folder, WIDEBERTH_DTYPE=dtype, WIDEBERTH_THREADS=str(threads), OMP_NUM_THREADS=str(threads))
+def ours(options, folder, name, args):
+    environment = dict(os.environ, WIDEBERTH_MODEL=folder, WIDEBERTH_DTYPE=options.dtype, WIDEBERTH_DEVICE=options.device,
+                       WIDEBERTH_THREADS=str(options.threads), OMP_NUM_THREADS=str(options.threads))
     selected = name + "/" + "/".join(map(str, args)) + "/"
-    out = subprocess.run([build / "bin/model_benchmark", f"--benchmark_filter=^{selected}", "--benchmark_format=json"], env=environment, check=True,
-                         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
-    return json.loads(out)["benchmarks"][0]["items_per_second"]
+    out = subprocess.run([options.build / "bin/model_benchmark", f"--benchmark_filter=^{selected}", "--benchmark_format=json"], env=environment,
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if out.returncode != 0:
+        sys.exit(f"{selected} ended with {out.returncode}:\n{out.stderr[-3000:]}")
+    return json.loads(out.stdout)["benchmarks"][0]["items_per_second"]
 
 
-def check(build, folder, peer):
+def check(options, folder, peer):
     """Largest difference of log-probs between `wideberth logprobs` and transformers on four sequences."""
     requests = [{"prompt_ids": [(11 * i + s) % 300 + 3 for i in range(20)], "completion_ids": [(5 * i + s) % 300 + 3 for i in range(30)]} for s in range(4)]
-    out = subprocess.run([build / "bin/wideberth", "logprobs", "--model", folder], input="".join(json.dumps(r) + "\n" for r in requests), check=True,
+    out = subprocess.run([options.build / "bin/wideberth", "logprobs", "--model", folder, "--device", options.device, "--dtype", options.dtype], input="".join(json.dumps(r) + "\n" for r in requests), check=True,
                          stdout=subprocess.PIPE, text=True).stdout
     largest = 0.0
     for request, line in zip(requests, out.splitlines(), strict=True):
@@ -85,31 +95,22 @@ def make_switch(folder):
     return library
 
 
-def make_llama_5m(folder):
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-    torch.manual_seed(0)
-    LlamaForCausalLM(LlamaConfig(hidden_size=256, num_hidden_layers=4, num_attention_heads=8, num_key_value_heads=2, intermediate_size=688, vocab_size=4096,
-                                 max_position_embeddings=2048, bos_token_id=1, eos_token_id=2)).save_pretrained(folder)
-
-
 def summary(values):
     return f"{statistics.median(values):9.1f} ({min(values):.1f} .. {max(values):.1f})"
 
 
 def compare(options, folder, preload):
-    print(f"\n{folder}, {options.dtype}, {options.threads} thread(s), {options.rounds} rounds; tokens a second, median (least .. most)", flush=True)
-    command = [sys.executable, HERE / "hf_worker.py", folder, options.dtype, options.threads]
+    print(f"\n{folder}, {options.dtype}, {options.device}, {options.threads} thread(s), {options.rounds} rounds; tokens a second, median (least .. most)", flush=True)
+    command = [sys.executable, HERE / "hf_worker.py", folder, options.dtype, options.threads, options.device]
     peers = {"transformers": Worker(command, options.threads)}
-    if switch_matters():
+    if options.device == "cpu" and switch_matters():
         peers["with the switch"] = Worker(command, options.threads, preload)
-    if options.dtype == "float32":
-        print(f"largest difference of log-probs to transformers: {check(options.build, folder, peers['transformers']):.2e}")
+    print(f"largest difference of log-probs to transformers: {check(options, folder, peers['transformers']):.2e}", flush=True)
     rows = []
-    for title, (name, args) in CELLS.items():
+    for title, (name, args) in {**CELLS, **(GPU_CELLS if options.device != "cpu" else {})}.items():
         figures = {"wideberth": [], **{key: [] for key in peers}}
         for round_number in range(options.rounds + 1):
-            sample = {"wideberth": ours(options.build, folder, options.dtype, options.threads, name, args)}
+            sample = {"wideberth": ours(options, folder, name, args)}
             for key, peer in peers.items():
                 answer = peer.ask(cell=name, args=args)
                 sample[key] = answer["tokens"] / answer["seconds"]
@@ -130,6 +131,7 @@ def main():
     parser.add_argument("--model", action="append", required=True)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()
@@ -137,9 +139,10 @@ def main():
         preload = make_switch(scratch)
         rows = []
         for model in options.model:
-            folder = f"{scratch}/llama-5m" if model == "llama-5m" else model
-            if model == "llama-5m":
-                make_llama_5m(folder)
+            folder = model
+            if model in random_models.MODELS:
+                folder = f"{scratch}/{model}"
+                random_models.make(model, folder)
             rows += compare(options, folder, preload)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")

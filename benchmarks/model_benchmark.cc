@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Decoding, scoring and the learner's forward and backward pass of one model folder, counted in
 // real tokens a second. benchmarks/compare.py runs it in turn with transformers and PEFT on the
-// same folder. The folder comes from the environment variable WIDEBERTH_MODEL.
+// same folder. The folder comes from the environment variable WIDEBERTH_MODEL;
+// WIDEBERTH_DTYPE, WIDEBERTH_DEVICE and WIDEBERTH_THREADS say how it runs.
 #include <ATen/ATen.h>
 #include <benchmark/benchmark.h>
 #include <c10/core/InferenceMode.h>
@@ -22,11 +23,13 @@ const CausalLm& Model() {
   static const CausalLm* const model = [] {
     const char* folder = std::getenv("WIDEBERTH_MODEL");
     const char* dtype = std::getenv("WIDEBERTH_DTYPE");
+    const char* device = std::getenv("WIDEBERTH_DEVICE");
     const char* threads = std::getenv("WIDEBERTH_THREADS");
     ConfigureRuntime(threads == nullptr ? 1 : std::atoi(threads));
     proto::ModelConfig config;
     config.set_path(folder == nullptr ? "" : folder);
     if (dtype != nullptr && std::string(dtype) == "bfloat16") config.set_dtype(proto::BFLOAT16);
+    if (device != nullptr) config.set_device(device);
     auto loaded = CausalLm::Load(config);
     if (!loaded.ok()) {
       std::fprintf(stderr, "WIDEBERTH_MODEL: %s\n", loaded.status().ToString().c_str());
@@ -44,6 +47,11 @@ std::vector<int32_t> Ids(int64_t count, int64_t salt) {
     ids.push_back(
         static_cast<int32_t>((7 * (i + 31 * salt) + 3) % (Model().spec().vocab - 10) + 5));
   return ids;
+}
+
+// Until a GPU has done what it was given.
+void Await(const at::Tensor& last) {
+  if (!last.is_cpu()) (void)last.flatten()[0].item();
 }
 
 // args: groups, completions per group, prompt tokens, new tokens
@@ -83,7 +91,9 @@ void Score(benchmark::State& state) {
     for (int64_t i = 0; i < state.range(0); ++i)
       last.push_back(tree.LastRow(tree.Add(Ids(state.range(2), i))));
     const at::Tensor hidden = Model().Hidden(tree, options).index_select(0, Model().Indices(last));
-    benchmark::DoNotOptimize(at::mm(hidden, Model().head().narrow(0, 0, 2).t()));
+    at::Tensor logits = at::mm(hidden, Model().head().narrow(0, 0, 2).t());
+    Await(logits);
+    benchmark::DoNotOptimize(logits);
   };
   score();  // Untimed: the peers are warm as well.
   for (auto _ : state) score();
@@ -93,8 +103,8 @@ void Score(benchmark::State& state) {
 // args: groups, completions per group, prompt tokens, completion tokens. Forward and backward, LoRA
 // rank 16 on all projections.
 void LearnerPass(benchmark::State& state) {
-  auto adapter =
-      *Adapter::Initialize(Model().spec(), proto::LoraConfig(), 1, at::kFloat, Model().device());
+  auto adapter = *Adapter::Initialize(Model().spec(), proto::LoraConfig(), 1, Model().dtype(),
+                                      Model().device());
   for (at::Tensor& parameter : adapter->Parameters()) parameter.requires_grad_(true);
   ForwardOptions options;
   options.adapter = adapter.get();
@@ -109,6 +119,7 @@ void LearnerPass(benchmark::State& state) {
                                      .logprob;
       (-logprob.mean()).backward();
     }
+    Await(adapter->Parameters()[0].grad());
   };
   pass();  // Untimed: the peers are warm as well.
   for (auto _ : state) pass();
@@ -120,10 +131,19 @@ BENCHMARK(Decode)
     ->Args({1, 1, 64, 96})
     ->Args({4, 8, 64, 48})
     ->Args({8, 8, 64, 48})
+    ->Args({16, 16, 64, 48})
     ->Unit(benchmark::kMillisecond)
     ->UseRealTime();
-BENCHMARK(Score)->Args({32, 64, 64})->Unit(benchmark::kMillisecond)->UseRealTime();
-BENCHMARK(LearnerPass)->Args({1, 8, 64, 48})->Unit(benchmark::kMillisecond)->UseRealTime();
+BENCHMARK(Score)
+    ->Args({32, 64, 64})
+    ->Args({128, 256, 128})
+    ->Unit(benchmark::kMillisecond)
+    ->UseRealTime();
+BENCHMARK(LearnerPass)
+    ->Args({1, 8, 64, 48})
+    ->Args({4, 16, 128, 96})
+    ->Unit(benchmark::kMillisecond)
+    ->UseRealTime();
 
 }  // namespace
 }  // namespace wideberth::model

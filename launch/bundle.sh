@@ -99,7 +99,10 @@ fi
 version=$(sed -nE 's/^#define TORCH_VERSION_(MAJOR|MINOR|PATCH) ([0-9]+)$/\2/p' \
   "$torch/include/torch/headeronly/version.h" 2>/dev/null | paste -sd.)
 [ "$version" = 2.11.0 ] || fail "$torch is torch ${version:-of an unknown version}, expected 2.11.0." "$advice"
-export LD_LIBRARY_PATH=$torch/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+libraries=$torch/lib
+# CUDA's and NCCL's own wheels lie beside torch's.
+for folder in "$torch"/../nvidia/*/lib; do [ ! -d "$folder" ] || libraries+=:$folder; done
+export LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 # What starts more of us (`wideberth placement`, for launch/cluster.sh) starts this file, which
 # knows about libtorch.
 export WIDEBERTH_LAUNCHER=$here/bin/wideberth
