@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Boundary Guidance on SmolLM2-135M-Instruct, from real data to the report: trains a guard, a second
 # guard on other rows and a reward model, draws 1,200 + 300 prompts, trains the policy for 60 steps
-# and compares it with the base, each behind the filter and without it. Two cores; about two and a
-# half hours, of which the policy's training is one. What is done is kept (runs/smollm2).
+# and compares it with the base, each behind the filter and without it. Two cores; about two and
+# three quarter hours, 78 minutes of them the policy's training. What is done is kept (runs/smollm2).
 # Needs the build, the data named in configs/guard_smollm2.txtpb, configs/reward_smollm2.txtpb and
 # configs/data/smollm2_mix.txtpb. Usage: launch/smollm2_boundary.sh [--arm=NAME ...] [flags of
 # `wideberth experiment`]; --arm defaults to boundary.
