@@ -74,8 +74,8 @@ def ours(options, folder, name, args):
 def check(options, folder, peer):
     """Largest difference of log-probs between `wideberth logprobs` and transformers on four sequences."""
     requests = [{"prompt_ids": [(11 * i + s) % 300 + 3 for i in range(20)], "completion_ids": [(5 * i + s) % 300 + 3 for i in range(30)]} for s in range(4)]
-    out = subprocess.run([options.build / "bin/wideberth", "logprobs", "--model", folder, "--device", options.device, "--dtype", options.dtype], input="".join(json.dumps(r) + "\n" for r in requests), check=True,
-                         stdout=subprocess.PIPE, text=True).stdout
+    command = [options.build / "bin/wideberth", "logprobs", "--model", folder, "--device", options.device, "--dtype", options.dtype]
+    out = subprocess.run(command, input="".join(json.dumps(r) + "\n" for r in requests), check=True, stdout=subprocess.PIPE, text=True).stdout
     largest = 0.0
     for request, line in zip(requests, out.splitlines(), strict=True):
         expected = peer.ask(cell="logprobs", **request)["logprobs"]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The peer of benchmarks/compare.py: transformers and PEFT on one model folder. usage: hf_worker.py FOLDER DTYPE THREADS DEVICE. Reads a JSON line {"cell", "args"}, answers {"seconds", "tokens"}.
+"""The peer of benchmarks/compare.py: transformers and PEFT on one model folder. Reads a JSON line {"cell", "args"}, answers {"seconds", "tokens"}.
 
+usage: hf_worker.py FOLDER DTYPE THREADS DEVICE
 Cells and ids are those of benchmarks/model_benchmark.cc. `logprobs` answers the log-probs of given ids instead, for the check before any timing.
 """
 import json

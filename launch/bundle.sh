@@ -67,19 +67,24 @@ copy_libraries() {
   strip --strip-unneeded "$new"/lib/*
 }
 
-write_launcher() {
+# write_launchers NAME...: those of them that were built.
+write_launchers() {
+  local name
   mkdir -p "$new/bin"
-  { head -n 2 "${BASH_SOURCE[0]}"; printf 'built_in=%q\n' "$libtorch"; launcher; } >"$new/bin/wideberth"
-  chmod +x "$new/bin/wideberth"
+  for name in "$@"; do
+    [ -e "$new/libexec/$name" ] || continue
+    { head -n 2 "${BASH_SOURCE[0]}"; printf 'built_in=%q\n' "$libtorch"; launcher; } >"$new/bin/$name"
+    chmod +x "$new/bin/$name"
+  done
 }
 
 launcher() {
   cat <<'LAUNCHER'
-# The wideberth command of a bundle: finds libtorch 2.11.0, then starts the program of the same name
-# in libexec. libtorch is the folder WIDEBERTH_LIBTORCH, or the one named when the bundle was made,
+# A command of a bundle: finds libtorch 2.11.0, then starts the program of the same name in libexec. libtorch is the folder WIDEBERTH_LIBTORCH, or the one named when the bundle was made,
 # or the torch of WIDEBERTH_PYTHON (default python3).
 set -euo pipefail
-here=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd)
+self=$(readlink -f "${BASH_SOURCE[0]}")
+here=$(cd "$(dirname "$self")/.." && pwd)
 fail() {
   printf 'wideberth: %s\nWhat to do: %s\n' "$1" "$2" >&2
   exit 1
@@ -106,7 +111,7 @@ export LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 # What starts more of us (`wideberth placement`, for launch/cluster.sh) starts this file, which
 # knows about libtorch.
 export WIDEBERTH_LAUNCHER=$here/bin/wideberth
-exec "$here/libexec/wideberth" "$@"
+exec "$here/libexec/${self##*/}" "$@"
 LAUNCHER
 }
 
@@ -122,7 +127,7 @@ main() {
   # Strips the programs and makes them look for libraries in ../lib only.
   cmake --install "$build" --prefix "$new" --strip >/dev/null
   LD_LIBRARY_PATH=${libtorch:-$top/.deps/libtorch/torch}/lib copy_libraries
-  write_launcher
+  write_launchers wideberth nccl_carrier_test model_benchmark
   cp "$here/cluster.sh" "$new/launch/"
   cp -r "$top/configs" "$top/LICENSE" "$new/"
   local mib

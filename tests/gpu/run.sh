@@ -24,19 +24,10 @@ trap 'rm -rf "$work"' EXIT
 mkdir -p "$out"
 cd "$top" || exit 1
 
-# within_bundle PROGRAM ...: with the libraries that bin/wideberth finds.
-within_bundle() {
-  local torch libraries folder
-  torch=$(python3 -c 'import torch; print(torch.__path__[0])')
-  libraries=$torch/lib
-  for folder in "$torch"/../nvidia/*/lib; do libraries+=:$folder; done
-  LD_LIBRARY_PATH=$libraries "$@"
-}
-
 # on_gpu FILE: the configuration with every model on the GPU.
 on_gpu() { sed -E 's/model \{ path: "[^"]*"/& device: "cuda:0"/' "$1"; }
 
-part_nccl() { within_bundle "$bundle/libexec/nccl_carrier_test"; }
+part_nccl() { "$bundle/bin/nccl_carrier_test"; }
 
 part_parity() { python3 tests/gpu/parity.py --wideberth "$wideberth" --tokenizer "$tokenizer"; }
 
@@ -64,17 +55,14 @@ PY
 }
 
 part_speed() {
-  mkdir -p "$work/build"
-  ln -s "$bundle/libexec" "$work/build/bin"
-  within_bundle python3 benchmarks/compare.py --build "$work/build" --model qwen2-1.5b --dtype bfloat16 --device cuda:0 \
-    --rounds "${ROUNDS:-3}" --json "$out/speed.json"
+  python3 benchmarks/compare.py --build "$bundle" --model qwen2-1.5b --dtype bfloat16 --device cuda:0 --rounds 3 \
+    --json "$out/speed.json"
 }
 
 part_run() {
   python3 benchmarks/random_models.py qwen2-1.5b "$work/model"
   cp "$tokenizer"/tokenizer.json "$tokenizer"/tokenizer_config.json "$work/model/"
-  sed -E "s|path: \"\\.deps/models/[^\"]*\"|path: \"$work/model\" device: \"cuda:0\" dtype: BFLOAT16|" \
-    configs/quickstart.txtpb >"$work/run.txtpb"
+  on_gpu configs/quickstart.txtpb | sed "s|\"\.deps/models/[^\"]*\"|\"$work/model\" dtype: BFLOAT16|" >"$work/run.txtpb"
   "$wideberth" run --config="$work/run.txtpb" --run_dir="$work/run" --override='prompts { num_held_out: 0 }
     evaluation { num_prompts: 0 } generation { max_new_tokens: 96 } actor { groups_per_lease: 8 }
     learner { max_steps: 4 groups_per_step: 8 group_size: 16 micro_batch_tokens: 16384 health_port: -1 }' &

@@ -32,6 +32,12 @@ using ::wideberth::testing::MakeBlob;
 
 // Adapters of rank 16: small, of an 8B model, of a 14B model.
 const std::vector<int64_t> kAdapterBytes = {1'000'000, 84'000'000, 138'000'000};
+// Two versions of each size: the first makes room for it.
+const uint64_t kNumVersions = 2 * kAdapterBytes.size();
+std::shared_ptr<AdapterBlob> Version(uint64_t version) {
+  return MakeBlob(version, kAdapterBytes[version / 2] / 4);
+}
+
 constexpr int64_t kNumGradients = 42'000'000;
 
 // Before NCCL looks.
@@ -122,17 +128,14 @@ TEST_F(NcclCarrierTest, VersionsArriveInAnotherProcessOnTheSameGpu) {
   Member member("ReceivesVersions", group_.unique_id());
   auto group = NcclGroup::Join(Rank(0, 2), 0, absl::Seconds(60));
   ASSERT_TRUE(group.ok()) << group.status();
-  for (size_t i = 0; i < kAdapterBytes.size(); ++i) {
-    // Twice: the first of a size makes room for it.
-    for (uint64_t round = 0; round < 2; ++round) {
-      const auto blob = MakeBlob(2 * i + round, kAdapterBytes[i] / 4);
-      const absl::Time start = absl::Now();
-      const absl::Status sent = (*group)->Send(*blob, absl::Seconds(60));
-      ASSERT_TRUE(sent.ok()) << sent;
-      const double seconds = absl::ToDoubleSeconds(absl::Now() - start);
-      std::printf("%.0f MB in %.1f ms, %.2f GB/s\n", kAdapterBytes[i] / 1e6, seconds * 1e3,
-                  kAdapterBytes[i] / seconds / 1e9);
-    }
+  for (uint64_t version = 0; version < kNumVersions; ++version) {
+    const auto blob = Version(version);
+    const absl::Time start = absl::Now();
+    const absl::Status sent = (*group)->Send(*blob, absl::Seconds(60));
+    ASSERT_TRUE(sent.ok()) << sent;
+    const double seconds = absl::ToDoubleSeconds(absl::Now() - start);
+    std::printf("%.0f MB in %.1f ms, %.2f GB/s\n", blob->bytes.size() / 1e6, seconds * 1e3,
+                blob->bytes.size() / seconds / 1e9);
   }
   EXPECT_EQ(member.Wait(), 0);
 }
@@ -161,8 +164,8 @@ TEST_F(NcclCarrierTest, AMemberKilledBetweenVersionsEndsTheSendAndANewGeneration
   auto group = NcclGroup::Join(Rank(0, 2), 0, absl::Seconds(60));
   ASSERT_TRUE(group.ok()) << group.status();
   std::printf("a new generation after %.1f s\n", absl::ToDoubleSeconds(absl::Now() - start));
-  for (size_t i = 0; i < 2 * kAdapterBytes.size(); ++i)
-    ASSERT_TRUE((*group)->Send(*MakeBlob(i, kAdapterBytes[i / 2] / 4), absl::Seconds(60)).ok());
+  for (uint64_t version = 0; version < kNumVersions; ++version)
+    ASSERT_TRUE((*group)->Send(*Version(version), absl::Seconds(60)).ok());
   EXPECT_EQ(member.Wait(), 0);
 }
 
@@ -230,8 +233,8 @@ class MemberTest : public ::testing::Test {
 TEST_F(MemberTest, ReceivesVersions) {
   auto group = Join();
   ASSERT_TRUE(group.ok()) << group.status();
-  for (uint64_t version = 0; version < 2 * kAdapterBytes.size(); ++version) {
-    const auto sent = MakeBlob(version, kAdapterBytes[version / 2] / 4);
+  for (uint64_t version = 0; version < kNumVersions; ++version) {
+    const auto sent = Version(version);
     const auto received = (*group)->Receive(absl::Seconds(60));
     ASSERT_TRUE(received.ok()) << received.status();
     EXPECT_EQ((*received)->manifest.version(), version);
