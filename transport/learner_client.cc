@@ -62,7 +62,8 @@ class GrpcLearnerClient final : public LearnerClient {
       : address_(address),
         options_(options),
         channel_(MakeChannel(address_)),
-        stub_(proto::Learner::NewStub(channel_)) {}
+        stub_(proto::Learner::NewStub(channel_)),
+        adapters_(proto::Adapters::NewStub(channel_)) {}
 
   bool WaitForConnected(absl::Time deadline) {
     return channel_->WaitForConnected(absl::ToChronoTime(deadline));
@@ -98,7 +99,7 @@ class GrpcLearnerClient final : public LearnerClient {
         "FetchAdapter", options_.fetch_timeout, [&](grpc::ClientContext* context) -> absl::Status {
           BlobAssembly assembly;
           const std::unique_ptr<grpc::ClientReader<proto::AdapterChunk>> reader =
-              stub_->FetchAdapter(context, request);
+              adapters_->FetchAdapter(context, request);
           proto::AdapterChunk chunk;
           absl::Status unfit;
           while (unfit.ok() && reader->Read(&chunk)) unfit = assembly.Add(chunk);
@@ -171,6 +172,7 @@ class GrpcLearnerClient final : public LearnerClient {
   const Options options_;
   const std::shared_ptr<grpc::Channel> channel_;
   const std::unique_ptr<proto::Learner::Stub> stub_;
+  const std::unique_ptr<proto::Adapters::Stub> adapters_;
   CallsUnderWay calls_;
 };
 

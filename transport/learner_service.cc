@@ -85,10 +85,6 @@ class LearnerCalls final : public proto::Learner::CallbackService {
       proto::AcknowledgeAdapterResponse* response) override {
     return Answer(context, response, [&] { return handler_->AcknowledgeAdapter(*request); });
   }
-  grpc::ServerWriteReactor<proto::AdapterChunk>* FetchAdapter(
-      grpc::CallbackServerContext*, const proto::FetchAdapterRequest* request) override {
-    return new AdapterStream(NoThrow([&] { return handler_->NewestAdapter(*request); }));
-  }
 
  private:
   template <typename Response, typename Function>
@@ -104,14 +100,29 @@ class LearnerCalls final : public proto::Learner::CallbackService {
   LearnerHandler* const handler_;
 };
 
+class AdapterCalls final : public proto::Adapters::CallbackService {
+ public:
+  explicit AdapterCalls(LearnerHandler* handler) : handler_(handler) {}
+
+  grpc::ServerWriteReactor<proto::AdapterChunk>* FetchAdapter(
+      grpc::CallbackServerContext*, const proto::FetchAdapterRequest* request) override {
+    return new AdapterStream(NoThrow([&] { return handler_->NewestAdapter(*request); }));
+  }
+
+ private:
+  LearnerHandler* const handler_;
+};
+
 class GrpcLearnerServer final : public LearnerServer {
  public:
   GrpcLearnerServer(LearnerHandler* handler, RankHub* ranks)
-      : calls_(handler), rank_calls_(ranks == nullptr ? nullptr : MakeRanksService(ranks)) {}
+      : calls_(handler),
+        adapter_calls_(handler),
+        rank_calls_(ranks == nullptr ? nullptr : MakeRanksService(ranks)) {}
   ~GrpcLearnerServer() override { Shutdown(absl::ZeroDuration()); }
 
   absl::Status Listen(absl::string_view address) {
-    std::vector<grpc::Service*> services = {&calls_};
+    std::vector<grpc::Service*> services = {&calls_, &adapter_calls_};
     if (rank_calls_ != nullptr) services.push_back(rank_calls_.get());
     WB_ASSIGN_OR_RETURN(listening_, transport::Listen(address, services));
     return absl::OkStatus();
@@ -125,6 +136,7 @@ class GrpcLearnerServer final : public LearnerServer {
 
  private:
   LearnerCalls calls_;
+  AdapterCalls adapter_calls_;
   const std::unique_ptr<grpc::Service> rank_calls_;
   ListeningServer listening_;
 };
