@@ -82,7 +82,7 @@ class PromptReader {
   static absl::StatusOr<PromptReader> Create(const std::string& folder, bool chat, int64_t vocab) {
     PromptReader reader(chat, vocab);
     WB_ASSIGN_OR_RETURN(reader.tokenizer_, model::Tokenizer::FromFolder(folder));
-    WB_ASSIGN_OR_RETURN(reader.chat_template_, actor::ChatTemplateOf(folder));
+    WB_ASSIGN_OR_RETURN(reader.chat_template_, model::ChatTemplateOf(folder));
     if (chat && !reader.chat_template_) {
       return absl::InvalidArgumentError(
           absl::StrCat(folder, ": has no chat template, --chat needs one"));
@@ -107,7 +107,7 @@ class PromptReader {
  private:
   PromptReader(bool chat, int64_t vocab) : chat_(chat), vocab_(vocab) {}
   absl::StatusOr<std::vector<int32_t>> FromText(const std::string& text) const {
-    if (chat_) return actor::EncodeConversation(*tokenizer_, chat_template_, {{"user", text}});
+    if (chat_) return model::EncodeConversation(*tokenizer_, chat_template_, {{"user", text}});
     return tokenizer_->Encode(text, /*add_special_tokens=*/true);
   }
   absl::StatusOr<std::vector<int32_t>> FromMessages(const nlohmann::json& list,
@@ -123,7 +123,7 @@ class PromptReader {
       messages.push_back(
           {message["role"].get<std::string>(), message["content"].get<std::string>()});
     }
-    auto ids = actor::EncodeConversation(*tokenizer_, chat_template_, messages);
+    auto ids = model::EncodeConversation(*tokenizer_, chat_template_, messages);
     if (!ids.ok()) return Annotate(ids.status(), line.origin);
     return ids;
   }

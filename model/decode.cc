@@ -11,13 +11,16 @@ namespace wideberth::model {
 
 using ::at::Tensor;
 
-DecodeBatch::DecodeBatch(const CausalLm& model, const std::vector<KvPrefix>& prompts,
-                         std::vector<int64_t> prompt_of, int64_t max_steps)
-    : model_(model), prompts_(prompts), prompt_of_(std::move(prompt_of)), max_steps_(max_steps) {
+DecodeCohort::DecodeCohort(const CausalLm* model, std::vector<KvPrefix> prompts,
+                           std::vector<int64_t> prompt_of, int64_t max_steps)
+    : model_(model),
+      prompts_(std::move(prompts)),
+      prompt_of_(std::move(prompt_of)),
+      max_steps_(max_steps) {
   FindRuns();
 }
 
-void DecodeBatch::FindRuns() {
+void DecodeCohort::FindRuns() {
   runs_.clear();
   longest_prompt_ = 0;
   for (int64_t row = 0; row < size(); ++row) {
@@ -28,12 +31,12 @@ void DecodeBatch::FindRuns() {
   }
 }
 
-void DecodeBatch::Reserve(int64_t steps) {
+void DecodeCohort::Reserve(int64_t steps) {
   if (steps <= capacity_) return;
   const int64_t grown =
       std::min(max_steps_, std::max<int64_t>(steps, std::max<int64_t>(16, capacity_ * 2)));
-  const ModelSpec& spec = model_.spec();
-  const auto options = at::TensorOptions(model_.dtype()).device(model_.device());
+  const ModelSpec& spec = model_->spec();
+  const auto options = at::TensorOptions(model_->dtype()).device(model_->device());
   keys_BKTD_.resize(spec.num_layers);
   values_BKTD_.resize(spec.num_layers);
   for (std::vector<Tensor>* caches : {&keys_BKTD_, &values_BKTD_}) {
@@ -46,28 +49,21 @@ void DecodeBatch::Reserve(int64_t steps) {
   capacity_ = grown;
 }
 
-Tensor DecodeBatch::Step(const std::vector<int32_t>& tokens, const Adapter* adapter) {
-  WB_CHECK(static_cast<int64_t>(tokens.size()) == size(), "one token per sequence");
-  WB_CHECK(step_ < max_steps_, "a decode batch takes at most max_steps steps");
+void DecodeCohort::BeginStep(std::vector<int64_t>* positions) {
+  WB_CHECK(step_ < max_steps_, "a sequence takes at most max_steps steps");
   Reserve(step_ + 1);
-  std::vector<int64_t> ids(tokens.begin(), tokens.end()), positions;
-  for (int64_t prompt : prompt_of_) positions.push_back(prompts_[prompt].length + step_);
-  const ModelSpec& spec = model_.spec();
+  for (int64_t prompt : prompt_of_) positions->push_back(prompts_[prompt].length + step_);
+  const ModelSpec& spec = model_->spec();
   scores_ = at::full(
       {size(), spec.num_kv_heads, spec.num_heads / spec.num_kv_heads, longest_prompt_ + step_ + 1},
       -std::numeric_limits<float>::infinity(),
-      at::TensorOptions(model_.dtype()).device(model_.device()));
-  ForwardOptions options;
-  options.adapter = adapter;
-  Tensor hidden_BH = model_.RunLayers(model_.Indices(ids), model_.Indices(positions), options,
-                                      [this](int64_t layer, const Tensor& q, const Tensor& k,
-                                             const Tensor& v) { return Attend(layer, q, k, v); });
-  ++step_;
-  return hidden_BH;
+      at::TensorOptions(model_->dtype()).device(model_->device()));
 }
 
-Tensor DecodeBatch::Attend(int64_t layer, const Tensor& q_BQD, const Tensor& k_BKD,
-                           const Tensor& v_BKD) {
+void DecodeCohort::EndStep() { ++step_; }
+
+Tensor DecodeCohort::Attend(int64_t layer, const Tensor& q_BQD, const Tensor& k_BKD,
+                            const Tensor& v_BKD) {
   const int64_t b = size(), kv = k_BKD.size(1), d = k_BKD.size(2), repeat = q_BQD.size(1) / kv,
                 own = step_ + 1;
   keys_BKTD_[layer].select(2, step_).copy_(k_BKD);
@@ -104,16 +100,71 @@ Tensor DecodeBatch::Attend(int64_t layer, const Tensor& q_BQD, const Tensor& k_B
   return out_BKRD.reshape({b, kv * repeat * d});
 }
 
-void DecodeBatch::Keep(const std::vector<int64_t>& rows) {
+void DecodeCohort::Keep(const std::vector<int64_t>& rows) {
   if (static_cast<int64_t>(rows.size()) == size()) return;
-  const Tensor index = model_.Indices(rows);
-  for (std::vector<Tensor>* caches : {&keys_BKTD_, &values_BKTD_}) {
-    for (Tensor& cache : *caches) cache = cache.index_select(0, index);
+  if (!rows.empty()) {
+    const Tensor index = model_->Indices(rows);
+    for (std::vector<Tensor>* caches : {&keys_BKTD_, &values_BKTD_}) {
+      for (Tensor& cache : *caches) cache = cache.index_select(0, index);
+    }
   }
   std::vector<int64_t> kept;
   for (int64_t row : rows) kept.push_back(prompt_of_[row]);
   prompt_of_ = std::move(kept);
   FindRuns();
+}
+
+void DecodeBatch::Add(std::vector<KvPrefix> prompts, std::vector<int64_t> prompt_of,
+                      int64_t max_steps) {
+  if (prompt_of.empty()) return;
+  cohorts_.emplace_back(model_, std::move(prompts), std::move(prompt_of), max_steps);
+}
+
+Tensor DecodeBatch::Step(const std::vector<int32_t>& tokens, const Adapter* adapter) {
+  WB_CHECK(static_cast<int64_t>(tokens.size()) == size(), "one token per sequence");
+  const std::vector<int64_t> ids(tokens.begin(), tokens.end());
+  std::vector<int64_t> positions;
+  for (DecodeCohort& cohort : cohorts_) cohort.BeginStep(&positions);
+  ForwardOptions options;
+  options.adapter = adapter;
+  Tensor hidden_BH = model_->RunLayers(model_->Indices(ids), model_->Indices(positions), options,
+                                       [this](int64_t layer, const Tensor& q, const Tensor& k,
+                                              const Tensor& v) { return Attend(layer, q, k, v); });
+  for (DecodeCohort& cohort : cohorts_) cohort.EndStep();
+  return hidden_BH;
+}
+
+Tensor DecodeBatch::Attend(int64_t layer, const Tensor& q_BQD, const Tensor& k_BKD,
+                           const Tensor& v_BKD) {
+  if (cohorts_.size() == 1) return cohorts_[0].Attend(layer, q_BQD, k_BKD, v_BKD);
+  std::vector<Tensor> outputs;
+  int64_t first = 0;
+  for (DecodeCohort& cohort : cohorts_) {
+    const int64_t n = cohort.size();
+    outputs.push_back(cohort.Attend(layer, q_BQD.narrow(0, first, n), k_BKD.narrow(0, first, n),
+                                    v_BKD.narrow(0, first, n)));
+    first += n;
+  }
+  return at::cat(outputs);
+}
+
+void DecodeBatch::Keep(const std::vector<int64_t>& rows) {
+  size_t next = 0;
+  int64_t first = 0;
+  for (DecodeCohort& cohort : cohorts_) {
+    const int64_t end = first + cohort.size();
+    std::vector<int64_t> kept;
+    while (next < rows.size() && rows[next] < end) kept.push_back(rows[next++] - first);
+    cohort.Keep(kept);
+    first = end;
+  }
+  std::erase_if(cohorts_, [](const DecodeCohort& cohort) { return cohort.size() == 0; });
+}
+
+int64_t DecodeBatch::size() const {
+  int64_t n = 0;
+  for (const DecodeCohort& cohort : cohorts_) n += cohort.size();
+  return n;
 }
 
 }  // namespace wideberth::model

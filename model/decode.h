@@ -12,20 +12,19 @@
 
 namespace wideberth::model {
 
-// Not thread-safe. All sequences are at the same step of their completion; prompts may differ in
-// length.
-class DecodeBatch {
+// Sequences that began together and are at the same step of their completions. Prompts may differ
+// in length. Not thread-safe; used by DecodeBatch.
+class DecodeCohort {
  public:
-  // `prompts` outlives the batch. `prompt_of` names each sequence's prompt, in ascending order.
-  DecodeBatch(const CausalLm& model, const std::vector<KvPrefix>& prompts,
-              std::vector<int64_t> prompt_of, int64_t max_steps);
+  DecodeCohort(const CausalLm* model, std::vector<KvPrefix> prompts, std::vector<int64_t> prompt_of,
+               int64_t max_steps);
 
-  // Hidden states [B, H] of the next position of every sequence, whose tokens are `tokens` [B].
-  at::Tensor Step(const std::vector<int32_t>& tokens, const Adapter* adapter);
-
-  // Keeps the sequences at `rows` (ascending) and forgets the others.
+  // Positions of the next tokens, after which `Attend` is called once a layer, then `EndStep`.
+  void BeginStep(std::vector<int64_t>* positions);
+  at::Tensor Attend(int64_t layer, const at::Tensor& q_BQD, const at::Tensor& k_BKD,
+                    const at::Tensor& v_BKD);
+  void EndStep();
   void Keep(const std::vector<int64_t>& rows);
-
   int64_t size() const { return static_cast<int64_t>(prompt_of_.size()); }
 
  private:
@@ -34,13 +33,11 @@ class DecodeBatch {
   };
   void FindRuns();
   void Reserve(int64_t steps);
-  at::Tensor Attend(int64_t layer, const at::Tensor& q_BQD, const at::Tensor& k_BKD,
-                    const at::Tensor& v_BKD);
 
-  const CausalLm& model_;
-  const std::vector<KvPrefix>& prompts_;
+  const CausalLm* model_;
+  std::vector<KvPrefix> prompts_;
   std::vector<int64_t> prompt_of_;
-  const int64_t max_steps_;
+  int64_t max_steps_;
   int64_t step_ = 0;      // Tokens every sequence has in its own cache.
   int64_t capacity_ = 0;  // Steps the own caches have room for.
   std::vector<Run> runs_;
@@ -48,6 +45,33 @@ class DecodeBatch {
   std::vector<at::Tensor> keys_BKTD_, values_BKTD_;  // Per layer.
   at::Tensor
       scores_;  // Per step: [B, K, Q/K, P + T], -inf where a prompt is shorter than the longest.
+};
+
+// Not thread-safe. Rows are the sequences of all cohorts, in the order they were added.
+class DecodeBatch {
+ public:
+  // `model` outlives the batch.
+  explicit DecodeBatch(const CausalLm* model) : model_(model) {}
+
+  // Sequences that begin with the next step. `prompt_of` names each one's prompt, in ascending
+  // order; each takes at most `max_steps` steps.
+  void Add(std::vector<KvPrefix> prompts, std::vector<int64_t> prompt_of, int64_t max_steps);
+
+  // Hidden states [B, H] of the next position of every sequence, whose tokens are `tokens` [B]. The
+  // layers see all rows at once.
+  at::Tensor Step(const std::vector<int32_t>& tokens, const Adapter* adapter);
+
+  // Keeps the sequences at `rows` (ascending) and forgets the others.
+  void Keep(const std::vector<int64_t>& rows);
+
+  int64_t size() const;
+
+ private:
+  at::Tensor Attend(int64_t layer, const at::Tensor& q_BQD, const at::Tensor& k_BKD,
+                    const at::Tensor& v_BKD);
+
+  const CausalLm* const model_;
+  std::vector<DecodeCohort> cohorts_;
 };
 
 }  // namespace wideberth::model

@@ -258,7 +258,7 @@ TEST_F(GenerateTest, AGroupThatIsNotWantedEndsAndTheOthersGoOn) {
   const std::vector<PromptGroup> groups = {{4, {5, 6, 7}, 2}, {9, {8}, 2}, {12, {30, 31}, 1}};
   const auto expected = Run(groups, options);
   int asked = 0;
-  options.wanted = [&](size_t group) { return group != 1 || ++asked < 10; };
+  options.wanted = [&](size_t group) { return group != 1 || ++asked < 5; };
   const auto found = Run(groups, options);
   for (size_t g : {0, 2}) {
     for (int c = 0; c < groups[g].num_completions; ++c)
@@ -269,6 +269,75 @@ TEST_F(GenerateTest, AGroupThatIsNotWantedEndsAndTheOthersGoOn) {
     EXPECT_LT(tokens.size(), 8);
     EXPECT_TRUE(std::equal(tokens.begin(), tokens.end(), expected[1][c].tokens.begin()));
     EXPECT_EQ(found[1][c].finish, proto::LENGTH);
+  }
+}
+
+TEST_F(GenerateTest, GroupsJoinARunningBatchAndLeaveItWithoutWaitingForTheSlowest) {
+  GenerateOptions options;
+  options.sampling.set_max_new_tokens(24);
+  options.seed = 11;
+  options.stop_tokens = {7, 100, 200};
+  const std::vector<PromptGroup> groups = {
+      {4, {5, 6, 7}, 3}, {9, {8}, 2}, {12, {30, 31, 32, 33, 34, 35}, 4}, {13, {40, 41}, 2}};
+  const auto generator = *Generator::Create(model_.get(), options);
+  std::map<size_t, int> ended_at;
+  for (int step = 0; step == 0 || !generator->running().empty(); ++step) {
+    // One joins every fifth step.
+    if (step % 5 == 0 && step / 5 < static_cast<int>(groups.size())) {
+      const absl::StatusOr<size_t> index = generator->Add({groups[step / 5]});
+      ASSERT_TRUE(index.ok()) << index.status();
+      EXPECT_EQ(*index, static_cast<size_t>(step / 5));
+    }
+    ASSERT_TRUE(generator->Step().ok());
+    for (const Generator::Finished& finished : generator->TakeFinished()) {
+      ended_at[finished.index] = step;
+      const auto alone = Run({groups[finished.index]}, options)[0];
+      for (size_t c = 0; c < alone.size(); ++c) {
+        EXPECT_EQ(finished.completions[c].tokens, alone[c].tokens) << finished.index << " " << c;
+        EXPECT_EQ(finished.completions[c].finish, alone[c].finish);
+        for (size_t t = 0; t < alone[c].tokens.size(); ++t)
+          EXPECT_NEAR(finished.completions[c].logprobs[t], alone[c].logprobs[t], 1e-4);
+      }
+    }
+  }
+  ASSERT_EQ(ended_at.size(), groups.size());
+  EXPECT_LT(ended_at[0], ended_at[3]) << "the first left while the last was still sampled";
+}
+
+TEST_F(GenerateTest, AVersionChangesBetweenTwoTokensAndEveryTokenKnowsItsOwn) {
+  GenerateOptions options;
+  options.sampling.set_max_new_tokens(16);
+  proto::LoraConfig lora;
+  lora.set_rank(4);
+  std::vector<std::shared_ptr<Adapter>> versions;
+  for (uint64_t seed : {1, 2}) {
+    versions.push_back(*Adapter::Initialize(model_->spec(), lora, seed, at::kFloat, at::kCPU));
+    for (at::Tensor& parameter : versions.back()->Parameters()) parameter.normal_(0.0, 0.5);
+  }
+  const PromptGroup group = {3, {5, 6, 7, 8, 9}, 3};
+  options.adapter = versions[0].get();
+  const auto first_only = Run({group}, options)[0];
+  options.adapter = nullptr;
+  const auto generator = *Generator::Create(model_.get(), options);
+  generator->Use(versions[0].get(), 6);
+  ASSERT_TRUE(generator->Add({group}).ok());
+  for (int step = 0; step < 4; ++step) ASSERT_TRUE(generator->Step().ok());
+  generator->Use(versions[1].get(), 7);
+  while (generator->running().size() == 1) {
+    ASSERT_TRUE(generator->Step().ok());
+    for (const Generator::Finished& finished : generator->TakeFinished()) {
+      for (int c = 0; c < 3; ++c) {
+        const Sampled& sampled = finished.completions[c];
+        ASSERT_EQ(sampled.versions.size(), 2u);
+        EXPECT_EQ(sampled.versions[0].version, 6u);
+        EXPECT_EQ(sampled.versions[0].num_tokens, 5);
+        EXPECT_EQ(sampled.versions[1].version, 7u);
+        EXPECT_EQ(sampled.versions[1].num_tokens, 11);
+        EXPECT_TRUE(std::equal(sampled.tokens.begin(), sampled.tokens.begin() + 5,
+                               first_only[c].tokens.begin()));
+        EXPECT_NE(sampled.logprobs[5], first_only[c].logprobs[5]);
+      }
+    }
   }
 }
 
