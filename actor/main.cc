@@ -3,19 +3,22 @@
 // learner. Started with the learner's address and a name; everything else it is told.
 //
 //                learner                         scorers
-//      leases ▼     ▲ groups   ▼ adapter v+1        ▲ ▼
-//   ┌──────────── main ─────────────┐ queue ┌──── hand in ────┐
-//   │ lease, swap adapter, generate ├──(2)─▶│ score, submit   │
-//   └───────────────────────────────┘       └─────────────────┘
+//       leases ▼       ▼ adapter v+1                  ▲ ▼          ▲ groups
+//   ┌─ lease ─┐   ┌───────── main ──────────┐ queue ┌───── hand in ──────┐
+//   │  room?  ├──▶│ join, one token, leave, ├──────▶│ score, submit      │
+//   └─────────┘   │ swap adapter, ...       │       └────────────────────┘
+//                 └─────────────────────────┘
 //
 // clang-format off
 //   thread       consumes          produces         waits for            unblocked by
-//   main         leases, adapters  batches          lease, adapter,      learner, receiver, hand in,
-//                                                   room in queue        Stop
-//   hand in      batches           scored groups    a batch, scores,     main, scorers, learner,
+//   lease        room in the batch leases           room, the learner    main, hand in, learner, Stop
+//   main         leases, adapters  answered groups  where nothing runs:  lease, receiver, Stop
+//                                                   a lease, an adapter
+//   hand in      answered groups   scored groups    a group, scores,     main, scorers, learner,
 //                                                   the learner          Stop
-//   scoring (n)  a batch's items   typed scores     its scorer           scorer, deadline, Stop
+//   scoring (n)  items             typed scores     its scorer           scorer, deadline, Stop
 //   receiver     adapter chunks    staged version   next poll, a waiter  timer, main
+//   acknowledge  version in use    -                a swap, the learner  main, learner, Stop
 //   heartbeat    status            drain, scorers   the next beat        timer, learner, Stop
 //   signals      SIGTERM, SIGINT   Stop             a signal             the system, end of main
 //   health       HTTP requests     pages            a request            clients

@@ -10,27 +10,6 @@
 
 namespace wideberth::actor {
 
-absl::StatusOr<absl::optional<model::ChatTemplate>> ChatTemplateOf(absl::string_view folder) {
-  auto chat_template = model::ChatTemplate::FromFolder(folder);
-  if (absl::IsNotFound(chat_template.status())) return absl::optional<model::ChatTemplate>();
-  if (!chat_template.ok()) return chat_template.status();
-  return absl::make_optional(*std::move(chat_template));
-}
-
-absl::StatusOr<std::vector<int32_t>> EncodeConversation(
-    const model::Tokenizer& tokenizer, const absl::optional<model::ChatTemplate>& chat_template,
-    const std::vector<model::Message>& messages) {
-  if (chat_template) {
-    WB_ASSIGN_OR_RETURN(const std::string text,
-                        chat_template->Render(messages, /*add_generation_prompt=*/true));
-    return tokenizer.Encode(text);
-  }
-  std::string text;
-  for (const model::Message& message : messages)
-    absl::StrAppend(&text, text.empty() ? "" : "\n", message.content);
-  return tokenizer.Encode(text, /*add_special_tokens=*/true);
-}
-
 std::vector<int32_t> StopTokens(const model::ModelSpec& spec, const model::Tokenizer& tokenizer,
                                 const absl::optional<model::ChatTemplate>& chat_template) {
   std::set<int32_t> stops(spec.eos_token_ids.begin(), spec.eos_token_ids.end());
@@ -49,7 +28,7 @@ absl::StatusOr<std::unique_ptr<ModelPolicy>> ModelPolicy::Load(const proto::RunC
   std::unique_ptr<ModelPolicy> policy(new ModelPolicy(config));
   WB_ASSIGN_OR_RETURN(policy->model_, model::CausalLm::Load(where));
   WB_ASSIGN_OR_RETURN(policy->tokenizer_, model::Tokenizer::FromFolder(where.path()));
-  WB_ASSIGN_OR_RETURN(policy->chat_template_, ChatTemplateOf(where.path()));
+  WB_ASSIGN_OR_RETURN(policy->chat_template_, model::ChatTemplateOf(where.path()));
   if (policy->tokenizer_->vocab_size() > policy->model_->spec().vocab) {
     return absl::InvalidArgumentError(
         absl::StrCat(where.path(), ": the tokenizer has ", policy->tokenizer_->vocab_size(),
@@ -65,7 +44,7 @@ absl::StatusOr<std::vector<int32_t>> ModelPolicy::Encode(const proto::Prompt& pr
   std::vector<model::Message> messages;
   for (const proto::ChatMessage& message : prompt.message())
     messages.push_back({message.role(), message.content()});
-  return EncodeConversation(*tokenizer_, chat_template_, messages);
+  return model::EncodeConversation(*tokenizer_, chat_template_, messages);
 }
 
 std::vector<int32_t> ModelPolicy::EncodeText(const std::string& text) const {
@@ -84,28 +63,47 @@ absl::Status ModelPolicy::Use(const transport::AdapterBlob& blob) {
   }
   return model::CatchTorch(
       absl::StrCat("adapter version ", blob.manifest.version()), [&]() -> absl::Status {
-        WB_ASSIGN_OR_RETURN(adapter_,
+        WB_ASSIGN_OR_RETURN(auto adapter,
                             model::Adapter::Unpack(blob.manifest, blob.bytes, model_->spec(),
                                                    model_->dtype(), model_->device()));
+        version_ = blob.manifest.version();
+        if (generator_ != nullptr && !adapter_off_) generator_->Use(adapter.get(), version_);
+        adapter_ = std::move(adapter);
         return absl::OkStatus();
       });
 }
 
-absl::StatusOr<std::vector<std::vector<model::Sampled>>> ModelPolicy::Generate(
-    const std::vector<model::PromptGroup>& groups, bool adapter_off,
-    const std::function<bool(int64_t)>& between_steps) {
-  model::GenerateOptions options;
-  options.sampling = config_.generation();
-  options.stop_tokens = stop_tokens_;
-  options.seed = config_.seed();
-  options.adapter = adapter_off ? nullptr : adapter_.get();
-  options.between_steps = between_steps;
-  std::vector<std::vector<model::Sampled>> sampled;
-  WB_RETURN_IF_ERROR(model::CatchTorch("generation", [&]() -> absl::Status {
-    WB_ASSIGN_OR_RETURN(sampled, model::Generate(*model_, groups, options));
-    return absl::OkStatus();
-  }));
-  return sampled;
+absl::StatusOr<size_t> ModelPolicy::Add(const std::vector<model::PromptGroup>& groups,
+                                        bool adapter_off) {
+  WB_CHECK(adapter_off == adapter_off_ || num_running() == 0,
+           "what is sampled with and without the adapter does not mix");
+  adapter_off_ = adapter_off;
+  if (generator_ == nullptr) {
+    model::GenerateOptions options;
+    options.sampling = config_.generation();
+    options.stop_tokens = stop_tokens_;
+    options.seed = config_.seed();
+    WB_ASSIGN_OR_RETURN(generator_, model::Generator::Create(model_.get(), options));
+  }
+  generator_->Use(adapter_off ? nullptr : adapter_.get(), version_);
+  return generator_->Add(groups);
+}
+
+absl::Status ModelPolicy::Step() {
+  return generator_ == nullptr ? absl::OkStatus() : generator_->Step();
+}
+
+std::vector<model::Generator::Finished> ModelPolicy::TakeFinished() {
+  if (generator_ == nullptr) return {};
+  return generator_->TakeFinished();
+}
+
+int ModelPolicy::num_running() const {
+  return generator_ == nullptr ? 0 : static_cast<int>(generator_->running().size());
+}
+
+int64_t ModelPolicy::num_sampled() const {
+  return generator_ == nullptr ? 0 : generator_->num_sampled();
 }
 
 }  // namespace wideberth::actor

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// The policy as an actor sees it: prompts in, sampled completions out, an adapter swapped in
-// between. Abstract, so that the loop in rollout.h is tested without a model; ModelPolicy is the
-// real one.
+// The policy as an actor sees it: prompts join a running batch, sampled completions leave it, and
+// the adapter is swapped between two tokens. Abstract, so that the loop in rollout.h is tested
+// without a model; ModelPolicy is the real one.
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -15,6 +14,7 @@
 #include "absl/types/optional.h"
 #include "model/causal_lm.h"
 #include "model/chat_template.h"
+#include "model/conversation.h"
 #include "model/generate.h"
 #include "model/tokenizer.h"
 #include "proto/config.pb.h"
@@ -33,23 +33,22 @@ class Policy {
   virtual std::string Decode(const std::vector<int32_t>& tokens) const = 0;
   // Prompt and completion together.
   virtual int64_t context_tokens() const = 0;
-  // Generates with this version from now on. On an error the version before stays.
+  // Every token from now on is sampled with this version, those of completions under way as well.
+  // On an error the version before stays.
   virtual absl::Status Use(const transport::AdapterBlob& blob) = 0;
-  // As model::Generate; Cancelled when `between_steps` says false.
-  virtual absl::StatusOr<std::vector<std::vector<model::Sampled>>> Generate(
-      const std::vector<model::PromptGroup>& groups, bool adapter_off,
-      const std::function<bool(int64_t)>& between_steps) = 0;
+
+  // The running batch, as model::Generator has it. `adapter_off`: by the base itself; what is
+  // sampled with and without the adapter does not mix, so Add waits for `num_running` to be 0
+  // before it changes sides (WB_CHECK).
+  virtual absl::StatusOr<size_t> Add(const std::vector<model::PromptGroup>& groups,
+                                     bool adapter_off) = 0;
+  virtual absl::Status Step() = 0;
+  virtual std::vector<model::Generator::Finished> TakeFinished() = 0;
+  virtual int num_running() const = 0;      // Groups.
+  virtual int64_t num_sampled() const = 0;  // Tokens since the last Clear.
+  // Forgets what is under way.
+  virtual void Clear() = 0;
 };
-
-// A conversation as token ids: the model's chat template with the generation prompt, or, for a
-// model that has none, the contents as plain text with whatever the tokenizer puts around one
-// sequence.
-absl::StatusOr<std::vector<int32_t>> EncodeConversation(
-    const model::Tokenizer& tokenizer, const absl::optional<model::ChatTemplate>& chat_template,
-    const std::vector<model::Message>& messages);
-
-// The folder's template; nullopt where it has none. Other errors are the template's.
-absl::StatusOr<absl::optional<model::ChatTemplate>> ChatTemplateOf(absl::string_view folder);
 
 // End-of-sequence tokens of the folder and those that end an assistant turn, ascending.
 std::vector<int32_t> StopTokens(const model::ModelSpec& spec, const model::Tokenizer& tokenizer,
@@ -69,9 +68,13 @@ class ModelPolicy final : public Policy {
   std::string Decode(const std::vector<int32_t>& tokens) const override;
   int64_t context_tokens() const override { return model_->spec().max_positions; }
   absl::Status Use(const transport::AdapterBlob& blob) override;
-  absl::StatusOr<std::vector<std::vector<model::Sampled>>> Generate(
-      const std::vector<model::PromptGroup>& groups, bool adapter_off,
-      const std::function<bool(int64_t)>& between_steps) override;
+  absl::StatusOr<size_t> Add(const std::vector<model::PromptGroup>& groups,
+                             bool adapter_off) override;
+  absl::Status Step() override;
+  std::vector<model::Generator::Finished> TakeFinished() override;
+  int num_running() const override;
+  int64_t num_sampled() const override;
+  void Clear() override { generator_.reset(); }
 
  private:
   explicit ModelPolicy(const proto::RunConfig& config) : config_(config) {}
@@ -82,6 +85,9 @@ class ModelPolicy final : public Policy {
   absl::optional<model::ChatTemplate> chat_template_;
   std::vector<int32_t> stop_tokens_;
   std::shared_ptr<model::Adapter> adapter_;
+  uint64_t version_ = 0;
+  bool adapter_off_ = false;
+  std::unique_ptr<model::Generator> generator_;
 };
 
 }  // namespace wideberth::actor

@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// The actor's loop: leased prompt groups in, scored groups out. Two stages on two threads, so that
-// one batch is scored and handed in while the next is generated:
-//   generate: LeasePrompts -> wait for the adapter version -> swap it in -> Generate (several
-//   groups in one batch) -> queue hand in:  queue -> decode -> Score on every scorer at once ->
-//   SubmitGroup
+// The actor's loop: leased prompt groups in, scored groups out. Three stages on three threads:
+//   lease:    while there is room: LeasePrompts
+//   generate: leases join the running batch -> one token for all -> finished groups leave it, a
+//             newer adapter is swapped in between two tokens
+//   hand in:  Score on every scorer at once -> SubmitGroup (hand_in.h)
+// The batch never waits for its slowest completion, and nobody waits for the learner or a scorer
+// while there is something to decode.
 #pragma once
 
 #include <atomic>
+#include <deque>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -14,10 +18,11 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "actor/hand_in.h"
 #include "actor/membership.h"
 #include "actor/policy.h"
+#include "actor/progress.h"
 #include "actor/scoring.h"
-#include "base/bounded_queue.h"
 #include "base/mutex.h"
 #include "proto/config.pb.h"
 #include "proto/wire.pb.h"
@@ -25,21 +30,6 @@
 #include "transport/learner_client.h"
 
 namespace wideberth::actor {
-
-// What heartbeats, the health page and metrics tell of this actor. Thread-safe.
-class Progress final {
- public:
-  void SetState(absl::string_view state);
-  void SetVersion(uint64_t version);
-  void SetError(absl::string_view error);
-  void CountGenerated(int64_t num_tokens, absl::Duration took);
-  void CountSubmitted();
-  proto::MemberStatus Snapshot() const;
-
- private:
-  mutable Mutex mutex_;
-  proto::MemberStatus status_ ABSL_GUARDED_BY(mutex_);
-};
 
 class Rollout final {
  public:
@@ -54,12 +44,12 @@ class Rollout final {
     Progress* progress = nullptr;
     absl::Duration score_backoff = absl::Seconds(1);
   };
-  explicit Rollout(Parts parts) : parts_(std::move(parts)) {}
+  explicit Rollout(Parts parts);
   Rollout(const Rollout&) = delete;
   Rollout& operator=(const Rollout&) = delete;
 
   // Works until Stop or until an error that this process cannot work on with (the policy fails, the
-  // learner refuses us); owns the calling thread, where all torch work happens, and one more. OK
+  // learner refuses us); owns the calling thread, where all torch work happens, and two more. OK
   // after Stop. What was leased and not handed in is leased to somebody else.
   absl::Status Run();
 
@@ -68,45 +58,55 @@ class Rollout final {
   void Stop();
 
  private:
-  struct Batch {
-    std::vector<proto::GroupLease> leases;
-    std::vector<std::vector<int32_t>> prompts;  // Empty where refused.
-    std::vector<std::string> refusals;          // Why a prompt cannot be answered; empty: it was.
-    std::vector<std::vector<model::Sampled>> completions;  // Per lease.
-    uint64_t version = 0;
-    std::string fingerprint;  // Empty where the adapter was off.
-    double generate_seconds = 0;
-    absl::Time deadline;  // Of the first lease.
+  struct Waiting {
+    proto::GroupLease lease;
+    absl::Time deadline;
   };
 
-  absl::StatusOr<std::vector<proto::GroupLease>> Lease();
-  absl::Status SwapTo(uint64_t version, absl::Time deadline);
-  absl::StatusOr<Batch> GenerateBatch(std::vector<proto::GroupLease> leases, absl::Time leased_at);
-  absl::StatusOr<std::vector<std::vector<model::Sampled>>> Sample(
-      const std::vector<model::PromptGroup>& groups, bool adapter_off);
-  // `text` as every completion of every group, with log-probs of 0.
-  absl::StatusOr<std::vector<std::vector<model::Sampled>>> Given(
-      const std::string& text, const std::vector<model::PromptGroup>& groups) const;
-  absl::Status HandIn(Batch batch);
-  void AddScores(const Batch& batch, proto::GroupLease::Purpose purpose,
-                 std::vector<proto::SubmitGroupRequest>* requests);
-  proto::SubmitGroupRequest MakeRequest(const Batch& batch, size_t lease) const;
-  absl::Status Submit(const proto::SubmitGroupRequest& request);
-  void HandInLoop();
+  void LeaseLoop();
+  absl::StatusOr<std::vector<proto::GroupLease>> Lease(int max_groups);
+  // Leases that may be taken now; blocks while there are none, false after Stop.
+  bool AwaitRoom(int* max_groups);
+
+  // One round of the generating thread.
+  absl::Status Advance();
+  // The leases that can join the running batch, in order; waits a moment where nothing runs and
+  // none is there.
+  std::vector<Waiting> TakeLeases();
+  // Swaps in the newest version that is here, or waits for `wanted`.
+  absl::Status SwapTo(uint64_t wanted, absl::Time deadline);
+  absl::Status SwapIfNewer();
+  absl::Status Use(const transport::AdapterBlob& blob);
+  absl::Status Start(std::vector<Waiting> leases);
+  AnsweredGroup Read(const Waiting& waiting) const;
+  // `text` as every completion of the group, with log-probs of 0.
+  absl::Status AnswerWith(const std::string& text, AnsweredGroup* group) const;
+  absl::Status StepAll();
+  void GiveBack(const absl::Status& why);
+  void HandOver(AnsweredGroup group);
   void Fail(const absl::Status& status);
-  // False after Stop.
-  bool Wait(absl::Duration how_long);
+  bool Wait(absl::Duration how_long);  // False after Stop.
   bool stopped() const;
 
   const Parts parts_;
-  BoundedQueue<Batch> queue_{2};
-  std::optional<uint64_t> version_;   // Sampled from; the generating thread's.
+  const int capacity_;                // Groups decoded together.
   std::atomic<bool> refused_{false};  // The learner does not know the version sampled from.
-  std::string fingerprint_;
+
+  // The generating thread's.
+  std::optional<uint64_t> version_;          // Sampled from.
+  std::string fingerprint_;                  // Of that version.
+  std::map<size_t, AnsweredGroup> running_;  // By the policy's index.
+  bool adapter_off_ = false;                 // Of those.
+  int64_t num_counted_ = 0;                  // Tokens Progress knows of.
+  absl::Duration decoding_;                  // Since then.
+
   mutable Mutex mutex_;
   CondVar wake_;
+  std::deque<Waiting> waiting_ ABSL_GUARDED_BY(mutex_);
+  int num_running_ ABSL_GUARDED_BY(mutex_) = 0;
   bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
+  HandIn hand_in_;  // Last: its thread calls back.
 };
 
 }  // namespace wideberth::actor

@@ -51,6 +51,7 @@ AdapterReceiver::AdapterReceiver(AdapterSource* source, LearnerClient* client,
       member_id_(std::move(member_id)),
       poll_interval_(poll_interval) {
   thread_ = std::thread([this] { Run(); });
+  acknowledging_ = std::thread([this] { AcknowledgeLoop(); });
 }
 
 AdapterReceiver::~AdapterReceiver() { Stop(); }
@@ -61,8 +62,10 @@ void AdapterReceiver::Stop() {
     stopped_ = true;
     wake_.SignalAll();
     staged_changed_.SignalAll();
+    acknowledge_.SignalAll();
   }
   if (thread_.joinable()) thread_.join();
+  if (acknowledging_.joinable()) acknowledging_.join();
 }
 
 std::shared_ptr<const AdapterBlob> AdapterReceiver::TakeNewer(std::optional<uint64_t> than) {
@@ -96,12 +99,35 @@ void AdapterReceiver::Forget() {
   staged_ = nullptr;
 }
 
-absl::Status AdapterReceiver::Acknowledge(uint64_t version, const std::string& fingerprint) {
-  proto::AcknowledgeAdapterRequest request;
-  request.set_member_id(member_id_());
-  request.set_version(version);
-  request.set_fingerprint(fingerprint);
-  return client_->AcknowledgeAdapter(request).status();
+void AdapterReceiver::Acknowledge(uint64_t version, const std::string& fingerprint) {
+  MutexLock lock(mutex_);
+  to_acknowledge_.emplace();
+  to_acknowledge_->set_version(version);
+  to_acknowledge_->set_fingerprint(fingerprint);
+  acknowledge_.SignalAll();
+}
+
+void AdapterReceiver::AcknowledgeLoop() {
+  constexpr absl::Duration kPause = absl::Seconds(1);
+  while (true) {
+    proto::AcknowledgeAdapterRequest request;
+    {
+      MutexLock lock(mutex_);
+      while (!stopped_ && !to_acknowledge_) acknowledge_.Wait(mutex_);
+      if (stopped_) return;
+      request = *to_acknowledge_;
+    }
+    request.set_member_id(member_id_());
+    const absl::Status status = client_->AcknowledgeAdapter(request).status();
+    MutexLock lock(mutex_);
+    if (stopped_) return;
+    const bool newest = to_acknowledge_->version() == request.version() &&
+                        to_acknowledge_->fingerprint() == request.fingerprint();
+    if (newest && (status.ok() || absl::IsInvalidArgument(status))) to_acknowledge_.reset();
+    if (status.ok()) continue;
+    WB_LOG(WARNING) << "version " << request.version() << " not acknowledged: " << status.message();
+    if (to_acknowledge_) acknowledge_.WaitFor(mutex_, kPause);
+  }
 }
 
 absl::Status AdapterReceiver::FetchOnce() {

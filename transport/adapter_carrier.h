@@ -65,7 +65,7 @@ class GrpcAdapterSource final : public AdapterSource {
 };
 
 // Keeps the newest version staged while the owner works with an older one: two versions in memory,
-// never a half. One thread of its own. Thread-safe. The source and client must outlive it; cancel
+// never a half. Two threads of its own. Thread-safe. The source and client must outlive it; cancel
 // the client before destroying it, so that the thread is not in a call.
 class AdapterReceiver final {
  public:
@@ -88,9 +88,9 @@ class AdapterReceiver final {
   // not know what we have (it was restarted and its arithmetic is not deterministic).
   void Forget();
 
-  // Tells the learner which version is sampled from now; called after the swap. Blocks for one
-  // unary call.
-  absl::Status Acknowledge(uint64_t version, const std::string& fingerprint);
+  // Tells the learner which version is sampled from now; called after the swap. Does not block: a
+  // thread of its own sends it, again until the learner has it or a newer one is to be told.
+  void Acknowledge(uint64_t version, const std::string& fingerprint);
 
   // Ends the thread and wakes every waiter. Idempotent.
   void Stop();
@@ -98,6 +98,7 @@ class AdapterReceiver final {
  private:
   void Run();
   absl::Status FetchOnce();
+  void AcknowledgeLoop();
 
   AdapterSource* const source_;
   LearnerClient* const client_;
@@ -109,8 +110,11 @@ class AdapterReceiver final {
   std::shared_ptr<const AdapterBlob> staged_ ABSL_GUARDED_BY(mutex_);
   absl::Status last_error_ ABSL_GUARDED_BY(mutex_);
   int num_waiting_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::optional<proto::AcknowledgeAdapterRequest> to_acknowledge_ ABSL_GUARDED_BY(mutex_);
+  CondVar acknowledge_;
   bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread thread_;
+  std::thread acknowledging_;
 };
 
 }  // namespace wideberth::transport

@@ -47,26 +47,23 @@ TEST_F(ModelPolicyTest, SamplesTheAdapterThatWasSwappedInAndTheBaseWhenItIsOff) 
   ASSERT_TRUE(policy.ok()) << policy.status();
   const auto ids = (*policy)->Encode(prompt_);
   ASSERT_TRUE(ids.ok()) << ids.status();
-  const std::vector<model::PromptGroup> groups = {{1, *ids, 2}};
-  const auto go = [](int64_t) { return true; };
-  const auto base = (*policy)->Generate(groups, /*adapter_off=*/true, go);
-  ASSERT_TRUE(base.ok()) << base.status();
+  const auto sample = [&](bool adapter_off) {
+    EXPECT_TRUE((*policy)->Add({{1, *ids, 2}}, adapter_off).ok());
+    while (true) {
+      const auto finished = (*policy)->TakeFinished();
+      if (!finished.empty()) return finished[0].completions[0];
+      EXPECT_TRUE((*policy)->Step().ok());
+    }
+  };
+  const model::Sampled base = sample(/*adapter_off=*/true);
   ASSERT_TRUE((*policy)->Use(Version(**policy, 1)).ok());
-  const auto adapted = (*policy)->Generate(groups, /*adapter_off=*/false, go);
-  ASSERT_TRUE(adapted.ok()) << adapted.status();
-  const auto off = (*policy)->Generate(groups, /*adapter_off=*/true, go);
-  ASSERT_TRUE(off.ok()) << off.status();
-  EXPECT_EQ((*base)[0][0].tokens, (*off)[0][0].tokens);
-  EXPECT_EQ((*base)[0][0].logprobs, (*off)[0][0].logprobs);
-  EXPECT_NE((*base)[0][0].logprobs, (*adapted)[0][0].logprobs);
-}
-
-TEST_F(ModelPolicyTest, StopIsCancelled) {
-  const auto policy = ModelPolicy::Load(config_);
-  ASSERT_TRUE(policy.ok()) << policy.status();
-  const auto stopped =
-      (*policy)->Generate({{1, {5, 6, 7}, 1}}, true, [](int64_t) { return false; });
-  EXPECT_TRUE(absl::IsCancelled(stopped.status())) << stopped.status();
+  const model::Sampled adapted = sample(/*adapter_off=*/false), off = sample(/*adapter_off=*/true);
+  EXPECT_EQ(base.tokens, off.tokens);
+  EXPECT_EQ(base.logprobs, off.logprobs);
+  EXPECT_NE(base.logprobs, adapted.logprobs);
+  ASSERT_EQ(adapted.versions.size(), 1u);
+  EXPECT_EQ(adapted.versions[0].version, 1u);
+  EXPECT_EQ(adapted.versions[0].num_tokens, static_cast<int>(adapted.tokens.size()));
 }
 
 TEST_F(ModelPolicyTest, AnAdapterOfAnotherBaseIsRefused) {

@@ -43,25 +43,70 @@ class EchoPolicy final : public Policy {
     version = blob.manifest.version();
     return absl::OkStatus();
   }
-  absl::StatusOr<std::vector<std::vector<model::Sampled>>> Generate(
-      const std::vector<model::PromptGroup>& groups, bool adapter_off,
-      const std::function<bool(int64_t)>& between_steps) override {
-    ++num_batches;
-    if (!between_steps(0)) return absl::CancelledError("told to stop");
-    std::vector<std::vector<model::Sampled>> sampled;
+  absl::StatusOr<size_t> Add(const std::vector<model::PromptGroup>& groups,
+                             bool adapter_off) override {
+    const size_t first = next_;
+    off_ = adapter_off;
     for (const model::PromptGroup& group : groups) {
-      sampled.emplace_back();
-      for (int i = 0; i < group.num_completions; ++i) {
-        const float logprob = adapter_off ? 0.0f : -static_cast<float>(version);
-        sampled.back().push_back({std::vector<int32_t>(i + 1, group.prompt[0]),
-                                  std::vector<float>(i + 1, logprob), proto::LENGTH});
+      running_[next_] = {group, std::vector<model::Sampled>(group.num_completions)};
+      Sample(running_[next_++], 0);
+    }
+    most_together = std::max(most_together, num_running());
+    return first;
+  }
+  absl::Status Step() override {
+    if (before_step) before_step();
+    for (auto& [index, group] : running_) {
+      for (int c = 1; c < group.prompt.num_completions; ++c) {
+        if (static_cast<int>(group.completions[c].tokens.size()) < c + 1) Sample(group, c);
       }
     }
-    return sampled;
+    return absl::OkStatus();
   }
+  std::vector<model::Generator::Finished> TakeFinished() override {
+    std::vector<model::Generator::Finished> finished;
+    for (auto& [index, group] : running_) {
+      const int last = group.prompt.num_completions - 1;
+      if (static_cast<int>(group.completions[last].tokens.size()) == last + 1)
+        finished.push_back({index, group.completions});
+    }
+    for (const auto& one : finished) running_.erase(one.index);
+    return finished;
+  }
+  int num_running() const override { return static_cast<int>(running_.size()); }
+  int64_t num_sampled() const override { return num_sampled_; }
+  void Clear() override {
+    running_.clear();
+    num_sampled_ = 0;
+  }
+
   uint64_t version = 0;
   uint64_t refused_version = 999;
-  std::atomic<int> num_batches{0};
+  int most_together = 0;
+  std::function<void()> before_step;
+
+ private:
+  struct Group {
+    model::PromptGroup prompt;
+    std::vector<model::Sampled> completions;
+  };
+  // One token for completion `first` and those after it.
+  void Sample(Group& group, int first) {
+    for (int c = first; c < group.prompt.num_completions; ++c) {
+      model::Sampled& sampled = group.completions[c];
+      sampled.tokens.push_back(group.prompt.prompt[0]);
+      sampled.logprobs.push_back(off_ ? 0.0f : -static_cast<float>(version));
+      if (sampled.versions.empty() || sampled.versions.back().version != version)
+        sampled.versions.push_back({version, 0});
+      ++sampled.versions.back().num_tokens;
+      ++num_sampled_;
+      if (first > 0) break;
+    }
+  }
+  std::map<size_t, Group> running_;
+  size_t next_ = 0;
+  int64_t num_sampled_ = 0;
+  bool off_ = false;
 };
 
 std::shared_ptr<const transport::AdapterBlob> Blob(uint64_t version) {
@@ -192,7 +237,7 @@ class RolloutTest : public ::testing::Test {
 
 TEST_F(RolloutTest, GroupsOfALeaseAreOneBatchAndComeBackScored) {
   ASSERT_TRUE(Run({{Lease(1, "abc", 0), Lease(2, "xyz", 0)}}, 2).ok());
-  EXPECT_EQ(policy_.num_batches, 1);
+  EXPECT_EQ(policy_.most_together, 2);
   const proto::SubmitGroupRequest& group = submitted_.at(2);
   EXPECT_EQ(group.member_id(), "actor-0#1");
   EXPECT_EQ(group.lease_id(), "lease-2");
@@ -218,7 +263,7 @@ TEST_F(RolloutTest, ScorersForEvaluationOnlySeeNothingThatIsTrainedOn) {
   evaluated.set_purpose(proto::GroupLease::EVALUATE);
   refused.set_purpose(proto::GroupLease::EVALUATE);
   ASSERT_TRUE(Run({{Lease(1, "abc", 0), evaluated, refused}, {trained}}, 4).ok());
-  EXPECT_EQ(policy_.num_batches, 1) << "one batch for both purposes";
+  EXPECT_EQ(policy_.most_together, 2) << "one batch for both purposes";
   const auto names = [this](uint64_t group) {
     std::vector<std::string> found;
     for (const proto::Score& score : submitted_.at(group).completion(1).score())
@@ -252,7 +297,7 @@ TEST_F(RolloutTest, WaitsForTheVersionOfTheLeaseAndAcknowledgesItOnce) {
 TEST_F(RolloutTest, BaseAndAdapterAreDifferentBatches) {
   published_ = 3;
   ASSERT_TRUE(Run({{Lease(1, "a", 3), Lease(2, "b", 3, /*adapter_off=*/true)}}, 2).ok());
-  EXPECT_EQ(policy_.num_batches, 2);
+  EXPECT_EQ(policy_.most_together, 1);
   EXPECT_EQ(submitted_.at(1).completion(0).logprob(0), -3.0f);
   EXPECT_EQ(submitted_.at(2).completion(0).logprob(0), 0.0f);
   EXPECT_FALSE(submitted_.at(2).has_adapter_fingerprint());

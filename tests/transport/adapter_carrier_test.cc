@@ -144,13 +144,16 @@ TEST_F(AdapterReceiverTest, RecoversWhenTheLearnerIsBack) {
 
 TEST_F(AdapterReceiverTest, AcknowledgesWhatItIsTold) {
   proto::AcknowledgeAdapterRequest seen;
+  absl::Notification came;
   learner_.on_acknowledge = [&](const proto::AcknowledgeAdapterRequest& request)
       -> absl::StatusOr<proto::AcknowledgeAdapterResponse> {
     seen = request;
+    came.Notify();
     return proto::AcknowledgeAdapterResponse();
   };
   const auto receiver = Receiver();
-  ASSERT_TRUE(receiver->Acknowledge(3, "aa").ok());
+  receiver->Acknowledge(3, "aa");
+  came.WaitForNotification();
   EXPECT_EQ(seen.member_id(), "actor-0#1");
   EXPECT_EQ(seen.version(), 3u);
   EXPECT_EQ(seen.fingerprint(), "aa");
