@@ -61,7 +61,7 @@ absl::Status Learner::EvaluateArm(int index) {
   const auto version = static_cast<uint64_t>(index);
   if (arm.blob != nullptr) {
     arm.blob->manifest.set_run_id(run_id_);
-    WB_RETURN_IF_ERROR(service_->Publish(arm.blob));
+    WB_RETURN_IF_ERROR(Publish(arm.blob));
   } else {
     service_->NoteVersion(version, "");
   }
@@ -77,7 +77,7 @@ absl::Status Learner::EvaluateArm(int index) {
   const absl::Time began = absl::Now();
   for (int64_t done = 0; done < n;) {
     const int64_t next = std::min(n - done, std::max<int64_t>(1, n / kReports));
-    WB_RETURN_IF_ERROR(Collect(phase, static_cast<size_t>(next)).status());
+    WB_RETURN_IF_ERROR(CollectProbed(phase, static_cast<size_t>(next)).status());
     done += next;
     const double seconds = absl::ToDoubleSeconds(absl::Now() - began);
     const nlohmann::ordered_json line = {

@@ -32,6 +32,13 @@ TrainGroup MakeTrainGroup(const AcceptedGroup& group, const std::vector<Completi
   return out;
 }
 
+// Of several versions: the newest is not the only one that sampled it.
+bool HasSegments(const AcceptedGroup& group) {
+  const auto& completions = group.request.completion();
+  return std::any_of(completions.begin(), completions.end(),
+                     [](const proto::Completion& c) { return c.segment_size() > 0; });
+}
+
 struct Mean {
   double sum = 0;
   int64_t n = 0;
@@ -79,7 +86,7 @@ absl::StatusOr<StepReport> TrainOnGroups(const std::vector<AcceptedGroup>& group
   Mean staleness;
   for (size_t i = 0; i < groups.size(); ++i) {
     const int64_t behind = static_cast<int64_t>(version - groups[i].request.policy_version());
-    train.push_back(MakeTrainGroup(groups[i], rewards[i], behind == 0));
+    train.push_back(MakeTrainGroup(groups[i], rewards[i], behind == 0 && !HasSegments(groups[i])));
     staleness.Add(static_cast<double>(behind));
     report.staleness_max = std::max(report.staleness_max, behind);
     report.seconds.generate += groups[i].request.generate_seconds();

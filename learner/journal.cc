@@ -54,6 +54,7 @@ enum StatementIndex {
   kMarkTrained,
   kInsertTrained,
   kDropGroup,
+  kRefuseGroup,
   kInsertLease,
   kInsertEvent
 };
@@ -65,6 +66,7 @@ constexpr const char* kStatements[] = {
     "UPDATE groups SET step = ? WHERE phase = 1 AND group_id = ? AND disposition = 0",
     "INSERT OR REPLACE INTO trained VALUES (?,?,?,?,?)",
     "UPDATE groups SET disposition = 2 WHERE phase = 1 AND group_id = ? AND disposition = 0",
+    "UPDATE groups SET disposition = 1 WHERE phase = ? AND group_id = ? AND disposition = 0",
     "INSERT INTO leases VALUES (?,?,?,?,?,?)",
     "INSERT INTO events VALUES (?,?,?,?)",
 };
@@ -356,6 +358,17 @@ absl::Status Journal::DropGroup(uint64_t group_id) {
                 [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
                   Binder(statements_[kDropGroup]).Int(static_cast<int64_t>(group_id));
                   return Step(statements_[kDropGroup]);
+                });
+}
+
+absl::Status Journal::RefuseGroup(Phase phase, uint64_t group_id) {
+  MutexLock lock(mutex_);
+  return Commit(absl::StrCat("group ", group_id, " could not be marked as refused"),
+                [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+                  Binder(statements_[kRefuseGroup])
+                      .Int(static_cast<int>(phase))
+                      .Int(static_cast<int64_t>(group_id));
+                  return Step(statements_[kRefuseGroup]);
                 });
 }
 

@@ -75,6 +75,8 @@ class Journal {
                           absl::Time ended_at);
   // A group that was stored for use is not trained on after all.
   absl::Status DropGroup(uint64_t group_id);
+  // A group that was stored for use was not sampled by the policy it claims; it is answered again.
+  absl::Status RefuseGroup(Phase phase, uint64_t group_id);
   // Notes that the run goes on in another process. Returns how often it did so far, this time
   // included.
   absl::StatusOr<int> Resume();

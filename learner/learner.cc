@@ -15,9 +15,7 @@
 #include "learner/policy.h"
 #include "learner/validate_config.h"
 #include "model/catch_torch.h"
-#include "model/chat_template.h"
 #include "model/runtime.h"
-#include "model/tokenizer.h"
 
 namespace wideberth::learner {
 namespace {
@@ -65,7 +63,7 @@ absl::StatusOr<std::unique_ptr<Learner>> Learner::Create(const proto::RunConfig&
   const auto first = model::CatchTorch("the first version", [&] { return learner->Pack(); });
   WB_RETURN_IF_ERROR(first.status());
   learner->fingerprint_ = (*first)->manifest.fingerprint();
-  WB_RETURN_IF_ERROR(learner->service_->Publish(*first));
+  WB_RETURN_IF_ERROR(learner->Publish(*first));
   return learner;
 }
 
@@ -79,32 +77,29 @@ absl::Status Learner::LoadPolicy() {
   return absl::OkStatus();
 }
 
-absl::Status Learner::CheckPrompts() const {
+absl::Status Learner::CheckPrompts() {
   const std::string& folder = config_.policy().model().path();
-  WB_ASSIGN_OR_RETURN(const std::unique_ptr<model::Tokenizer> tokenizer,
-                      model::Tokenizer::FromFolder(folder));
-  if (tokenizer->vocab_size() > model_->spec().vocab) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        folder, ": tokenizer.json has ", tokenizer->vocab_size(), " tokens, the model's embedding ",
-        model_->spec().vocab, " rows; they belong to different models"));
+  WB_ASSIGN_OR_RETURN(tokenizer_, model::Tokenizer::FromFolder(folder));
+  if (tokenizer_->vocab_size() > model_->spec().vocab) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(folder, ": tokenizer.json has ", tokenizer_->vocab_size(),
+                     " tokens, the model's embedding ", model_->spec().vocab,
+                     " rows; they belong to different models"));
   }
-  const absl::StatusOr<model::ChatTemplate> chat = model::ChatTemplate::FromFolder(folder);
-  if (!chat.ok() && !absl::IsNotFound(chat.status())) return chat.status();
+  WB_ASSIGN_OR_RETURN(chat_template_, model::ChatTemplateOf(folder));
   const auto count = [&](const proto::Prompt& prompt) -> absl::StatusOr<int64_t> {
-    std::vector<model::Message> messages;
-    std::string plain;
-    for (const proto::ChatMessage& message : prompt.message()) {
-      messages.push_back({message.role(), message.content()});
-      absl::StrAppend(&plain, plain.empty() ? "" : "\n", message.content());
-    }
-    if (!chat.ok())
-      return static_cast<int64_t>(tokenizer->Encode(plain, /*add_special_tokens=*/true).size());
-    WB_ASSIGN_OR_RETURN(const std::string text,
-                        chat->Render(messages, /*add_generation_prompt=*/true));
-    return static_cast<int64_t>(tokenizer->Encode(text).size());
+    WB_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, Encode(prompt));
+    return static_cast<int64_t>(ids.size());
   };
   return prompts_.CheckLengths(count, config_.generation().max_new_tokens(),
                                model_->spec().max_positions);
+}
+
+absl::StatusOr<std::vector<int32_t>> Learner::Encode(const proto::Prompt& prompt) const {
+  std::vector<model::Message> messages;
+  for (const proto::ChatMessage& message : prompt.message())
+    messages.push_back({message.role(), message.content()});
+  return model::EncodeConversation(*tokenizer_, chat_template_, messages);
 }
 
 absl::Status Learner::ClaimFolder() {
@@ -143,7 +138,19 @@ void Learner::MakeService() {
   parts.pool = &pool_;
   parts.shelf = &shelf_;
   parts.prompt_of = prompt_of;
+  parts.encode = [this](const proto::Prompt& prompt) { return Encode(prompt); };
+  parts.decode = [this](const std::vector<int32_t>& tokens) { return tokenizer_->Decode(tokens); };
   service_ = std::make_unique<LearnerService>(std::move(parts));
+  Probe::Options probe;
+  probe.temperature = config_.generation().temperature();
+  probe.max_difference = learner.max_logprob_difference();
+  probe.num_versions = learner.max_staleness() + 2;
+  probe_ = std::make_unique<Probe>(model_.get(), probe);
+}
+
+absl::Status Learner::Publish(std::shared_ptr<const transport::AdapterBlob> blob) {
+  WB_RETURN_IF_ERROR(probe_->Remember(*blob));
+  return service_->Publish(std::move(blob));
 }
 
 uint64_t Learner::policy_version() const {
@@ -244,6 +251,40 @@ std::string Learner::WhatItWaitsFor(Phase phase) const {
       " wait for an actor; actors alive: ", members_->NumAlive(proto::ACTOR),
       "; scorers absent: ", absent.empty() ? "none" : absl::StrJoin(absent, ", "),
       " (learner.step_timeout)");
+}
+
+absl::StatusOr<std::vector<AcceptedGroup>> Learner::CollectProbed(Phase phase, size_t n) {
+  // Answers that an arm gives itself were not sampled.
+  const bool gives_text = ArmOf(phase) >= 0 && !arms_[ArmOf(phase)].text.empty();
+  std::vector<AcceptedGroup> collected;
+  while (collected.size() < n) {
+    WB_ASSIGN_OR_RETURN(std::vector<AcceptedGroup> groups, Collect(phase, n - collected.size()));
+    std::vector<AcceptedGroup> fresh;
+    for (AcceptedGroup& group : groups) {
+      if (phase != Phase::kTrain ||
+          group.request.policy_version() + config_.learner().max_staleness() >= policy_version()) {
+        fresh.push_back(std::move(group));
+        continue;
+      }
+      leases_->DropAccepted(group.request.group_id());
+      WB_RETURN_IF_ERROR(journal_->DropGroup(group.request.group_id()));
+    }
+    std::vector<absl::Status> found(fresh.size());
+    if (!gives_text) {
+      WB_ASSIGN_OR_RETURN(found, probe_->Check(fresh));
+    }
+    for (size_t i = 0; i < fresh.size(); ++i) {
+      if (found[i].ok()) {
+        collected.push_back(std::move(fresh[i]));
+      } else {
+        WB_RETURN_IF_ERROR(service_->Refuse(fresh[i], found[i]));
+      }
+    }
+  }
+  std::sort(collected.begin(), collected.end(), [](const AcceptedGroup& a, const AcceptedGroup& b) {
+    return a.request.group_id() < b.request.group_id();
+  });
+  return collected;
 }
 
 absl::StatusOr<std::vector<AcceptedGroup>> Learner::Collect(Phase phase, size_t n) {

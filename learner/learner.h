@@ -19,6 +19,7 @@
 #include "learner/journal.h"
 #include "learner/lease_table.h"
 #include "learner/members.h"
+#include "learner/probe.h"
 #include "learner/prompts.h"
 #include "learner/rewards.h"
 #include "learner/run_folder.h"
@@ -27,6 +28,7 @@
 #include "learner/train_step.h"
 #include "model/adapter.h"
 #include "model/causal_lm.h"
+#include "model/conversation.h"
 #include "proto/config.pb.h"
 #include "report/summary.h"
 #include "report/tensorboard.h"
@@ -76,7 +78,9 @@ class Learner {
  private:
   Learner(const proto::RunConfig& config, const Clock* clock, PromptSet prompts);
   absl::Status LoadPolicy();
-  absl::Status CheckPrompts() const;
+  absl::Status CheckPrompts();
+  // As actors have to: the chat template and the tokenizer of the policy.
+  absl::StatusOr<std::vector<int32_t>> Encode(const proto::Prompt& prompt) const;
   absl::Status ClaimFolder();
   absl::Status ReopenFolder();
   void MakeService();
@@ -95,6 +99,7 @@ class Learner {
   absl::Status WriteCheckpoint();
   // Packs the adapter as version `version_`; `Put` makes it visible to actors.
   std::shared_ptr<const transport::AdapterBlob> Pack() const;
+  absl::Status Publish(std::shared_ptr<const transport::AdapterBlob> blob);
   uint64_t policy_version() const;
 
   void OpenTensorBoard();
@@ -108,11 +113,13 @@ class Learner {
   absl::Status EvaluateArm(int arm);
   absl::Status WriteAnswers(const absl::Status& ended);
   absl::Status Train();
-  absl::StatusOr<std::vector<AcceptedGroup>> CollectStep();
   absl::Status TakeStep(const std::vector<AcceptedGroup>& groups);
   void AddToTotals(const StepMetrics& metrics, uint64_t version);
   absl::Status PublishStep(const std::vector<AcceptedGroup>& groups, StepReport* report,
                            absl::Time began);
+  // `n` groups whose sampler was the policy it claims, in order of id; others are refused, stale
+  // ones dropped.
+  absl::StatusOr<std::vector<AcceptedGroup>> CollectProbed(Phase phase, size_t n);
   absl::StatusOr<std::vector<AcceptedGroup>> Collect(Phase phase, size_t n);
   std::string WhatItWaitsFor(Phase phase) const;
   absl::Status WriteResults(const absl::Status& ended);
@@ -127,6 +134,8 @@ class Learner {
   transport::Metrics metrics_;
   StepHistory history_{&metrics_};
   std::unique_ptr<model::CausalLm> model_;
+  std::unique_ptr<model::Tokenizer> tokenizer_;
+  absl::optional<model::ChatTemplate> chat_template_;
   std::shared_ptr<model::Adapter> adapter_;
   std::string start_fingerprint_;   // Policy.start_fingerprint
   std::string policy_fingerprint_;  // Policy.Fingerprint
@@ -145,6 +154,7 @@ class Learner {
   GroupPool pool_;
   transport::GrpcAdapterCarrier shelf_;
   std::unique_ptr<LearnerService> service_;
+  std::unique_ptr<Probe> probe_;               // The device thread's.
   std::unique_ptr<transport::RankHub> ranks_;  // With several ranks.
   std::unique_ptr<transport::DeviceCollective> collective_;
   int64_t handed_out_ = 0;  // Steps.

@@ -93,6 +93,22 @@ void LeaseTable::StepDone(uint64_t version, const std::vector<uint64_t>& group_i
   if (open_ && phase_ == Phase::kTrain) OpenTrainingGroupsLocked();
 }
 
+void LeaseTable::Refuse(Phase phase, uint64_t group_id) {
+  MutexLock lock(mutex_);
+  if (phase != phase_) return;
+  const auto found = groups_.find(group_id);
+  if (found == groups_.end() || found->second.state != State::kAccepted) return;
+  ++counters_.refused;
+  ++found->second.attempt;
+  found->second.stored_leases.insert(found->second.lease_id);
+  found->second.state = State::kWaiting;
+}
+
+bool LeaseTable::gives_text() const {
+  MutexLock lock(mutex_);
+  return !text_.empty();
+}
+
 void LeaseTable::DropAccepted(uint64_t group_id) {
   MutexLock lock(mutex_);
   if (groups_.erase(group_id) == 0) return;

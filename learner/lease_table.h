@@ -107,6 +107,8 @@ class LeaseTable {
   // The optimiser made `version`; `group_ids` were trained on, and as many further groups may be
   // leased.
   void StepDone(uint64_t version, const std::vector<uint64_t>& group_ids);
+  // A group that was accepted turns out to be another policy's: it is leased again.
+  void Refuse(Phase phase, uint64_t group_id);
   // A group that was accepted is not trained on after all (too many versions behind when its turn
   // came).
   void DropAccepted(uint64_t group_id);
@@ -136,6 +138,8 @@ class LeaseTable {
   Outstanding outstanding() const;
   Counters counters() const;
   void CountRefused();
+  // The phase's answers are a given text.
+  bool gives_text() const;
   // Evaluation groups that are not accepted or dropped yet.
   int NumOpen() const;
   // For a checkpoint: what is open, and the first id of training that never was.

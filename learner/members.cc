@@ -76,6 +76,22 @@ bool Members::MayLease(const std::string& member_id) {
          !member->registration.base_fingerprint().empty();
 }
 
+bool Members::Distrust(const std::string& member_id, const std::string& why) {
+  MutexLock lock(mutex_);
+  Member* member = FindById(member_id);
+  if (member == nullptr) return false;
+  if (member->distrust.empty()) member->distrust = why;
+  member->status.set_last_error(why);
+  return true;
+}
+
+absl::Status Members::Trusts(const std::string& member_id) {
+  MutexLock lock(mutex_);
+  const Member* member = FindById(member_id);
+  if (member == nullptr || member->distrust.empty()) return absl::OkStatus();
+  return absl::DataLossError(member->distrust);
+}
+
 bool Members::Acknowledge(const std::string& member_id, uint64_t version,
                           const std::string& fingerprint) {
   MutexLock lock(mutex_);

@@ -30,6 +30,7 @@ class Members {
     bool told_to_drain = false;
     std::optional<uint64_t> version;  // Last acknowledged.
     std::string fingerprint;
+    std::string distrust;  // Why nothing is taken from it any more; empty: it is trusted.
   };
   struct Registered {
     std::string member_id;
@@ -51,6 +52,10 @@ class Members {
   bool Touch(const std::string& member_id, bool drain);
   // An actor of this incarnation that has shown its weights.
   bool MayLease(const std::string& member_id);
+  // From now on nothing is taken from this incarnation. False where it is over already.
+  bool Distrust(const std::string& member_id, const std::string& why);
+  // DataLoss with the reason for an incarnation that is distrusted.
+  absl::Status Trusts(const std::string& member_id);
   bool Acknowledge(const std::string& member_id, uint64_t version, const std::string& fingerprint);
 
   // The members that became lost since the last call.

@@ -91,6 +91,7 @@ absl::StatusOr<proto::LeasePromptsResponse> LearnerService::LeasePrompts(
     response.set_drain(true);
     return response;
   }
+  WB_RETURN_IF_ERROR(parts_.members->Trusts(request.member_id()));
   if (parts_.members->MayLease(request.member_id())) {
     const std::string name = parts_.members->NameOf(request.member_id());
     for (proto::GroupLease& lease :
@@ -108,6 +109,7 @@ std::string LearnerService::ForeignPolicy(const proto::SubmitGroupRequest& reque
   const std::string& sent = request.adapter_fingerprint();
   if (phase == Phase::kEvaluateBefore && sent.empty()) return "";
   MutexLock lock(mutex_);
+  if (std::string foreign = ForeignSegment(request); !foreign.empty()) return foreign;
   const auto version = versions_.find(request.policy_version());
   if (version == versions_.end()) {
     return absl::StrCat("group ", request.group_id(), " was sampled with version ",
@@ -130,8 +132,73 @@ std::string LearnerService::ForeignPolicy(const proto::SubmitGroupRequest& reque
   return "";
 }
 
+std::string LearnerService::ForeignSegment(const proto::SubmitGroupRequest& request) const {
+  for (const proto::Completion& completion : request.completion()) {
+    uint64_t least = request.policy_version();
+    for (const proto::Segment& segment : completion.segment()) {
+      const auto version = versions_.find(segment.policy_version());
+      if (version == versions_.end() ||
+          version->second.fingerprint != segment.adapter_fingerprint()) {
+        return absl::StrCat("group ", request.group_id(), " has tokens of version ",
+                            segment.policy_version(), " with adapter ",
+                            segment.adapter_fingerprint(), ", which was never published");
+      }
+      if (segment.policy_version() < least) {
+        return absl::StrCat("group ", request.group_id(), " has tokens of version ",
+                            segment.policy_version(), " after version ", least,
+                            ", versions must grow");
+      }
+      least = segment.policy_version() + 1;
+    }
+  }
+  return "";
+}
+
+std::string LearnerService::ForeignTokens(const proto::SubmitGroupRequest& request,
+                                          Phase phase) const {
+  if (request.prompt_token_id().empty()) return "";
+  const std::string group = absl::StrCat("group ", request.group_id());
+  const absl::StatusOr<std::vector<int32_t>> expected =
+      parts_.encode(parts_.prompt_of(phase, request.group_id()));
+  if (!expected.ok()) return absl::StrCat(group, ": ", expected.status().message());
+  if (!std::equal(expected->begin(), expected->end(), request.prompt_token_id().begin(),
+                  request.prompt_token_id().end())) {
+    return absl::StrCat(group, " has a prompt of ", request.prompt_token_id_size(),
+                        " tokens that is not the policy's tokenizer's, which has ",
+                        expected->size(), " (another tokenizer or chat template?)");
+  }
+  if (parts_.leases->gives_text()) return "";
+  for (int i = 0; i < request.completion_size(); ++i) {
+    const proto::Completion& completion = request.completion(i);
+    if (parts_.decode({completion.token_id().begin(), completion.token_id().end()}) ==
+        completion.text())
+      continue;
+    return absl::StrCat(group, " completion ", i,
+                        " has a text that its tokens are not in the policy's tokenizer");
+  }
+  return "";
+}
+
+void LearnerService::Distrust(const std::string& member_id, const std::string& why) {
+  if (!parts_.members->Distrust(member_id, why)) return;
+  ReturnLeases(member_id, parts_.members->NameOf(member_id), "is not leased to any more");
+}
+
+absl::Status LearnerService::Refuse(const AcceptedGroup& group, const absl::Status& why) {
+  const std::string message(why.message());
+  parts_.leases->Refuse(group.phase, group.request.group_id());
+  parts_.journal->NoteEvent("refused", group.member, message, parts_.clock->Now());
+  WB_LOG(WARNING) << message;
+  Distrust(group.request.member_id(), message);
+  return parts_.journal->RefuseGroup(group.phase, group.request.group_id());
+}
+
 absl::StatusOr<Outcome> LearnerService::SubmitGroup(const proto::SubmitGroupRequest& request) {
   parts_.members->Touch(request.member_id(), false);
+  if (const absl::Status trusts = parts_.members->Trusts(request.member_id()); !trusts.ok()) {
+    parts_.leases->CountRefused();
+    return Answer(Outcome::REFUSED, std::string(trusts.message()));
+  }
   Phase phase = Phase::kTrain;
   int attempt = 0;
   std::string message;
@@ -147,10 +214,14 @@ absl::StatusOr<Outcome> LearnerService::SubmitGroup(const proto::SubmitGroupRequ
                                                 : parts_.config->evaluation().num_completions();
     message = std::string(CheckWellFormed(request, expected, parts_.vocab).message());
   }
+  const std::string name = parts_.members->NameOf(request.member_id());
+  const bool well_formed = message.empty();
+  if (well_formed) message = ForeignTokens(request, phase);
   if (!message.empty()) {
     parts_.leases->Abandon(phase, request.group_id());
     parts_.leases->CountRefused();
-    const std::string name = parts_.members->NameOf(request.member_id());
+    // Whatever else it hands in is no better.
+    if (well_formed) Distrust(request.member_id(), absl::StrCat(name, ": ", message));
     parts_.journal->NoteEvent("refused", name, message, parts_.clock->Now());
     WB_LOG(WARNING) << name << ": " << message;
     return Answer(Outcome::REFUSED, message);

@@ -5,9 +5,11 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -39,6 +41,9 @@ class LearnerService final : public transport::LearnerHandler {
     GroupPool* pool = nullptr;
     transport::GrpcAdapterCarrier* shelf = nullptr;
     LeaseTable::PromptOf prompt_of;
+    // The policy's tokenizer; thread-safe.
+    std::function<absl::StatusOr<std::vector<int32_t>>(const proto::Prompt&)> encode;
+    std::function<std::string(const std::vector<int32_t>&)> decode;
   };
   explicit LearnerService(Parts parts) : parts_(std::move(parts)) {}
 
@@ -47,6 +52,7 @@ class LearnerService final : public transport::LearnerHandler {
       const proto::HeartbeatRequest& request) override;
   absl::StatusOr<proto::LeasePromptsResponse> LeasePrompts(
       const proto::LeasePromptsRequest& request) override;
+  // DataLoss, with the reason, for an actor that is distrusted (Refuse).
   // ACCEPTED is answered only after the group is durable. A journal that cannot be written ends the
   // run: the pool fails with its sentence.
   absl::StatusOr<proto::SubmitGroupResponse> SubmitGroup(
@@ -64,6 +70,9 @@ class LearnerService final : public transport::LearnerHandler {
   bool Published(const proto::SubmitGroupRequest& request, Phase phase) const {
     return ForeignPolicy(request, phase).empty();
   }
+  // An accepted group turns out to be another policy's: it is leased again, and nothing more is
+  // taken from this incarnation of its actor, which is told why when it asks for leases.
+  absl::Status Refuse(const AcceptedGroup& group, const absl::Status& why);
   // From now on every answer says that the run ends.
   void Drain() { draining_ = true; }
   // Takes back the leases of members that fell silent.
@@ -83,6 +92,11 @@ class LearnerService final : public transport::LearnerHandler {
   void ReturnLeases(const std::string& member_id, const std::string& name, absl::string_view why);
   // The sentence that refuses the group; empty: version and fingerprint are ours.
   std::string ForeignPolicy(const proto::SubmitGroupRequest& request, Phase phase) const;
+  std::string ForeignSegment(const proto::SubmitGroupRequest& request) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The same for prompt ids and texts: empty where they are those of the policy's tokenizer.
+  std::string ForeignTokens(const proto::SubmitGroupRequest& request, Phase phase) const;
+  void Distrust(const std::string& member_id, const std::string& why);
   absl::StatusOr<proto::SubmitGroupResponse> Store(const proto::SubmitGroupRequest& request,
                                                    Phase phase, int attempt);
 

@@ -55,7 +55,7 @@ absl::Status Learner::Evaluate(Phase phase) {
                             .adapter_off = before,
                             .version = policy_version()},
                            std::move(restored));
-  WB_ASSIGN_OR_RETURN(const std::vector<AcceptedGroup> groups, Collect(phase, n));
+  WB_ASSIGN_OR_RETURN(const std::vector<AcceptedGroup> groups, CollectProbed(phase, n));
   // A resumed run has seen scores already; before training there were none.
   const RewardComposer fresh(config_.reward());
   if (before) evaluation_.resize(n);
@@ -83,7 +83,8 @@ absl::Status Learner::Train() {
   leases_->BeginTraining(first, std::move(restored));
   WB_RETURN_IF_ERROR(AwaitRanks());
   for (int64_t step = static_cast<int64_t>(first); step < config_.learner().max_steps(); ++step) {
-    WB_ASSIGN_OR_RETURN(const std::vector<AcceptedGroup> groups, CollectStep());
+    WB_ASSIGN_OR_RETURN(const std::vector<AcceptedGroup> groups,
+                        CollectProbed(Phase::kTrain, config_.learner().groups_per_step()));
     WB_RETURN_IF_ERROR(TakeStep(groups));
     training_time_ = absl::Now() - began;
     SetState("collecting");
@@ -117,28 +118,6 @@ absl::Status Learner::TakeStep(const std::vector<AcceptedGroup>& groups) {
       config_.learner().max_skipped_steps(), ", the adapter before them is in the checkpoint"));
 }
 
-absl::StatusOr<std::vector<AcceptedGroup>> Learner::CollectStep() {
-  const size_t wanted = config_.learner().groups_per_step();
-  const uint64_t version = policy_version();
-  std::vector<AcceptedGroup> step;
-  while (step.size() < wanted) {
-    WB_ASSIGN_OR_RETURN(std::vector<AcceptedGroup> groups,
-                        Collect(Phase::kTrain, wanted - step.size()));
-    for (AcceptedGroup& group : groups) {
-      if (group.request.policy_version() + config_.learner().max_staleness() < version) {
-        leases_->DropAccepted(group.request.group_id());
-        WB_RETURN_IF_ERROR(journal_->DropGroup(group.request.group_id()));
-        continue;
-      }
-      step.push_back(std::move(group));
-    }
-  }
-  std::sort(step.begin(), step.end(), [](const AcceptedGroup& a, const AcceptedGroup& b) {
-    return a.request.group_id() < b.request.group_id();
-  });
-  return step;
-}
-
 absl::Status Learner::PublishStep(const std::vector<AcceptedGroup>& groups, StepReport* report,
                                   absl::Time began) {
   uint64_t version;
@@ -170,7 +149,7 @@ absl::Status Learner::PublishStep(const std::vector<AcceptedGroup>& groups, Step
   // was seen outside.
   WB_RETURN_IF_ERROR(journal_->AppendStep(step, TrainedCompletions(report->metrics), now));
   CrashPoint("publish.journaled");
-  WB_RETURN_IF_ERROR(service_->Publish(blob));
+  WB_RETURN_IF_ERROR(Publish(blob));
   leases_->StepDone(version, step.group_ids);
   CrashPoint("publish.done");
   // Actors are at work again; what follows costs them nothing.

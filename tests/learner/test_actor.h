@@ -3,6 +3,7 @@
 // Its scores are a function of each completion's first token.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <memory>
 #include <string>
@@ -15,6 +16,7 @@
 #include "base/status.h"
 #include "model/adapter.h"
 #include "model/causal_lm.h"
+#include "model/conversation.h"
 #include "model/generate.h"
 #include "tests/testing/fake_wire.h"
 #include "transport/adapter_blob.h"
@@ -30,8 +32,17 @@ class TestActor {
 
   std::function<void(proto::SubmitGroupRequest&)> tamper = [](proto::SubmitGroupRequest&) {};
   std::string base_fingerprint;  // Empty: the model's own.
+  std::string sampled_folder;    // Another base than the one it says it has.
+  std::string tokenizer_folder;  // Another tokenizer.
+  // What it samples with in place of a version it was sent.
+  std::function<std::shared_ptr<model::Adapter>(const model::CausalLm&,
+                                                std::shared_ptr<model::Adapter>)>
+      substitute =
+          [](const model::CausalLm&, std::shared_ptr<model::Adapter> sent) { return sent; };
   int leave_after = -1;
-  bool twice = false;  // Hands every group in twice.
+  bool twice = false;               // Hands every group in twice.
+  bool last_first = false;          // Hands the groups of a lease in in the other order.
+  std::string utility = "helpful";  // The scorer beside "safety".
   std::vector<proto::SubmitGroupResponse> responses;
   std::vector<proto::SubmitGroupRequest> submitted;
 
@@ -39,12 +50,19 @@ class TestActor {
     proto::ModelConfig config;
     config.set_path(folder_);
     WB_ASSIGN_OR_RETURN(model_, model::CausalLm::Load(config));
+    const std::string texts = tokenizer_folder.empty() ? folder_ : tokenizer_folder;
+    WB_ASSIGN_OR_RETURN(tokenizer_, model::Tokenizer::FromFolder(texts));
+    WB_ASSIGN_OR_RETURN(chat_template_, model::ChatTemplateOf(texts));
     proto::RegisterRequest request;
     request.set_role(proto::ACTOR);
     request.set_name(name_);
     request.set_base_fingerprint(base_fingerprint.empty() ? model_->fingerprint()
                                                           : base_fingerprint);
     WB_ASSIGN_OR_RETURN(const proto::RegisterResponse hello, client_.Register(request));
+    if (!sampled_folder.empty()) {
+      config.set_path(sampled_folder);
+      WB_ASSIGN_OR_RETURN(model_, model::CausalLm::Load(config));
+    }
     config_ = hello.config();
     member_id_ = hello.member_id();
     while (true) {
@@ -53,7 +71,9 @@ class TestActor {
       ask.set_max_groups(2);
       WB_ASSIGN_OR_RETURN(const proto::LeasePromptsResponse leased, client_.LeasePrompts(ask));
       if (leased.drain()) return absl::OkStatus();
-      for (const proto::GroupLease& lease : leased.lease()) {
+      std::vector<proto::GroupLease> leases(leased.lease().begin(), leased.lease().end());
+      if (last_first) std::reverse(leases.begin(), leases.end());
+      for (const proto::GroupLease& lease : leases) {
         if (leave_after >= 0 && static_cast<int>(submitted.size()) >= leave_after)
           return absl::OkStatus();  // With leases out.
         WB_RETURN_IF_ERROR(Answer(lease));
@@ -72,6 +92,7 @@ class TestActor {
     WB_ASSIGN_OR_RETURN(adapter_,
                         model::Adapter::Unpack(blob->manifest, blob->bytes, model_->spec(),
                                                model_->dtype(), model_->device()));
+    adapter_ = substitute(*model_, std::move(adapter_));
     version_ = blob->manifest.version();
     fingerprint_ = blob->manifest.fingerprint();
     proto::AcknowledgeAdapterRequest acknowledge;
@@ -90,10 +111,13 @@ class TestActor {
     request.set_purpose(lease.purpose());
     request.set_policy_version(lease.adapter_off() ? 0 : version_);
     if (!lease.adapter_off()) request.set_adapter_fingerprint(fingerprint_);
-    const std::string& text = lease.prompt().message(lease.prompt().message_size() - 1).content();
+    std::vector<model::Message> messages;
+    for (const proto::ChatMessage& message : lease.prompt().message())
+      messages.push_back({message.role(), message.content()});
     model::PromptGroup group;
     group.group = lease.group_id();
-    for (char c : text) group.prompt.push_back(3 + static_cast<unsigned char>(c));
+    WB_ASSIGN_OR_RETURN(group.prompt,
+                        model::EncodeConversation(*tokenizer_, chat_template_, messages));
     group.num_completions = lease.num_completions();
     model::GenerateOptions options;
     options.sampling = config_.generation();
@@ -106,12 +130,12 @@ class TestActor {
       completion->mutable_token_id()->Add(s.tokens.begin(), s.tokens.end());
       completion->mutable_logprob()->Add(s.logprobs.begin(), s.logprobs.end());
       completion->set_finish_reason(s.finish);
-      completion->set_text(absl::StrCat("answer of ", s.tokens.size(), " tokens"));
+      completion->set_text(tokenizer_->Decode(s.tokens));
       // Rewards that differ within a group: even first tokens are "unsafe".
       *completion->add_score() =
           wideberth::testing::FakeScorerClient::Scored("safety", s.tokens[0] % 2 == 0 ? 0.8 : 0.45);
       *completion->add_score() = wideberth::testing::FakeScorerClient::Scored(
-          "helpful", 0.1 * static_cast<double>(s.tokens[0] % 7));
+          utility, 0.1 * static_cast<double>(s.tokens[0] % 7));
     }
     tamper(request);
     for (int copy = 0; copy < (twice ? 2 : 1); ++copy) {
@@ -125,6 +149,8 @@ class TestActor {
   wideberth::testing::InMemoryLearnerClient client_;
   const std::string name_, folder_;
   std::unique_ptr<model::CausalLm> model_;
+  std::unique_ptr<model::Tokenizer> tokenizer_;
+  absl::optional<model::ChatTemplate> chat_template_;
   proto::RunConfig config_;
   std::string member_id_, fingerprint_;
   std::shared_ptr<model::Adapter> adapter_;
