@@ -74,7 +74,8 @@ class GrpcLearnerClient final : public LearnerClient {
   }
   absl::StatusOr<proto::HeartbeatResponse> Heartbeat(
       const proto::HeartbeatRequest& request) override {
-    return Unary<proto::HeartbeatResponse>("Heartbeat", request, &proto::Learner::Stub::Heartbeat);
+    return Unary<proto::HeartbeatResponse>("Heartbeat", request, &proto::Learner::Stub::Heartbeat,
+                                           options_.heartbeat_timeout);
   }
   absl::StatusOr<proto::LeasePromptsResponse> LeasePrompts(
       const proto::LeasePromptsRequest& request) override {
@@ -121,8 +122,16 @@ class GrpcLearnerClient final : public LearnerClient {
                                  grpc::Status (proto::Learner::Stub::*method)(grpc::ClientContext*,
                                                                               const Request&,
                                                                               Response*)) {
+    return Unary<Response>(call, request, method, options_.call_timeout);
+  }
+  template <typename Response, typename Request>
+  absl::StatusOr<Response> Unary(absl::string_view call, const Request& request,
+                                 grpc::Status (proto::Learner::Stub::*method)(grpc::ClientContext*,
+                                                                              const Request&,
+                                                                              Response*),
+                                 absl::Duration timeout) {
     Response response;
-    WB_RETURN_IF_ERROR(Retry(call, options_.call_timeout, [&](grpc::ClientContext* context) {
+    WB_RETURN_IF_ERROR(Retry(call, timeout, [&](grpc::ClientContext* context) {
       response.Clear();
       return FromGrpc((stub_.get()->*method)(context, request, &response));
     }));

@@ -22,7 +22,8 @@ namespace wideberth::transport {
 class LearnerClient {
  public:
   struct Options {
-    absl::Duration call_timeout = absl::Seconds(30);    // Of one unary call, retries included.
+    absl::Duration call_timeout = absl::Seconds(30);  // Of one unary call, retries included.
+    absl::Duration heartbeat_timeout = absl::Seconds(5);
     absl::Duration fetch_timeout = absl::Seconds(300);  // Of one FetchAdapter, retries included.
     absl::Duration first_backoff = absl::Milliseconds(100);
     absl::Duration max_backoff = absl::Seconds(2);

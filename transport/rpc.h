@@ -21,7 +21,7 @@
 
 namespace wideberth::transport {
 
-// A lazy channel: no size limit on messages, dead peers noticed by keepalive within 40 s, no proxy.
+// A lazy channel: no size limit on messages, dead peers noticed by keepalive within 15 s, no proxy.
 std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address);
 
 struct ListeningServer {
