@@ -11,6 +11,7 @@
 #include "absl/time/clock.h"
 #include "base/log.h"
 #include "base/status.h"
+#include "transport/message_limits.h"
 
 namespace wideberth::actor {
 namespace {
@@ -47,7 +48,7 @@ void Progress::SetVersion(uint64_t version) {
 
 void Progress::SetError(absl::string_view error) {
   MutexLock lock(mutex_);
-  status_.set_last_error(std::string(error));
+  status_.set_last_error(std::string(error.substr(0, transport::kMaxSentenceBytes)));
 }
 
 void Progress::CountGenerated(int64_t num_tokens, absl::Duration took) {
@@ -136,7 +137,8 @@ bool Rollout::stopped() const {
 absl::StatusOr<std::vector<proto::GroupLease>> Rollout::Lease() {
   proto::LeasePromptsRequest request;
   request.set_member_id(parts_.membership->member_id());
-  request.set_max_groups(std::max(1, parts_.config->actor().groups_per_lease()));
+  request.set_max_groups(
+      std::clamp(parts_.config->actor().groups_per_lease(), 1, transport::kMaxLeases));
   WB_ASSIGN_OR_RETURN(proto::LeasePromptsResponse response, parts_.learner->LeasePrompts(request));
   if (response.drain()) {
     parts_.membership->NoteDrain();
