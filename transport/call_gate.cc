@@ -79,13 +79,13 @@ class CallGate final : public grpc::AuthMetadataProcessor {
   grpc::Status Process(const InputMetadata& metadata, grpc::AuthContext* context,
                        OutputMetadata* consumed, OutputMetadata*) override {
     const absl::string_view path = ValueOf(metadata, ":path");
-    const auto sent = metadata.find(kTokenKey);
+    const absl::string_view sent = ValueOf(metadata, kTokenKey);
     // Handlers have no use for it.
-    if (sent != metadata.end()) consumed->insert({kTokenKey, std::string(View(sent->second))});
-    if (!token_.empty() && sent == metadata.end())
-      return Refuse(grpc::StatusCode::UNAUTHENTICATED, metadata, "without the run token");
-    if (!token_.empty() && !SameToken(View(sent->second), token_))
-      return Refuse(grpc::StatusCode::UNAUTHENTICATED, metadata, "with a wrong run token");
+    if (!sent.empty()) consumed->insert({kTokenKey, std::string(sent)});
+    if (!token_.empty() && !SameToken(sent, token_)) {
+      return Refuse(grpc::StatusCode::UNAUTHENTICATED, metadata,
+                    sent.empty() ? "without the run token" : "with a wrong run token");
+    }
     if (!tls_) return grpc::Status::OK;
     const std::optional<proto::Role> role = CallerRole(*context);
     if (!role.has_value())

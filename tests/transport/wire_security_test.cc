@@ -278,9 +278,11 @@ TEST_F(WireSecurityTest, WithoutTheTokenNoCallIsTakenWithOrWithoutTls) {
       for (const absl::Status& status :
            {(*client)->Heartbeat({}).status(), (*client)->FetchAdapter({}).status()}) {
         EXPECT_TRUE(absl::IsUnauthenticated(status)) << status;
-        EXPECT_THAT(std::string(status.message()),
-                    AllOf(HasSubstr(" refused: actor/"), HasSubstr("run token"),
-                          Not(HasSubstr(run_->token())), Not(HasSubstr(others_->token()))));
+        EXPECT_THAT(
+            std::string(status.message()),
+            AllOf(HasSubstr(" refused: actor/"),
+                  HasSubstr(token.empty() ? "without the run token" : "with a wrong run token"),
+                  Not(HasSubstr(run_->token())), Not(HasSubstr(others_->token()))));
       }
       RankClient::Options options;
       options.own = server.tls() ? Of(proto::LEARNER) : own;
