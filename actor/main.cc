@@ -138,9 +138,11 @@ absl::StatusOr<std::unique_ptr<transport::HealthPage>> ServeHealth(
 // The run's scorers by name; heartbeats bring their addresses.
 class Scorers final {
  public:
-  explicit Scorers(const proto::RunConfig& config) {
+  Scorers(const proto::RunConfig& config, const transport::Credentials& own) {
+    transport::ScorerClient::Options options;
+    options.own = own;
     for (const proto::ScorerConfig& scorer : config.scorer()) {
-      clients_[scorer.name()] = transport::ScorerClient::Create(scorer.name());
+      clients_[scorer.name()] = transport::ScorerClient::Create(scorer.name(), options);
       named_.push_back({scorer.name(), clients_[scorer.name()].get(),
                         absl::Seconds(scorer.timeout()),
                         scorer.evaluation_only() || scorer.kind() == proto::ScorerConfig::ORACLE});
@@ -166,7 +168,8 @@ class Scorers final {
   std::vector<NamedScorer> named_;
 };
 
-absl::Status Work(transport::LearnerClient& learner, Ending& ending) {
+absl::Status Work(transport::LearnerClient& learner, const transport::Credentials& own,
+                  Ending& ending) {
   // The configuration names the weights; with their fingerprint we are a member.
   WB_ASSIGN_OR_RETURN(const proto::RegisterResponse hello, learner.Register(Introduction()));
   const proto::RunConfig& config = hello.config();
@@ -185,7 +188,7 @@ absl::Status Work(transport::LearnerClient& learner, Ending& ending) {
   transport::Gauge* const groups =
       metrics.NewGauge("wideberth_groups_submitted", "Groups handed in since start.");
   WB_ASSIGN_OR_RETURN(const auto health, ServeHealth(config, progress, metrics));
-  const Scorers scorers(config);
+  const Scorers scorers(config, own);
 
   proto::RegisterRequest registration = Introduction();
   registration.set_base_fingerprint(policy->fingerprint());
@@ -238,6 +241,11 @@ int Main() {
     WB_LOG(ERROR) << "--learner is not given, expected HOST:PORT of the learner";
     return 2;
   }
+  const auto own = transport::Credentials::FromEnvironment(proto::ACTOR);
+  if (!own.ok()) {
+    WB_LOG(ERROR) << own.status().message();
+    return 2;
+  }
   sigset_t set;
   ::sigemptyset(&set);
   ::sigaddset(&set, SIGTERM);
@@ -249,12 +257,14 @@ int Main() {
     ::sigwait(&set, &signal);
     ending.End(absl::OkStatus(), absl::StrCat("signal ", signal));
   });
-  const auto connected = transport::LearnerClient::Connect(absl::GetFlag(FLAGS_learner),
-                                                           absl::GetFlag(FLAGS_connect_timeout));
+  transport::LearnerClient::Options options;
+  options.own = *own;
+  const auto connected = transport::LearnerClient::Connect(
+      absl::GetFlag(FLAGS_learner), absl::GetFlag(FLAGS_connect_timeout), options);
   absl::Status status = connected.status();
   if (status.ok()) {
     ending.Arm([&] { (*connected)->Cancel(); });
-    status = Work(**connected, ending);
+    status = Work(**connected, *own, ending);
     if (absl::IsCancelled(status) && ending.why().ok()) status = absl::OkStatus();
   }
   ending.Close();
@@ -263,7 +273,7 @@ int Main() {
   if (status.ok()) return 0;
   WB_LOG(ERROR) << status.message();
   const bool bad_input = absl::IsInvalidArgument(status) || absl::IsNotFound(status) ||
-                         absl::IsFailedPrecondition(status);
+                         absl::IsFailedPrecondition(status) || transport::IsRefusal(status);
   return bad_input ? 2 : 1;
 }
 

@@ -49,6 +49,10 @@ bool Membership::Beat() {
     if (response.ok()) last_answer_ = clock_.Now();
     silence = clock_.Now() - last_answer_;
   }
+  if (transport::IsRefusal(response.status())) {
+    End(response.status());
+    return false;
+  }
   if (!response.ok()) {
     if (silence < lost_after_) return true;
     End(absl::Status(response.status().code(), absl::StrCat("the learner has not answered for ",

@@ -3,6 +3,8 @@
 
 #include <string>
 
+#include "transport/message_limits.h"
+
 namespace wideberth::actor {
 
 void Progress::SetState(absl::string_view state) {
@@ -17,7 +19,7 @@ void Progress::SetVersion(uint64_t version) {
 
 void Progress::SetError(absl::string_view error) {
   MutexLock lock(mutex_);
-  status_.set_last_error(std::string(error));
+  status_.set_last_error(std::string(error.substr(0, transport::kMaxSentenceBytes)));
 }
 
 void Progress::SetSwap(absl::Duration took) {

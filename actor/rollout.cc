@@ -9,6 +9,7 @@
 #include "absl/time/clock.h"
 #include "base/log.h"
 #include "base/status.h"
+#include "transport/message_limits.h"
 
 namespace wideberth::actor {
 namespace {
@@ -114,7 +115,7 @@ void Rollout::LeaseLoop() {
 absl::StatusOr<std::vector<proto::GroupLease>> Rollout::Lease(int max_groups) {
   proto::LeasePromptsRequest request;
   request.set_member_id(parts_.membership->member_id());
-  request.set_max_groups(max_groups);
+  request.set_max_groups(std::min(max_groups, transport::kMaxLeases));
   WB_ASSIGN_OR_RETURN(proto::LeasePromptsResponse response, parts_.learner->LeasePrompts(request));
   if (response.drain()) {
     parts_.membership->NoteDrain();

@@ -2,12 +2,14 @@
 #include "actor/scoring.h"
 
 #include <algorithm>
+#include <cmath>
 #include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/log.h"
+#include "transport/message_limits.h"
 
 namespace wideberth::actor {
 namespace {
@@ -16,12 +18,24 @@ namespace {
 // absence.
 proto::Score Checked(proto::Score score, const std::string& scorer_name) {
   score.set_scorer_name(scorer_name);
-  if (score.status() == proto::SCORED && !score.has_value()) {
+  if (!score.has_status()) {
+    score.set_status(proto::MALFORMED_OUTPUT);
+    score.set_message(absl::StrCat("scorer ", scorer_name, " answered without a known status"));
+  } else if (score.status() == proto::SCORED && !std::isfinite(score.value())) {
+    score.set_message(
+        absl::StrCat("scorer ", scorer_name, " answered SCORED with ", score.value()));
+    score.set_status(proto::MALFORMED_OUTPUT);
+  } else if (score.status() == proto::SCORED && !score.has_value()) {
     score.set_status(proto::MALFORMED_OUTPUT);
     score.set_message(absl::StrCat("scorer ", scorer_name, " answered SCORED without a value"));
-  } else if (score.status() != proto::SCORED) {
-    score.clear_value();
   }
+  if (score.status() != proto::SCORED) score.clear_value();
+  // The learner takes no more; a scorer's remark is worth no group.
+  if (score.message().size() > transport::kMaxSentenceBytes)
+    score.mutable_message()->resize(transport::kMaxSentenceBytes);
+  if (score.model_fingerprint().size() > transport::kMaxIdBytes) score.clear_model_fingerprint();
+  if (score.template_hash().size() > transport::kMaxIdBytes) score.clear_template_hash();
+  if (!std::isfinite(score.latency_ms())) score.clear_latency_ms();
   return score;
 }
 

@@ -13,7 +13,7 @@ set -euo pipefail
 
 packages=(
   ca-certificates ccache cmake curl g++ git mold ninja-build pkg-config protobuf-compiler protobuf-compiler-grpc
-  python3 python3-venv unzip
+  openssl python3 python3-venv unzip
   libabsl-dev libbenchmark-dev libcpp-httplib-dev libgmock-dev libgrpc++-dev libgtest-dev libjs-chart.js libpcre2-dev
   libprotobuf-dev libsqlite3-dev libssl-dev libutf8proc-dev libxxhash-dev libzstd-dev nlohmann-json3-dev prometheus-cpp-dev
   zlib1g-dev

@@ -128,7 +128,7 @@ main() {
   cmake --install "$build" --prefix "$new" --strip >/dev/null
   LD_LIBRARY_PATH=${libtorch:-$top/.deps/libtorch/torch}/lib copy_libraries
   write_launchers wideberth nccl_carrier_test model_benchmark
-  cp "$here/cluster.sh" "$new/launch/"
+  cp "$here/cluster.sh" "$here/make_certs.sh" "$new/launch/"
   cp -r "$top/configs" "$top/LICENSE" "$new/"
   local mib
   mib=$(du -sm --apparent-size "$new" | cut -f1)

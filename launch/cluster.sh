@@ -11,7 +11,9 @@
 #   --dry_run      print the script, with the placement at its head, and submit nothing
 #   --wait         come back when the job has ended, with its exit code
 # Environment: WIDEBERTH_BIN, the folder of the programs (default build/release/bin of this
-# checkout, or bin/ of a bundle).
+# checkout, or bin/ of a bundle). WIDEBERTH_CERTS and WIDEBERTH_TOKEN_FILE, what the processes know
+# each other by (launch/make_certs.sh), on the shared disk as well; where WIDEBERTH_CERTS is not set
+# they are made in DIR/certs, for 30 days. The token file is then that folder's.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -80,10 +82,34 @@ render() {
   printf '#SBATCH --no-kill\n#SBATCH --no-requeue\n#SBATCH --signal=B:TERM@120\n\n'
   printf 'run_dir=%q\nsetup=%q\ndrain_seconds=%q\n' "$run_dir" "$setup" "$drain_seconds"
   printf 'learner_node=%q\nlearner_port=%q\n' "$learner_node" "$learner_port"
+  # Every step inherits them.
+  printf 'export WIDEBERTH_CERTS=%q WIDEBERTH_TOKEN_FILE=%q\nunset WIDEBERTH_TOKEN\n' "$certs" "$token_file"
   job_head
   printf '\n# NODE NAME CPUS COMMAND; the learner first.\n'
   grep '^start ' <<<"$placement"
   job_tail
+}
+
+find_certs() {
+  if [ -n "${WIDEBERTH_CERTS:-}" ]; then
+    certs=$(realpath -m "$WIDEBERTH_CERTS")
+    token_file=$(realpath -m "${WIDEBERTH_TOKEN_FILE:-$certs/token}")
+    [ -r "$certs/ca.pem" ] || fail "WIDEBERTH_CERTS: $certs/ca.pem is not there (see launch/make_certs.sh --help)"
+    [ -r "$token_file" ] || fail "the run token $token_file is not there (see launch/make_certs.sh --help)"
+  else
+    certs=$(realpath -m "$run_dir/certs")
+    token_file=$certs/token
+  fi
+}
+
+# Those in the run's own folder; a run that goes on keeps them unless they would end within a week.
+make_certs() {
+  if [ -n "${WIDEBERTH_CERTS:-}" ]; then return 0; fi
+  if [ -e "$certs" ]; then
+    ! openssl x509 -checkend 604800 -noout -in "$certs/ca.pem" >/dev/null || return 0
+    rm -r "$certs"
+  fi
+  "$here/make_certs.sh" "$certs"
 }
 
 job_head() {
@@ -161,8 +187,9 @@ main() {
   placement=$("$wideberth" placement "${placement_flags[@]}" --nodes="$nodes") || exit $?
   # What `wideberth placement` prints is quoted for the shell.
   local run_name run_dir partition time_limit gpus_per_node tasks_per_node cpus_per_task setup
-  local learner_node learner_port drain_seconds
+  local learner_node learner_port drain_seconds certs token_file
   eval "$(grep -E '^[a-z_]+=' <<<"$placement")"
+  find_certs
   if [ "$dry_run" = true ]; then
     render
     return 0
@@ -170,6 +197,7 @@ main() {
   command -v sbatch >/dev/null || 
     fail "there is no sbatch here: call this on a node of the cluster (--dry_run works anywhere)"
   mkdir -p "$run_dir"
+  make_certs
   render >"$run_dir/job.sbatch"
   [ "$wait_for_end" = false ] || sbatch_options+=(--wait)
   echo "run folder $run_dir (job.sbatch, slurm-<job>.log, logs/)"

@@ -71,6 +71,7 @@ absl::StatusOr<std::unique_ptr<LearnerRank>> LearnerRank::Join(Options options) 
 absl::StatusOr<proto::JoinRankResponse> LearnerRank::Connect(absl::Duration timeout) {
   transport::RankClient::Options options;
   options.rank = options_.rank;
+  options.own = options_.own;
   const absl::Time deadline = absl::Now() + timeout;
   std::shared_ptr<transport::RankClient> client;
   while (client == nullptr) {

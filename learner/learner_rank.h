@@ -32,6 +32,7 @@ class LearnerRank {
     absl::optional<proto::RunConfig> config;  // As this process was told; checked.
     std::string device;                       // Over policy.model.device; empty: that one.
     absl::Duration connect_timeout = absl::Minutes(10);
+    transport::Credentials own;
   };
 
   // Waits for rank 0 and is told the run. Errors are one sentence each.

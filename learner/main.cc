@@ -123,8 +123,8 @@ absl::StatusOr<proto::RunConfig> Resolve(const Sources& given) {
 }
 
 template <typename AnyLearner>
-absl::StatusOr<std::unique_ptr<transport::HealthPage>> ServeHealth(const proto::RunConfig& config,
-                                                                   const AnyLearner& learner) {
+absl::StatusOr<std::unique_ptr<transport::HealthPage>> ServeHealth(
+    const proto::RunConfig& config, const AnyLearner& learner, const transport::Credentials& own) {
   transport::HealthPage::Options page;
   page.role = "learner";
   page.name = "learner-0";
@@ -134,6 +134,7 @@ absl::StatusOr<std::unique_ptr<transport::HealthPage>> ServeHealth(const proto::
   page.port = config.learner().health_port();
   page.status = [&learner] { return learner.Status(); };
   page.metrics = &learner.metrics();
+  page.own = own;
   return transport::HealthPage::Start(std::move(page));
 }
 
@@ -142,19 +143,21 @@ struct Served {
   std::unique_ptr<transport::LearnerServer> server;
 };
 
-absl::StatusOr<Served> Serve(const proto::RunConfig& config, Learner& learner) {
+absl::StatusOr<Served> Serve(const proto::RunConfig& config, Learner& learner,
+                             const transport::Credentials& own) {
   Served served;
-  WB_ASSIGN_OR_RETURN(served.health, ServeHealth(config, learner));
+  WB_ASSIGN_OR_RETURN(served.health, ServeHealth(config, learner, own));
   WB_ASSIGN_OR_RETURN(served.server,
                       transport::LearnerServer::Start(config.learner().address(), learner.handler(),
-                                                      learner.ranks()));
+                                                      learner.ranks(), own));
   const std::string address = served.server->address();
   if (const std::string file = absl::GetFlag(FLAGS_address_file); !file.empty()) {
     WB_RETURN_IF_ERROR(WriteFileAtomically(file, absl::StrCat(address, "\n")));
   }
-  const std::string page = served.health->address();
+  const std::string page = served.health->url();
   WB_LOG(INFO) << "run " << learner.run_id() << " in " << config.run_dir() << " serves at "
-               << address << (page.empty() ? "" : absl::StrCat(", health page http://", page, "/"));
+               << address << (own.tls() ? " with TLS" : "")
+               << (page.empty() ? "" : absl::StrCat(", health page ", page));
   return served;
 }
 
@@ -172,29 +175,34 @@ std::jthread StopOnSignal(AnyLearner& learner, const sigset_t& signal_set) {
 }
 
 // SFT, DPO, REWARD and GUARD: nobody is served but those who look at the health page.
-absl::Status WorkOnData(const proto::RunConfig& config, bool resume, const sigset_t& signal_set,
+absl::Status WorkOnData(const proto::RunConfig& config, bool resume,
+                        const transport::Credentials& own, const sigset_t& signal_set,
                         bool* began) {
   model::ConfigureRuntime(config.policy().model().num_threads());
   WB_ASSIGN_OR_RETURN(const std::unique_ptr<SupervisedRun> run,
                       SupervisedRun::Create(config, &Clock::Real(), resume));
-  const auto health = ServeHealth(config, *run);
+  const auto health = ServeHealth(config, *run, own);
   if (!health.ok()) {
     run->Abandon();
     return health.status();
   }
   *began = true;
-  const std::string page = (*health)->address();
+  const std::string page = (*health)->url();
   WB_LOG(INFO) << "run " << run->run_id() << " in " << config.run_dir()
-               << (page.empty() ? "" : absl::StrCat(", health page http://", page, "/"));
+               << (page.empty() ? "" : absl::StrCat(", health page ", page));
   const std::jthread signals = StopOnSignal(*run, signal_set);
   return run->Run();
 }
 
 // `*began` is set once members can connect: what fails before leaves nothing behind.
-absl::Status Work(const Sources& sources, const sigset_t& signal_set, bool* began) {
+absl::Status Work(const Sources& sources, const transport::Credentials& own,
+                  const sigset_t& signal_set, bool* began) {
   const bool resume = absl::GetFlag(FLAGS_resume) || GoesOnAfterRestart();
   WB_ASSIGN_OR_RETURN(const proto::RunConfig config, Resolve(sources));
-  if (!HasMembers(config)) return WorkOnData(config, resume, signal_set, began);
+  const std::string& address = config.learner().address();
+  // Before the folder is made.
+  WB_RETURN_IF_ERROR(transport::CheckMayListen(address.substr(0, address.rfind(':')), own));
+  if (!HasMembers(config)) return WorkOnData(config, resume, own, signal_set, began);
   // A learner before this one may have left its address; nobody shall go there.
   if (const std::string file = absl::GetFlag(FLAGS_address_file);
       !file.empty() && !GoesOnAfterRestart()) {
@@ -203,7 +211,7 @@ absl::Status Work(const Sources& sources, const sigset_t& signal_set, bool* bega
   model::ConfigureRuntime(config.policy().model().num_threads());
   WB_ASSIGN_OR_RETURN(const std::unique_ptr<Learner> learner,
                       Learner::Create(config, &Clock::Real(), resume));
-  absl::StatusOr<Served> served = Serve(config, *learner);
+  absl::StatusOr<Served> served = Serve(config, *learner, own);
   if (!served.ok()) {
     learner->Abandon();
     return served.status();
@@ -216,8 +224,10 @@ absl::Status Work(const Sources& sources, const sigset_t& signal_set, bool* bega
 }
 
 // A rank other than 0. What it was told itself is only compared with what rank 0 says.
-absl::Status WorkAsFurtherRank(const Sources& sources, const sigset_t& signal_set, bool* began) {
+absl::Status WorkAsFurtherRank(const Sources& sources, const transport::Credentials& own,
+                               const sigset_t& signal_set, bool* began) {
   LearnerRank::Options options;
+  options.own = own;
   options.rank = absl::GetFlag(FLAGS_rank);
   options.address = absl::GetFlag(FLAGS_learner);
   options.device = absl::GetFlag(FLAGS_device);
@@ -253,12 +263,15 @@ int Main(const Sources& sources) {
   ::pthread_sigmask(SIG_BLOCK, &set, nullptr);  // Before any thread: all inherit it, one receives.
   ::signal(SIGXFSZ, SIG_IGN);                   // A file-size limit is reported like a full disk.
   bool began = false;
-  const absl::Status status =
-      rank == 0 ? Work(sources, set, &began) : WorkAsFurtherRank(sources, set, &began);
+  const auto own = transport::Credentials::FromEnvironment(proto::LEARNER);
+  const absl::Status status = !own.ok()   ? own.status()
+                              : rank == 0 ? Work(sources, *own, set, &began)
+                                          : WorkAsFurtherRank(sources, *own, set, &began);
   if (status.ok()) return 0;
   if (!began || rank != 0) WB_LOG(ERROR) << status.message();
   const bool bad_input = absl::IsInvalidArgument(status) || absl::IsNotFound(status) ||
-                         absl::IsAlreadyExists(status) || absl::IsFailedPrecondition(status);
+                         absl::IsAlreadyExists(status) || absl::IsFailedPrecondition(status) ||
+                         transport::IsRefusal(status);
   return !began && bad_input ? 2 : 1;
 }
 

@@ -6,6 +6,12 @@
 #include "absl/strings/str_cat.h"
 
 namespace wideberth::learner {
+namespace {
+
+// Names, not processes: one that comes again under its own takes no room.
+constexpr size_t kMaxMembers = size_t{1} << 16;
+
+}  // namespace
 
 Members::Member* Members::FindById(const std::string& member_id) {
   const auto name = name_of_id_.find(member_id);
@@ -33,6 +39,10 @@ absl::StatusOr<Members::Registered> Members::Register(const proto::RegisterReque
   Registered result;
   result.member_id = absl::StrCat(request.name(), "#", ++num_registrations_);
   const auto former = by_name_.find(request.name());
+  if (former == by_name_.end() && by_name_.size() >= kMaxMembers) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("Register: ", request.name(), " is one more than ", kMaxMembers, " members"));
+  }
   if (former != by_name_.end()) result.ended_id = former->second.id;
   Member member;
   member.id = result.member_id;

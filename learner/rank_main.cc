@@ -17,6 +17,7 @@ absl::Status WorkAsRank(LearnerRank::Options options, int health_port, const sig
   page.role = "learner";
   page.name = absl::StrCat("learner-", options.rank);
   page.port = health_port;
+  page.own = options.own;
   WB_ASSIGN_OR_RETURN(const std::unique_ptr<LearnerRank> rank,
                       LearnerRank::Join(std::move(options)));
   const std::jthread signals([&rank, signal_set](std::stop_token stop) {
@@ -38,9 +39,7 @@ absl::Status WorkAsRank(LearnerRank::Options options, int health_port, const sig
   WB_RETURN_IF_ERROR(rank->Load(health->address()));
   *began = true;
   WB_LOG(INFO) << "joined run " << rank->run_id()
-               << (health->address().empty()
-                       ? ""
-                       : absl::StrCat(", health page http://", health->address(), "/"));
+               << (health->url().empty() ? "" : absl::StrCat(", health page ", health->url()));
   const absl::Status ended = rank->Run();
   WB_LOG(INFO) << (ended.ok() ? "the run has ended" : "leaving");
   return absl::IsCancelled(ended) ? absl::OkStatus() : ended;

@@ -19,8 +19,9 @@ using MissingScores = std::array<int64_t, proto::ScoreStatus_ARRAYSIZE>;
 
 // InvalidArgument with one sentence where the group is not what was leased: number of completions,
 // token ids outside [0, vocab), log-probs that are not one per token, positive or not finite, a
-// SCORED without a finite value, a value without SCORED. A prompt that was refused comes without
-// tokens, with REFUSED_INPUT for every score.
+// SCORED without a finite value, a value without SCORED, segments that do not cover the tokens or
+// whose versions do not grow, anything beyond transport/message_limits.h. A prompt that was refused
+// comes without tokens, with REFUSED_INPUT for every score.
 absl::Status CheckWellFormed(const proto::SubmitGroupRequest& request, int num_completions,
                              int64_t vocab);
 

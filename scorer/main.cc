@@ -117,19 +117,23 @@ absl::Status Work(const sigset_t& signal_set) {
   Drain drain(&endpoint, kDrainTime, &Clock::Real());
   const std::jthread signals(
       [&](std::stop_token stop) { WaitForSignal(stop, signal_set, &drain); });
+  WB_ASSIGN_OR_RETURN(const transport::Credentials own,
+                      transport::Credentials::FromEnvironment(proto::SCORER));
   transport::LearnerClient::Options patience;
+  patience.own = own;
   patience.call_timeout = absl::Seconds(10);
   WB_ASSIGN_OR_RETURN(const auto learner, transport::LearnerClient::Connect(
                                               absl::GetFlag(FLAGS_learner),
                                               absl::GetFlag(FLAGS_connect_timeout), patience));
   WB_ASSIGN_OR_RETURN(const auto server,
-                      transport::ScorerServer::Start(absl::GetFlag(FLAGS_listen), &endpoint));
+                      transport::ScorerServer::Start(absl::GetFlag(FLAGS_listen), &endpoint, own));
   transport::HealthPage::Options page;
   page.role = "scorer";
   page.name = Name();
   page.host = absl::GetFlag(FLAGS_listen).substr(0, absl::GetFlag(FLAGS_listen).rfind(':'));
   page.port = absl::GetFlag(FLAGS_health_port);
   page.metrics = &metrics;
+  page.own = own;
   page.status = [&endpoint] { return endpoint.Page(); };
   WB_ASSIGN_OR_RETURN(auto health, transport::HealthPage::Start(page));
   Membership membership(

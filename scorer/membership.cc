@@ -45,6 +45,7 @@ absl::StatusOr<Membership::Standing> Membership::Beat() {
   request.set_member_id(member_id_);
   *request.mutable_status() = status_();
   const absl::StatusOr<proto::HeartbeatResponse> response = client_->Heartbeat(request);
+  if (transport::IsRefusal(response.status())) return response.status();
   if (!response.ok()) return Silent(response.status());
   last_answer_ = clock_.Now();
   if (response->drain()) return Standing::kDrained;

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "transport/message_limits.h"
 
 namespace wideberth::scorer {
 namespace {
@@ -149,7 +150,8 @@ proto::MemberStatus ScoreEndpoint::Status() const {
   status.set_tokens_per_second(TokensPerSecond());
   status.set_num_items(static_cast<uint64_t>(stats.num_answered()));
   status.set_num_tokens(static_cast<uint64_t>(stats.num_tokens));
-  if (!stats.last_error.empty()) status.set_last_error(stats.last_error);
+  if (!stats.last_error.empty())
+    status.set_last_error(stats.last_error.substr(0, transport::kMaxSentenceBytes));
   return status;
 }
 

@@ -1,14 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "transport/adapter_blob.h"
 
+#include <algorithm>
 #include <cstdint>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "base/excerpt.h"
 #include "base/hash.h"
 #include "base/status.h"
+#include "transport/message_limits.h"
 
 namespace wideberth::transport {
 namespace {
+
+constexpr int kMaxDimensions = 8;
 
 uint64_t ElementBytes(proto::DType dtype) {
   switch (dtype) {
@@ -32,11 +38,28 @@ absl::Status VerifyAdapterManifest(const proto::AdapterManifest& manifest) {
   const std::string name = NameOf(manifest);
   if (!manifest.has_version())
     return absl::InvalidArgumentError("an adapter manifest has no version");
-  if (manifest.tensor().empty())
-    return absl::InvalidArgumentError(absl::StrCat(name, ": the manifest lists no tensor"));
+  if (manifest.tensor().empty() || manifest.tensor_size() > kMaxAdapterTensors) {
+    return absl::InvalidArgumentError(absl::StrCat(name, ": the manifest lists ",
+                                                   manifest.tensor_size(),
+                                                   " tensors, expected 1 to ", kMaxAdapterTensors));
+  }
+  if (std::max(manifest.run_id().size(), manifest.base_fingerprint().size()) > kMaxIdBytes) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        name, ": run_id and base_fingerprint must have at most ", kMaxIdBytes, " bytes"));
+  }
+  if (manifest.num_bytes() > kMaxAdapterBytes) {
+    return absl::InvalidArgumentError(absl::StrCat(name, ": num_bytes is ", manifest.num_bytes(),
+                                                   ", must be at most ", kMaxAdapterBytes));
+  }
   const uint64_t element_bytes = ElementBytes(manifest.dtype());
   uint64_t end = 0;
   for (const proto::TensorSpec& tensor : manifest.tensor()) {
+    if (tensor.name().size() > kMaxIdBytes || tensor.shape_size() > kMaxDimensions) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(name, ": a tensor has a name of ", tensor.name().size(), " bytes and ",
+                       tensor.shape_size(), " dimensions, must have at most ", kMaxIdBytes, " and ",
+                       kMaxDimensions));
+    }
     if (tensor.offset_bytes() != end) {
       return absl::InvalidArgumentError(absl::StrCat(name, ": tensor ", tensor.name(),
                                                      " starts at byte ", tensor.offset_bytes(),
@@ -58,9 +81,11 @@ absl::Status VerifyAdapterManifest(const proto::AdapterManifest& manifest) {
     return absl::InvalidArgumentError(absl::StrCat(name, ": num_bytes is ", manifest.num_bytes(),
                                                    ", the tensors listed have ", end));
   }
-  if (manifest.fingerprint().size() != 32) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        name, ": fingerprint is \"", manifest.fingerprint(), "\", must be 32 hexadecimal digits"));
+  const std::string& fingerprint = manifest.fingerprint();
+  if (fingerprint.size() != 32 ||
+      !std::all_of(fingerprint.begin(), fingerprint.end(), absl::ascii_isxdigit)) {
+    return absl::InvalidArgumentError(absl::StrCat(name, ": fingerprint is ", Excerpt(fingerprint),
+                                                   ", must be 32 hexadecimal digits"));
   }
   return absl::OkStatus();
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a process tells people and monitors: `/healthz`, `/status.json`, `/metrics` and a one-screen
-// page, on a small HTTP server of its own.
+// page, on a small HTTP server of its own. It is read-only; on loopback everybody on this machine
+// may look, beyond it the page comes over TLS and wants the run token.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "transport/credentials.h"
 #include "transport/metrics.h"
 
 namespace wideberth::transport {
@@ -54,15 +56,20 @@ class HealthPage {
     std::function<RoleStatus()> status;
     const Metrics* metrics = nullptr;  // Must outlive the page; may be null. The names
                                        // "wideberth_status_*" are taken by the page.
+    // Where `host` is more than loopback: the page is https, with the certificate of this role, and
+    // answers those who show the token, as a bearer or as the password of any user.
+    Credentials own;
   };
 
   // Serves at once. With port -1 nothing is served and address() is empty. Unavailable: "cannot
-  // listen on 127.0.0.1:80: ...".
+  // listen on 127.0.0.1:80: ..."; FailedPrecondition as CheckMayListen.
   static absl::StatusOr<std::unique_ptr<HealthPage>> Start(Options options);
   // Stops serving and joins.
   virtual ~HealthPage() = default;
   // "host:port" with the port in use (the machine's name where the host was 0.0.0.0), or empty.
   virtual std::string address() const = 0;
+  // "https://host:port/", or empty.
+  virtual std::string url() const = 0;
 };
 
 }  // namespace wideberth::transport

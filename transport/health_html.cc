@@ -106,7 +106,8 @@ function drawMembers(members) {
     const row = make('tr'), name = make('td');
     if (m.health_address) {
       const link = make('a', m.name);
-      link.href = 'http://' + m.health_address + '/';
+      link.href = (/^(127\.|localhost|\[::1)/.test(m.health_address) ? 'http:' : location.protocol) +
+          '//' + m.health_address + '/';
       name.append(link);
     } else {
       name.textContent = m.name;

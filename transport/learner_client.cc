@@ -10,6 +10,7 @@
 #include "absl/time/clock.h"
 #include "base/status.h"
 #include "proto/wire.grpc.pb.h"
+#include "transport/message_limits.h"
 #include "transport/rpc.h"
 
 namespace wideberth::transport {
@@ -61,7 +62,7 @@ class GrpcLearnerClient final : public LearnerClient {
   GrpcLearnerClient(absl::string_view address, const Options& options)
       : address_(address),
         options_(options),
-        channel_(MakeChannel(address_)),
+        channel_(MakeChannel(address_, options.own, proto::LEARNER, kMaxLearnerAnswerBytes)),
         stub_(proto::Learner::NewStub(channel_)),
         adapters_(proto::Adapters::NewStub(channel_)) {}
 
@@ -130,11 +131,17 @@ class GrpcLearnerClient final : public LearnerClient {
                                                                               const Request&,
                                                                               Response*),
                                  absl::Duration timeout) {
+    if (request.ByteSizeLong() > kMaxLearnerCallBytes) {
+      return absl::InvalidArgumentError(absl::StrCat(call, " to the learner at ", address_, " has ",
+                                                     request.ByteSizeLong(), " bytes, at most ",
+                                                     kMaxLearnerCallBytes, " are taken"));
+    }
     Response response;
     WB_RETURN_IF_ERROR(Retry(call, timeout, [&](grpc::ClientContext* context) {
       response.Clear();
       return FromGrpc((stub_.get()->*method)(context, request, &response));
     }));
+    WB_RETURN_IF_ERROR(Annotate(CheckMessage(response), absl::StrCat("learner at ", address_)));
     return response;
   }
 
@@ -197,7 +204,7 @@ absl::StatusOr<std::unique_ptr<LearnerClient>> LearnerClient::Connect(absl::stri
   if (!client->WaitForConnected(absl::Now() + timeout)) {
     return absl::UnavailableError(
         absl::StrCat("learner at ", address, " could not be reached within ",
-                     absl::FormatDuration(timeout), ": ", WhyUnreachable(host)));
+                     absl::FormatDuration(timeout), ": ", WhyUnreachable(host, port, options.own)));
   }
   return client;
 }

@@ -11,6 +11,7 @@
 #include "absl/time/time.h"
 #include "proto/wire.pb.h"
 #include "transport/adapter_blob.h"
+#include "transport/credentials.h"
 
 namespace wideberth::transport {
 
@@ -18,7 +19,9 @@ namespace wideberth::transport {
 // meanwhile (it restarts, say) is tried again with jittered exponential back-off. Everything is
 // idempotent by id, so a retry never counts twice. DeadlineExceeded and Unavailable name the
 // learner, its address and the call: "learner at 127.0.0.1:4770 did not answer LeasePrompts within
-// 30 s". Errors of the learner's own keep their code and message.
+// 30 s". Errors of the learner's own keep their code and message;
+// Unauthenticated and PermissionDenied are final. An answer beyond message_limits.h is
+// InvalidArgument.
 class LearnerClient {
  public:
   struct Options {
@@ -27,6 +30,7 @@ class LearnerClient {
     absl::Duration fetch_timeout = absl::Seconds(300);  // Of one FetchAdapter, retries included.
     absl::Duration first_backoff = absl::Milliseconds(100);
     absl::Duration max_backoff = absl::Seconds(2);
+    Credentials own;  // With certificates, only a process with the learner's is spoken to.
   };
 
   // Waits until the learner at `address` ("host:port") accepts connections, at most `timeout`;

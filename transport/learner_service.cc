@@ -2,10 +2,13 @@
 #include "transport/learner_service.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "base/status.h"
 #include "proto/wire.grpc.pb.h"
+#include "transport/call_gate.h"
+#include "transport/message_limits.h"
 #include "transport/ranks_service.h"
 #include "transport/rpc.h"
 
@@ -63,35 +66,52 @@ class LearnerCalls final : public proto::Learner::CallbackService {
   grpc::ServerUnaryReactor* Register(grpc::CallbackServerContext* context,
                                      const proto::RegisterRequest* request,
                                      proto::RegisterResponse* response) override {
-    return Answer(context, response, [&] { return handler_->Register(*request); });
+    return Answer(context, *request, response, [&]() -> absl::StatusOr<proto::RegisterResponse> {
+      WB_RETURN_IF_ERROR(CheckRole(*context->auth_context(), *request));
+      return handler_->Register(*request);
+    });
   }
   grpc::ServerUnaryReactor* Heartbeat(grpc::CallbackServerContext* context,
                                       const proto::HeartbeatRequest* request,
                                       proto::HeartbeatResponse* response) override {
-    return Answer(context, response, [&] { return handler_->Heartbeat(*request); });
+    return Answer(context, *request, response, [&] { return handler_->Heartbeat(*request); });
   }
   grpc::ServerUnaryReactor* LeasePrompts(grpc::CallbackServerContext* context,
                                          const proto::LeasePromptsRequest* request,
                                          proto::LeasePromptsResponse* response) override {
-    return Answer(context, response, [&] { return handler_->LeasePrompts(*request); });
+    return Answer(context, *request, response, [&] { return handler_->LeasePrompts(*request); });
   }
   grpc::ServerUnaryReactor* SubmitGroup(grpc::CallbackServerContext* context,
                                         const proto::SubmitGroupRequest* request,
                                         proto::SubmitGroupResponse* response) override {
-    return Answer(context, response, [&] { return handler_->SubmitGroup(*request); });
+    return Answer(context, *request, response, [&] { return handler_->SubmitGroup(*request); });
   }
   grpc::ServerUnaryReactor* AcknowledgeAdapter(
       grpc::CallbackServerContext* context, const proto::AcknowledgeAdapterRequest* request,
       proto::AcknowledgeAdapterResponse* response) override {
-    return Answer(context, response, [&] { return handler_->AcknowledgeAdapter(*request); });
+    return Answer(context, *request, response,
+                  [&] { return handler_->AcknowledgeAdapter(*request); });
   }
 
  private:
-  template <typename Response, typename Function>
-  grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context, Response* response,
-                                   Function call) {
+  // A certificate is for one role; nobody registers as another.
+  static absl::Status CheckRole(const grpc::AuthContext& caller,
+                                const proto::RegisterRequest& request) {
+    const std::optional<proto::Role> role = CallerRole(caller);
+    if (!role.has_value() || *role == request.role()) return absl::OkStatus();
+    return absl::PermissionDeniedError(
+        absl::StrCat("Register: ", request.name(), " on ", request.host(), " registers as ",
+                     RoleName(request.role()), ", its certificate is of role ", RoleName(*role)));
+  }
+
+  template <typename Request, typename Response, typename Function>
+  grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context, const Request& request,
+                                   Response* response, Function call) {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-    absl::StatusOr<Response> answer = NoThrow(call);
+    absl::StatusOr<Response> answer = NoThrow([&]() -> absl::StatusOr<Response> {
+      WB_RETURN_IF_ERROR(CheckMessage(request));
+      return call();
+    });
     if (answer.ok()) *response = *std::move(answer);
     reactor->Finish(ToGrpc(answer.status()));
     return reactor;
@@ -106,7 +126,10 @@ class AdapterCalls final : public proto::Adapters::CallbackService {
 
   grpc::ServerWriteReactor<proto::AdapterChunk>* FetchAdapter(
       grpc::CallbackServerContext*, const proto::FetchAdapterRequest* request) override {
-    return new AdapterStream(NoThrow([&] { return handler_->NewestAdapter(*request); }));
+    return new AdapterStream(NoThrow([&]() -> absl::StatusOr<std::shared_ptr<const AdapterBlob>> {
+      WB_RETURN_IF_ERROR(CheckMessage(*request));
+      return handler_->NewestAdapter(*request);
+    }));
   }
 
  private:
@@ -121,10 +144,11 @@ class GrpcLearnerServer final : public LearnerServer {
         rank_calls_(ranks == nullptr ? nullptr : MakeRanksService(ranks)) {}
   ~GrpcLearnerServer() override { Shutdown(absl::ZeroDuration()); }
 
-  absl::Status Listen(absl::string_view address) {
+  absl::Status Listen(absl::string_view address, const Credentials& own) {
     std::vector<grpc::Service*> services = {&calls_, &adapter_calls_};
     if (rank_calls_ != nullptr) services.push_back(rank_calls_.get());
-    WB_ASSIGN_OR_RETURN(listening_, transport::Listen(address, services));
+    WB_ASSIGN_OR_RETURN(listening_,
+                        transport::Listen(address, services, own, kMaxLearnerCallBytes));
     return absl::OkStatus();
   }
   std::string address() const override { return listening_.address; }
@@ -145,9 +169,10 @@ class GrpcLearnerServer final : public LearnerServer {
 
 absl::StatusOr<std::unique_ptr<LearnerServer>> LearnerServer::Start(absl::string_view address,
                                                                     LearnerHandler* handler,
-                                                                    RankHub* ranks) {
+                                                                    RankHub* ranks,
+                                                                    const Credentials& own) {
   auto server = std::make_unique<GrpcLearnerServer>(handler, ranks);
-  WB_RETURN_IF_ERROR(server->Listen(address));
+  WB_RETURN_IF_ERROR(server->Listen(address, own));
   return server;
 }
 

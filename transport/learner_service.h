@@ -12,6 +12,7 @@
 #include "absl/time/time.h"
 #include "proto/wire.pb.h"
 #include "transport/adapter_blob.h"
+#include "transport/credentials.h"
 #include "transport/rank_hub.h"
 
 namespace wideberth::transport {
@@ -43,10 +44,13 @@ class LearnerServer {
   // Serves at once on `address` ("host:port"; port 0: any free one). `handler` must outlive the
   // server, and so must `ranks`, which serves the other learner ranks where it is given.
   // Unavailable with the reason when the address cannot be listened on: "cannot listen on
-  // 127.0.0.1:4770: address already in use".
+  // 127.0.0.1:4770: address already in use"; FailedPrecondition when `own` does not suffice for it
+  // (CheckMayListen). Calls of a role that may not make them, without the token or beyond
+  // message_limits.h never reach the handler.
   static absl::StatusOr<std::unique_ptr<LearnerServer>> Start(absl::string_view address,
                                                               LearnerHandler* handler,
-                                                              RankHub* ranks = nullptr);
+                                                              RankHub* ranks = nullptr,
+                                                              const Credentials& own = {});
   virtual ~LearnerServer() = default;
 
   // What to tell others: the host as given (this machine's name where it was 0.0.0.0 or [::]) and

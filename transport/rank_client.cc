@@ -13,6 +13,7 @@
 #include "base/mutex.h"
 #include "base/status.h"
 #include "proto/ranks.grpc.pb.h"
+#include "transport/message_limits.h"
 #include "transport/rpc.h"
 
 namespace wideberth::transport {
@@ -28,7 +29,7 @@ class GrpcRankClient final : public RankClient {
   GrpcRankClient(absl::string_view address, const Options& options)
       : address_(address),
         options_(options),
-        channel_(MakeChannel(address_)),
+        channel_(MakeChannel(address_, options.own, proto::LEARNER, kMaxRankAnswerBytes)),
         stub_(proto::Ranks::NewStub(channel_)),
         rank_timeout_(options.rank_timeout) {}
 
@@ -151,7 +152,7 @@ class GrpcRankClient final : public RankClient {
       context.set_deadline(absl::ToChronoTime(absl::Now() + kHold * 2));
       if (!calls_.Begin(&context)) return;
       const grpc::Status status = stub_->Attend(&context, request, &response);
-      if (calls_.End(&context)) return;
+      if (calls_.End(&context) || IsRefusal(FromGrpc(status))) return;
       if (!status.ok() && !calls_.Pause(kFirstBackoff)) return;
       // Rank 0 may have failed and answer at once.
       if (status.ok() && !calls_.Pause(absl::Milliseconds(10))) return;
@@ -193,7 +194,7 @@ absl::StatusOr<std::unique_ptr<RankClient>> RankClient::Connect(absl::string_vie
   if (!client->WaitForConnected(absl::Now() + timeout)) {
     return absl::UnavailableError(
         absl::StrCat("learner rank 0 at ", address, " could not be reached within ",
-                     absl::FormatDuration(timeout), ": ", WhyUnreachable(host)));
+                     absl::FormatDuration(timeout), ": ", WhyUnreachable(host, port, options.own)));
   }
   return client;
 }

@@ -13,6 +13,7 @@
 #include "absl/time/time.h"
 #include "proto/ranks.pb.h"
 #include "transport/collective.h"
+#include "transport/credentials.h"
 
 namespace wideberth::transport {
 
@@ -28,6 +29,7 @@ class RankClient : public RankWire {
     int rank = 1;
     absl::Duration rank_timeout = absl::Seconds(120);  // Until Join has told the run's.
     absl::Duration unreachable_timeout = absl::Seconds(5);
+    Credentials own;  // As in LearnerClient.
   };
   // Waits until rank 0 at `address` ("host:port") accepts connections, at most `timeout`.
   static absl::StatusOr<std::unique_ptr<RankClient>> Connect(absl::string_view address,

@@ -5,7 +5,9 @@
 #include <utility>
 
 #include "base/mutex.h"
+#include "base/status.h"
 #include "proto/ranks.grpc.pb.h"
+#include "transport/message_limits.h"
 
 namespace wideberth::transport {
 namespace {
@@ -57,7 +59,11 @@ class RankCalls final : public proto::Ranks::CallbackService {
                                      const proto::JoinRankRequest* request,
                                      proto::JoinRankResponse* response) override {
     grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-    absl::StatusOr<proto::JoinRankResponse> answer = NoThrow([&] { return hub_->Join(*request); });
+    absl::StatusOr<proto::JoinRankResponse> answer =
+        NoThrow([&]() -> absl::StatusOr<proto::JoinRankResponse> {
+          WB_RETURN_IF_ERROR(CheckMessage(*request));
+          return hub_->Join(*request);
+        });
     if (answer.ok()) *response = *std::move(answer);
     reactor->Finish(ToGrpc(answer.status()));
     return reactor;
@@ -66,7 +72,10 @@ class RankCalls final : public proto::Ranks::CallbackService {
                                       const proto::LeaveRankRequest* request,
                                       proto::LeaveRankResponse*) override {
     grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-    reactor->Finish(ToGrpc(NoThrow([&] { return hub_->Leave(*request); })));
+    reactor->Finish(ToGrpc(NoThrow([&]() -> absl::Status {
+      WB_RETURN_IF_ERROR(CheckMessage(*request));
+      return hub_->Leave(*request);
+    })));
     return reactor;
   }
   grpc::ServerUnaryReactor* Attend(grpc::CallbackServerContext*,
@@ -74,25 +83,32 @@ class RankCalls final : public proto::Ranks::CallbackService {
                                    proto::AttendResponse* response) override {
     auto* const call = new HeldCall<proto::AttendResponse>(
         response, [hub = hub_, rank = request->rank()] { hub->HungUp(rank); });
-    hub_->Attend(*request, call->answer());
-    return call;
+    return Hold(call, *request, [&] { hub_->Attend(*request, call->answer()); });
   }
   grpc::ServerUnaryReactor* FetchStep(grpc::CallbackServerContext*,
                                       const proto::FetchStepRequest* request,
                                       proto::FetchStepResponse* response) override {
     auto* const call = new HeldCall<proto::FetchStepResponse>(response, nullptr);
-    hub_->FetchStep(*request, call->answer());
-    return call;
+    return Hold(call, *request, [&] { hub_->FetchStep(*request, call->answer()); });
   }
   grpc::ServerUnaryReactor* Combine(grpc::CallbackServerContext*,
                                     const proto::CombineRequest* request,
                                     proto::CombineResponse* response) override {
     auto* const call = new HeldCall<proto::CombineResponse>(response, nullptr);
-    hub_->Contribute(*request, call->answer());
-    return call;
+    return Hold(call, *request, [&] { hub_->Contribute(*request, call->answer()); });
   }
 
  private:
+  template <typename Call, typename Request, typename Function>
+  static Call* Hold(Call* call, const Request& request, Function give_to_hub) {
+    if (const absl::Status checked = CheckMessage(request); !checked.ok()) {
+      call->answer()(checked);
+    } else {
+      give_to_hub();
+    }
+    return call;
+  }
+
   RankHub* const hub_;
 };
 

@@ -3,6 +3,7 @@
 
 #include <grpc/support/log.h>
 #include <netdb.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -18,6 +19,7 @@
 #include "absl/time/clock.h"
 #include "base/log.h"
 #include "base/status.h"
+#include "transport/call_gate.h"
 
 namespace wideberth::transport {
 namespace {
@@ -31,7 +33,8 @@ constexpr size_t kMaxMessageBytes = 2048;
 
 // The library's own complaints go where ours go, so that a role's log file has them.
 void LogOfLibrary(gpr_log_func_args* args) {
-  if (args->severity < GPR_LOG_SEVERITY_ERROR) return;
+  static auto* const pace = new LogPace;
+  if (args->severity < GPR_LOG_SEVERITY_ERROR || !pace->Due()) return;
   WB_LOG(WARNING) << "rpc library: " << args->message;
 }
 
@@ -42,10 +45,11 @@ void InitializeOnce() {
 
 }  // namespace
 
-std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
+std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address, const Credentials& own,
+                                           proto::Role peer, size_t max_receive_bytes) {
   InitializeOnce();
   grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(kUnlimited);
+  arguments.SetMaxReceiveMessageSize(static_cast<int>(max_receive_bytes));
   arguments.SetMaxSendMessageSize(kUnlimited);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
@@ -57,20 +61,23 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kConnectTimeoutMs);
   // Roles talk inside one cluster; a proxy of the environment is for the outside.
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+  const auto credentials = MakeChannelCredentials(own, peer, &arguments);
+  return grpc::CreateCustomChannel(address, credentials, arguments);
 }
 
 absl::StatusOr<ListeningServer> Listen(absl::string_view address,
-                                       const std::vector<grpc::Service*>& services) {
+                                       const std::vector<grpc::Service*>& services,
+                                       const Credentials& own, size_t max_receive_bytes) {
   InitializeOnce();
   std::string host;
   int port = 0;
   WB_RETURN_IF_ERROR(SplitAddress(address, &host, &port));
+  WB_RETURN_IF_ERROR(CheckMayListen(host, own));
   int bound_port = 0;
   grpc::ServerBuilder builder;
-  builder.AddListeningPort(std::string(address), grpc::InsecureServerCredentials(), &bound_port);
+  builder.AddListeningPort(std::string(address), MakeServerCredentials(own), &bound_port);
   for (grpc::Service* const service : services) builder.RegisterService(service);
-  builder.SetMaxReceiveMessageSize(kUnlimited);
+  builder.SetMaxReceiveMessageSize(static_cast<int>(max_receive_bytes));
   builder.SetMaxSendMessageSize(kUnlimited);
   // With shared ports a second learner would take half of the first one's calls instead of failing.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
@@ -154,14 +161,40 @@ grpc::Status ToGrpc(const absl::Status& status) {
                       std::string(status.message().substr(0, kMaxMessageBytes)));
 }
 
-std::string WhyUnreachable(const std::string& host) {
+std::string WhyUnreachable(const std::string& host, int port, const Credentials& own) {
+  addrinfo hints = {};
+  hints.ai_socktype = SOCK_STREAM;
   addrinfo* found = nullptr;
-  const int error = getaddrinfo(host.c_str(), nullptr, nullptr, &found);
-  if (error != 0)
+  if (const int error = getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found);
+      error != 0) {
     return absl::StrCat("host name ", host, " is not known (",
                         absl::AsciiStrToLower(gai_strerror(error)), ")");
-  freeaddrinfo(found);
-  return "nothing accepts connections there";
+  }
+  const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> addresses(found, freeaddrinfo);
+  if (!own.tls() && !IsLoopback(host)) {
+    return "it is not this machine, and other machines are connected to with certificates only "
+           "(WIDEBERTH_CERTS is not set)";
+  }
+  const int fd = socket(found->ai_family, SOCK_STREAM | SOCK_NONBLOCK, 0);
+  if (fd < 0) return absl::AsciiStrToLower(std::strerror(errno));
+  connect(fd, found->ai_addr, found->ai_addrlen);
+  pollfd connected = {fd, POLLOUT, 0};
+  const bool accepts =
+      poll(&connected, 1, 1000) == 1 && (connected.revents & (POLLERR | POLLHUP)) == 0;
+  close(fd);
+  if (!accepts) return "nothing accepts connections there";
+  return own.tls() ? "something accepts connections there, but TLS fails: it has other "
+                     "certificates, certificates of another role, or none"
+                   : "something accepts connections there, but not in plaintext (WIDEBERTH_CERTS "
+                     "is not set here)";
+}
+
+bool LogPace::Due() {
+  const absl::Time now = absl::Now();
+  MutexLock lock(mutex_);
+  if (now - last_ < absl::Seconds(1)) return false;
+  last_ = now;
+  return true;
 }
 
 void CallsUnderWay::Cancel() {

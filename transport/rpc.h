@@ -18,29 +18,36 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "base/mutex.h"
+#include "transport/credentials.h"
 
 namespace wideberth::transport {
 
-// A lazy channel: no size limit on messages, dead peers noticed by keepalive within 15 s, no proxy.
-std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address);
+// A lazy channel to a server of role `peer`: nobody with another certificate is spoken to. Dead
+// peers are noticed by keepalive within 15 s; no proxy. An answer of more than `max_receive_bytes`
+// is ResourceExhausted.
+std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address, const Credentials& own,
+                                           proto::Role peer, size_t max_receive_bytes);
 
 struct ListeningServer {
   std::unique_ptr<grpc::Server> server;
   std::string address;  // What to tell others.
 };
-// Serves `services` on `address`; a port in use is an error, never shared. Unavailable with the
-// system's reason.
+// Serves `services` on `address` to callers that call_gate.h lets through; a larger message is
+// refused with ResourceExhausted before it is read. A port in use is an error, never shared.
+// Unavailable with the system's reason; FailedPrecondition where `own` does not allow to listen
+// there (CheckMayListen).
 absl::StatusOr<ListeningServer> Listen(absl::string_view address,
-                                       const std::vector<grpc::Service*>& services);
+                                       const std::vector<grpc::Service*>& services,
+                                       const Credentials& own, size_t max_receive_bytes);
 
 // "host:port" of a listener as others reach it: for the any-address, environment variable
 // WIDEBERTH_HOST or this machine's name.
 std::string PublicAddress(absl::string_view listen_host, int port);
 // InvalidArgument unless `address` is "host:port" or "[v6]:port" with a port of 0 .. 65535.
 absl::Status SplitAddress(absl::string_view address, std::string* host, int* port);
-// Why nobody answers at `host`, as far as a person can mend it: its name is not known, or nothing
-// accepts connections there.
-std::string WhyUnreachable(const std::string& host);
+// Why nobody answers at `host`, as far as a person can mend it: its name is not known, nothing
+// accepts connections there, or what does is not of this run. Blocks for a second at most.
+std::string WhyUnreachable(const std::string& host, int port, const Credentials& own);
 // Why nobody can listen there: "address already in use", ... or an empty string when it works now.
 std::string WhyNotListening(const std::string& host, int port);
 
@@ -56,6 +63,17 @@ auto NoThrow(Function function) -> decltype(function()) {
     return absl::InternalError(absl::StrCat("exception in a call's handler: ", e.what()));
   }
 }
+
+// Says yes once a second at most: lines that strangers can cause must not fill the disk.
+// Thread-safe.
+class LogPace {
+ public:
+  bool Due();
+
+ private:
+  Mutex mutex_;
+  absl::Time last_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
+};
 
 // Exponential with full range jitter in [1/2, 1]. Not thread-safe.
 class Backoff {

@@ -15,14 +15,17 @@
 #include "absl/time/clock.h"
 #include "base/mutex.h"
 #include "proto/wire.grpc.pb.h"
+#include "transport/message_limits.h"
 #include "transport/rpc.h"
 
 namespace wideberth::transport {
 namespace {
 
 struct Replica {
-  explicit Replica(const std::string& address)
-      : address(address), channel(MakeChannel(address)), stub(proto::Scorer::NewStub(channel)) {}
+  Replica(const std::string& address, const Credentials& own)
+      : address(address),
+        channel(MakeChannel(address, own, proto::SCORER, kMaxScoreAnswerBytes)),
+        stub(proto::Scorer::NewStub(channel)) {}
   const std::string address;
   const std::shared_ptr<grpc::Channel> channel;
   const std::unique_ptr<proto::Scorer::Stub> stub;
@@ -128,8 +131,9 @@ class GrpcScorerClient final : public ScorerClient {
     std::map<std::string, std::shared_ptr<Replica>> replicas;
     for (const std::string& address : addresses) {
       const auto known = replicas_.find(address);
-      replicas[address] =
-          known != replicas_.end() ? known->second : std::make_shared<Replica>(address);
+      replicas[address] = known != replicas_.end()
+                              ? known->second
+                              : std::make_shared<Replica>(address, options_.own);
     }
     replicas_ = std::move(replicas);
     shared_->changed.SignalAll();

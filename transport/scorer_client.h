@@ -10,6 +10,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "proto/wire.pb.h"
+#include "transport/credentials.h"
 
 namespace wideberth::transport {
 
@@ -26,6 +27,7 @@ class ScorerClient {
     int max_attempts = 3;
     absl::Duration unreachable_timeout =
         absl::Seconds(30);  // No connection for so long is final: time to restart a replica.
+    Credentials own;        // With certificates, only processes with a scorer's are spoken to.
   };
 
   // A client of the scorer called `scorer_name`, without replicas yet.

@@ -6,6 +6,7 @@
 #include "base/mutex.h"
 #include "base/status.h"
 #include "proto/wire.grpc.pb.h"
+#include "transport/message_limits.h"
 #include "transport/rpc.h"
 
 namespace wideberth::transport {
@@ -58,13 +59,14 @@ class ScorerCalls final : public proto::Scorer::CallbackService {
                                   proto::ScoreResponse* response) override {
     auto* call = new ScoreCall(response);
     const std::shared_ptr<Ending> ending = call->ending();
-    const absl::Status thrown = NoThrow([&] {
+    const absl::Status refused = NoThrow([&]() -> absl::Status {
+      WB_RETURN_IF_ERROR(CheckMessage(*request));
       handler_->Score(*request, [ending](absl::StatusOr<proto::ScoreResponse> answer) {
         ending->Finish(std::move(answer));
       });
       return absl::OkStatus();
     });
-    if (!thrown.ok()) ending->Finish(thrown);
+    if (!refused.ok()) ending->Finish(refused);
     return call;
   }
 
@@ -77,8 +79,8 @@ class GrpcScorerServer final : public ScorerServer {
   explicit GrpcScorerServer(ScoreHandler* handler) : calls_(handler) {}
   ~GrpcScorerServer() override { Shutdown(absl::ZeroDuration()); }
 
-  absl::Status Listen(absl::string_view address) {
-    WB_ASSIGN_OR_RETURN(listening_, transport::Listen(address, {&calls_}));
+  absl::Status Listen(absl::string_view address, const Credentials& own) {
+    WB_ASSIGN_OR_RETURN(listening_, transport::Listen(address, {&calls_}, own, kMaxScoreCallBytes));
     return absl::OkStatus();
   }
   std::string address() const override { return listening_.address; }
@@ -96,9 +98,10 @@ class GrpcScorerServer final : public ScorerServer {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ScorerServer>> ScorerServer::Start(absl::string_view address,
-                                                                  ScoreHandler* handler) {
+                                                                  ScoreHandler* handler,
+                                                                  const Credentials& own) {
   auto server = std::make_unique<GrpcScorerServer>(handler);
-  WB_RETURN_IF_ERROR(server->Listen(address));
+  WB_RETURN_IF_ERROR(server->Listen(address, own));
   return server;
 }
 

@@ -11,6 +11,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "proto/wire.pb.h"
+#include "transport/credentials.h"
 
 namespace wideberth::transport {
 
@@ -28,7 +29,8 @@ class ScorerServer {
  public:
   // As LearnerServer::Start. `handler` must outlive the server.
   static absl::StatusOr<std::unique_ptr<ScorerServer>> Start(absl::string_view address,
-                                                             ScoreHandler* handler);
+                                                             ScoreHandler* handler,
+                                                             const Credentials& own = {});
   virtual ~ScorerServer() = default;
   virtual std::string address() const = 0;
   // Refuses new calls, waits for the running ones to be answered at most `grace`, then cancels

@@ -105,6 +105,16 @@ TEST_F(MembershipTest, ALearnerThatIsAwayIsWaitedForAndThenCountsAsGone) {
               HasSubstr("the learner has not answered for 1m: learner at x did not answer"));
 }
 
+TEST_F(MembershipTest, ACallerThatIsRefusedDoesNotWait) {
+  for (const absl::Status& refusal :
+       {absl::UnauthenticatedError("without the run token"), absl::PermissionDeniedError("no")}) {
+    client_.Fail(refusal);
+    EXPECT_FALSE(membership_->Beat());
+  }
+  EXPECT_EQ(num_ends_, 1);
+  EXPECT_EQ(why_.message(), "without the run token");
+}
+
 TEST_F(MembershipTest, ARefusalIsTheLearnersSentence) {
   learner_.on_register =
       [](const proto::RegisterRequest&) -> absl::StatusOr<proto::RegisterResponse> {

@@ -4,10 +4,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <limits>
 #include <map>
 #include <string>
 
 #include "tests/testing/fake_wire.h"
+#include "transport/message_limits.h"
 
 namespace wideberth::actor {
 namespace {
@@ -87,6 +90,24 @@ TEST(ScoreItemsTest, AMissingScoreIsNeverAValue) {
   EXPECT_FALSE(scores[0][0].has_value());
   EXPECT_EQ(scores[0][1].status(), proto::MODEL_ERROR);
   EXPECT_FALSE(scores[0][1].has_value());
+}
+
+TEST(ScoreItemsTest, WhatIsNoNumberIsNoScoreAndRemarksAreKeptShort) {
+  FakeScorerClient scorer([](const proto::ScoreItem& item) {
+    proto::Score score = FakeScorerClient::Scored(
+        "s", item.completion() == "0" ? std::nan("") : std::numeric_limits<double>::infinity());
+    if (item.completion() == "2") score = FakeScorerClient::Scored("s", 0.5);
+    if (item.completion() == "3") score.clear_status();  // As a status this program does not know.
+    if (item.completion() == "2") score.set_message(std::string(1 << 20, 'x'));
+    return score;
+  });
+  const auto scores = ScoreItems({{"s", &scorer}}, Items(4), Options());
+  for (const int i : {0, 1, 3}) {
+    EXPECT_EQ(scores[0][i].status(), proto::MALFORMED_OUTPUT) << i;
+    EXPECT_FALSE(scores[0][i].has_value()) << i;
+  }
+  EXPECT_EQ(scores[0][2].status(), proto::SCORED);
+  EXPECT_EQ(scores[0][2].message().size(), transport::kMaxSentenceBytes);
 }
 
 TEST(ScoreItemsTest, WaitsLongerBetweenAttemptsAndStopsWhenToldTo) {

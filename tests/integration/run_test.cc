@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "base/file.h"
 #include "tests/integration/tiny_run.h"
 
@@ -119,6 +120,35 @@ TEST(RunTest, CompletionsAreOnTheConsoleOnRequestAndInTheJournalAlways) {
   EXPECT_EQ(refused.code, 2);
   EXPECT_EQ(refused.err, absl::StrCat("wideberth completions: ", run.run_dir(),
                                       ": there is no step 3, expected 1 to 2\n"));
+}
+
+TEST(RunTest, TrainsWithCertificatesAndATokenThatIsNowhereToBeSeen) {
+  const TinyRun run;
+  const std::string certs = run.Join("certs");
+  ASSERT_EQ(Execute({testing::SourcePath("launch/make_certs.sh"), certs}).code, 0);
+  ::setenv("WIDEBERTH_CERTS", certs.c_str(), 1);
+  ::setenv("WIDEBERTH_TOKEN_FILE", (certs + "/token").c_str(), 1);
+  const Finished finished = Execute(run.Command());
+  ::unsetenv("WIDEBERTH_CERTS");
+  ::unsetenv("WIDEBERTH_TOKEN_FILE");
+  ASSERT_EQ(finished.code, 0) << finished.err << run.File("logs/learner-0.log");
+  ExpectTrained(run, 3);
+  EXPECT_THAT(run.File("logs/learner-0.log"), HasSubstr(" with TLS, health page http://127.0.0.1"));
+  const std::string token(absl::StripSuffix(ReadFile(certs + "/token").value_or(""), "\n"));
+  ASSERT_EQ(token.size(), 64u);
+  for (const auto& file : std::filesystem::recursive_directory_iterator(run.run_dir())) {
+    if (!file.is_regular_file()) continue;
+    EXPECT_EQ(ReadFile(file.path().string()).value_or("").find(token), std::string::npos)
+        << file.path();
+  }
+}
+
+TEST(RunTest, BeyondLoopbackItWantsCertificatesBeforeAnythingIsMade) {
+  const TinyRun run;
+  const Finished finished = Execute(run.Command({"--override=learner { address: \"0.0.0.0:0\" }"}));
+  EXPECT_EQ(finished.code, 2);
+  EXPECT_THAT(finished.err, HasSubstr("launch/make_certs.sh DIR; export WIDEBERTH_CERTS=DIR"));
+  EXPECT_FALSE(run.Exists("config.txtpb"));
 }
 
 TEST(RunTest, PeftLoadsTheAdapterOfARun) {

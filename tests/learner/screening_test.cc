@@ -8,6 +8,10 @@
 
 #include <functional>
 #include <limits>
+#include <utility>
+#include <vector>
+
+#include "transport/message_limits.h"
 
 namespace wideberth::learner {
 namespace {
@@ -63,6 +67,26 @@ TEST_F(ScreeningTest, MalformedGroupsGetOneSentence) {
       {[](auto& g) { g.mutable_completion(1)->mutable_score(1)->set_status(proto::TIMED_OUT); },
        "score of helpful is TIMED_OUT with value 0.5"},
       {[](auto& g) { g.mutable_completion(1)->clear_token_id(); }, "completion 1 has no tokens"},
+      {[](auto& g) { g.mutable_completion(1)->mutable_score(0)->clear_status(); },
+       "score of safety has no known status"},
+      {[](auto& g) {
+         g.mutable_completion(1)->mutable_score(0)->set_latency_ms(
+             std::numeric_limits<double>::infinity());
+       },
+       "a latency of inf"},
+      {[](auto& g) {
+         g.mutable_completion(1)->mutable_score(0)->set_scorer_name(
+             std::string(transport::kMaxIdBytes + 1, 'x'));
+       },
+       "a name or fingerprint of 257 bytes"},
+      {[](auto& g) {
+         for (int i = 0; i < transport::kMaxScores; ++i)
+           *g.mutable_completion(1)->add_score() = g.completion(0).score(0);
+       },
+       "completion 1 has 258 scores"},
+      {[](auto& g) { g.set_generate_seconds(std::numeric_limits<double>::quiet_NaN()); },
+       "it took nan s"},
+      {[](auto& g) { g.set_score_seconds(-1); }, "it took -1 s"},
   };
   EXPECT_TRUE(CheckWellFormed(group_, 3, 10).ok());
   for (const auto& [spoil, sentence] : cases) {
@@ -70,6 +94,33 @@ TEST_F(ScreeningTest, MalformedGroupsGetOneSentence) {
     spoil(bad);
     EXPECT_THAT(std::string(CheckWellFormed(bad, 3, 10).message()), HasSubstr(sentence));
   }
+}
+
+TEST_F(ScreeningTest, SegmentsCoverTheTokensAndTheirVersionsGrow) {
+  group_.set_policy_version(4);
+  proto::Completion* const completion = group_.mutable_completion(1);
+  for (int i = 0; i < 4; ++i) {
+    completion->add_token_id(i);
+    completion->add_logprob(-1.0f);
+  }
+  const auto refusal = [&](const std::vector<std::pair<uint64_t, int>>& segments) {
+    completion->clear_segment();
+    for (const auto& [version, num_tokens] : segments) {
+      proto::Segment* const segment = completion->add_segment();
+      segment->set_policy_version(version);
+      segment->set_num_tokens(num_tokens);
+    }
+    return std::string(CheckWellFormed(group_, 3, 10).message());
+  };
+  EXPECT_EQ(refusal({{4, 5}}), "");
+  EXPECT_EQ(refusal({{4, 2}, {5, 2}, {9, 1}}), "");
+  EXPECT_THAT(refusal({{4, 2}, {5, 2}}), HasSubstr("has segments of 4 tokens, expected 5"));
+  EXPECT_THAT(refusal({{4, 2}, {5, 4}}), HasSubstr("has segments of 6 tokens, expected 5"));
+  EXPECT_THAT(refusal({{4, 5}, {5, 0}}), HasSubstr("a segment of 0 tokens"));
+  EXPECT_THAT(refusal({{4, 7}, {5, -2}}), HasSubstr("a segment of -2 tokens"));
+  EXPECT_THAT(refusal({{5, 2}, {5, 3}}), HasSubstr("by version 5 after version 5"));
+  EXPECT_THAT(refusal({{5, 2}, {4, 3}}), HasSubstr("by version 4 after version 5"));
+  EXPECT_THAT(refusal({{3, 5}}), HasSubstr("versions must grow from 4"));
 }
 
 TEST_F(ScreeningTest, APromptThatWasRefusedIsNoMalformedGroupButDropped) {

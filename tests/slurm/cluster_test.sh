@@ -29,6 +29,7 @@ write_fake_roles() {
 #!/usr/bin/env bash
 trap 'echo drained >"$TRACES/drained"; exit 0' TERM
 echo "$SLURMD_NODENAME $SETUP_RAN $*" >"$TRACES/learner"
+echo "$WIDEBERTH_CERTS $WIDEBERTH_TOKEN_FILE ${WIDEBERTH_TOKEN:-none}" >"$TRACES/learner.certs"
 for flag in "$@"; do case $flag in --address_file=*) echo serving >"${flag#*=}" ;; esac; done
 until [ -e "$TRACES/end" ]; do sleep 0.05; done
 exit 3
@@ -38,6 +39,7 @@ ROLE
 name=$(tr ' ' '\n' <<<"$*" | sed -n 's/^--name=//p')
 trap 'echo asked >>"$TRACES/$name"; exit 0' TERM
 echo "$SLURMD_NODENAME $SETUP_RAN $*" >>"$TRACES/$name"
+echo "$WIDEBERTH_CERTS $WIDEBERTH_TOKEN_FILE ${WIDEBERTH_TOKEN:-none}" >"$TRACES/$name.certs"
 [ "$name" != actor-0 ] || [ "$(wc -l <"$TRACES/$name")" -gt 1 ] || kill -9 $$
 while true; do sleep 0.05; done
 ROLE
@@ -93,13 +95,17 @@ test_placement_restart_and_exit_code() {
   within 60 lines_in "$TRACES/scorer" 1 || fail "the scorer did not start"
   touch "$TRACES/end"
   expect_job_exit_code 3
-  local port setup="it's \"yes\""
+  local port name setup="it's \"yes\""
   port=$(sed -n 's/.*learner_port: //p' "$work/fake.txtpb")
   expect_line "^n1 $setup .*--address=0.0.0.0:$port" "$TRACES/learner"
   expect_line "^n0 $setup .*--learner=127.0.0.1:$port" "$TRACES/actor-0"
   expect_line "^n0 $setup .*--learner=127.0.0.1:$port" "$TRACES/scorer"
   expect_line "^n1 $setup " "$TRACES/actor-1"
   expect_line "^asked" "$TRACES/actor-1"
+  for name in learner actor-0 actor-1; do
+    expect_equal "$(cat "$TRACES/$name.certs")" "$run_dir/certs $run_dir/certs/token none" "certificates and token of $name"
+  done
+  expect_equal "$(stat -c %a "$run_dir/certs" "$run_dir/certs/token" | xargs)" "700 600" "modes of the certificates' folder and the token"
   expect_line "the learner ended, exit code 3" "$run_dir"/slurm-*.log
   within 20 no_step_left || fail "processes are left after the job"
 }
@@ -189,6 +195,8 @@ test_real_run_with_two_actors_and_scorers_yields_nearly_the_same() {
   write_real_run pairs 2 ''
   run_both_ways pairs
   local name difference
+  expect_line "serves at .* with TLS, health page https://" "$run_dir/logs/learner-0.log"
+  ! grep -rqF "$(cat "$run_dir/certs/token")" --exclude-dir=certs "$run_dir" || fail "the token stands in the run's folder"
   for name in learner-0 actor-0 actor-1 scorer-safety-0 scorer-safety-1 scorer-help-0; do
     [ -s "$run_dir/logs/$name.log" ] || fail "$name has no log"
   done

@@ -20,6 +20,8 @@ std::string SharedDir() {
   return std::filesystem::exists(beside + "/data") ? beside : "";
 }
 
+std::string SourcePath(absl::string_view name) { return absl::StrCat(RepositoryDir(), "/", name); }
+
 std::string GoldenPath(absl::string_view name) {
   return absl::StrCat(RepositoryDir(), "/tests/golden/", name);
 }

@@ -11,6 +11,9 @@ namespace wideberth::testing {
 // Environment variable WIDEBERTH_SHARED or ../shared beside the repository; empty where absent.
 std::string SharedDir();
 
+// A file of the repository.
+std::string SourcePath(absl::string_view name);
+
 // A file under tests/golden.
 std::string GoldenPath(absl::string_view name);
 

@@ -10,7 +10,9 @@
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "tests/testing/certificates.h"
 
 namespace wideberth::transport {
 namespace {
@@ -164,11 +166,50 @@ TEST_F(HealthTest, ATakenPortIsRefusedWithTheReason) {
             absl::StrCat("cannot listen on ", page_->address(), ": address already in use"));
 }
 
+TEST_F(HealthTest, BeyondLoopbackThePageIsHttpsAndWantsTheToken) {
+  HealthPage::Options options = OptionsWith(Training);
+  options.host = "0.0.0.0";
+  const absl::Status refused = HealthPage::Start(options).status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(refused)) << refused;
+  EXPECT_THAT(std::string(refused.message()),
+              HasSubstr("health page: listening on 0.0.0.0, which is more than this machine"));
+
+  const wideberth::testing::Certificates certificates("--host=127.0.0.1");
+  options.own = certificates.Of(proto::LEARNER);
+  Serve(std::move(options));
+  const std::string address = page_->address();
+  EXPECT_EQ(page_->url(), "https://" + address + "/");
+  httplib::SSLClient client("127.0.0.1", std::atoi(address.substr(address.rfind(':') + 1).c_str()));
+  client.set_ca_cert_path((certificates.path() + "/ca.pem").c_str());
+  const auto get = [&](const std::string& authorization) {
+    auto result = client.Get("/status.json", {{"Authorization", authorization}});
+    return result ? *result : httplib::Response();
+  };
+  const std::string token = certificates.token();
+  std::string basic, other;
+  absl::Base64Escape("anybody:" + token, &basic);
+  absl::Base64Escape("anybody:" + token + "0", &other);
+  for (const std::string& right : {"Bearer " + token, "Basic " + basic}) {
+    const httplib::Response response = get(right);
+    EXPECT_EQ(response.status, 200) << right;
+    EXPECT_THAT(response.body, HasSubstr("\"training\""));
+    EXPECT_THAT(response.body, Not(HasSubstr(token)));
+  }
+  for (const std::string& wrong : {std::string(), "Bearer " + token.substr(1), "Basic " + other,
+                                   token, std::string("Basic ??")}) {
+    const httplib::Response response = get(wrong);
+    EXPECT_EQ(response.status, 401) << wrong;
+    EXPECT_THAT(response.body, Not(HasSubstr("training")));
+    EXPECT_EQ(response.get_header_value("WWW-Authenticate"), "Basic realm=\"Wideberth\"");
+  }
+}
+
 TEST_F(HealthTest, PortMinusOneServesNothing) {
   HealthPage::Options options = OptionsWith(Training);
   options.port = -1;
   Serve(std::move(options));
   EXPECT_EQ(page_->address(), "");
+  EXPECT_EQ(page_->url(), "");
 }
 
 }  // namespace

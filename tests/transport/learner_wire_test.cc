@@ -10,6 +10,7 @@
 
 #include "absl/synchronization/notification.h"
 #include "proto/wire.grpc.pb.h"
+#include "tests/testing/certificates.h"
 #include "tests/testing/fake_wire.h"
 #include "tests/transport/blobs.h"
 #include "transport/learner_client.h"
@@ -65,7 +66,7 @@ TEST_F(LearnerWireTest, EveryCallReachesItsHandlerAndBringsItsAnswerBack) {
   learner_.on_lease =
       [](const proto::LeasePromptsRequest& request) -> absl::StatusOr<proto::LeasePromptsResponse> {
     proto::LeasePromptsResponse response;
-    for (int i = 0; i < request.max_groups(); ++i) response.add_lease()->set_group_id(i);
+    for (int i = 0; i < request.max_groups(); ++i) response.add_lease()->set_num_completions(2);
     return response;
   };
   learner_.on_submit =
@@ -85,6 +86,7 @@ TEST_F(LearnerWireTest, EveryCallReachesItsHandlerAndBringsItsAnswerBack) {
   Serve();
   const auto client = Client();
   proto::RegisterRequest hello;
+  hello.set_role(proto::ACTOR);
   hello.set_name("actor-0");
   const auto registered = client->Register(hello);
   ASSERT_TRUE(registered.ok()) << registered.status();
@@ -114,7 +116,9 @@ TEST_F(LearnerWireTest, AHandlersErrorKeepsItsCodeAndSentenceAndIsNotRetried) {
     return absl::FailedPreconditionError("actor-0: base fingerprint is aa, the run's is bb");
   };
   Serve();
-  const absl::Status status = Client()->Register({}).status();
+  proto::RegisterRequest hello;
+  hello.set_role(proto::ACTOR);
+  const absl::Status status = Client()->Register(hello).status();
   EXPECT_TRUE(absl::IsFailedPrecondition(status));
   EXPECT_EQ(status.message(), "actor-0: base fingerprint is aa, the run's is bb");
   EXPECT_EQ(calls, 1);
@@ -245,9 +249,12 @@ TEST_F(LearnerWireTest, ASecondServerOnThePortIsRefusedWithTheReason) {
 }
 
 TEST_F(LearnerWireTest, TheAnyAddressIsToldAsThisMachinesName) {
-  Serve("0.0.0.0:0");
-  EXPECT_EQ(server_->address().find("0.0.0.0"), std::string::npos);
-  EXPECT_THAT(server_->address(), ::testing::Not(::testing::EndsWith(":0")));
+  const wideberth::testing::Certificates certificates;
+  const auto server =
+      LearnerServer::Start("0.0.0.0:0", &learner_, nullptr, certificates.Of(proto::LEARNER));
+  ASSERT_TRUE(server.ok()) << server.status();
+  EXPECT_EQ((*server)->address().find("0.0.0.0"), std::string::npos);
+  EXPECT_THAT((*server)->address(), ::testing::Not(::testing::EndsWith(":0")));
 }
 
 TEST_F(LearnerWireTest, AnAdapterOfManyChunksArrivesByteForByte) {
@@ -305,7 +312,7 @@ TEST_F(LearnerWireTest, ChangedMissingAndSurplusBytesAreRefused) {
 }
 
 // Streams whatever the test says, call by call.
-class ScriptedLearner final : public proto::Learner::Service {
+class ScriptedLearner final : public proto::Adapters::Service {
  public:
   struct Stream {
     std::vector<proto::AdapterChunk> chunks;
