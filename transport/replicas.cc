@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "transport/replicas.h"
+
+#include <utility>
+
+namespace wideberth::transport {
+
+void Replica::NoteCall(int64_t num_items, absl::Time now) {
+  num_outstanding += num_items;
+  if (unanswered_since == absl::InfiniteFuture()) unanswered_since = now;
+}
+
+void Replica::NoteAnswer(absl::Time now) {
+  unanswered_since = num_outstanding > 0 ? now : absl::InfiniteFuture();
+  avoid_until = absl::InfinitePast();
+}
+
+void Replicas::Set(const std::vector<std::string>& addresses) {
+  std::map<std::string, std::shared_ptr<Replica>> replicas;
+  for (const std::string& address : addresses) {
+    const auto known = by_address_.find(address);
+    replicas[address] =
+        known != by_address_.end() ? known->second : std::make_shared<Replica>(address);
+  }
+  by_address_ = std::move(replicas);
+}
+
+std::shared_ptr<Replica> Replicas::Pick(const std::set<std::string>& except, absl::Time now,
+                                        absl::Duration patience, bool trusted) const {
+  std::shared_ptr<Replica> best;
+  std::pair<bool, int64_t> best_rank;
+  for (const auto& [address, replica] : by_address_) {
+    if (except.count(address) > 0) continue;
+    const bool doubtful = now < replica->avoid_until ||
+                          (replica->num_outstanding > 0 && replica->Silent(now, patience));
+    if (trusted && doubtful) continue;
+    const std::pair<bool, int64_t> rank = {doubtful, replica->num_outstanding};
+    if (best != nullptr && rank >= best_rank) continue;
+    best = replica;
+    best_rank = rank;
+  }
+  return best;
+}
+
+}  // namespace wideberth::transport
