@@ -31,6 +31,9 @@ class Hedging final {
   // A call in flight for longer may be hedged; infinite where hedging is off or too few latencies
   // are known.
   absl::Duration Delay() const { return delay_; }
+  // No replica had room: what is earned is lost, since a pool that is full has no use for more.
+  void NoteFull() { earned_ = 0; }
+
   // The `quantile` of the recent latencies as it is, from the first one on; infinite before.
   absl::Duration Typical() const { return typical_; }
   // Takes one hedge; false, and none may be made, where they are used up.

@@ -23,8 +23,11 @@ struct Replica {
   void NoteCall(int64_t num_items, absl::Time now);
   // The call is over, answered or not.
   void NoteEnd(int64_t num_items) { num_outstanding -= num_items; }
-  // It has said something.
+  // It has done what a call asked for, or failed at it.
   void NoteAnswer(absl::Time now);
+  // It took nothing of a call, or not all. Says nothing about what it has outstanding; passed over
+  // until then, since else the fullest would be the least busy one.
+  void NoteRefusal(absl::Time until);
   // Asks of it nothing for a while, as far as others are there.
   void Avoid(absl::Time until) { avoid_until = until; }
   // Calls were made to it and it has answered none of any client here for `patience`. Calls that
@@ -38,6 +41,7 @@ struct Replica {
   const std::unique_ptr<proto::Scorer::Stub> stub;
   int64_t num_outstanding = 0;  // Items.
   absl::Time unanswered_since = absl::InfiniteFuture();
+  absl::Time last_call = absl::InfinitePast();
   absl::Time avoid_until = absl::InfinitePast();
 };
 
@@ -48,7 +52,8 @@ class Replicas final {
   // by the calls to it.
   void Set(const std::vector<std::string>& addresses);
 
-  // The one with the fewest items outstanding that is not in `except`. One to be avoided, or that
+  // The one with the fewest items outstanding that is not in `except`, of equals the one that was
+  // not called for longest. One to be avoided, or that
   // is silent and has a call outstanding, comes last, and with `trusted` not at all. A silent one
   // without a call may be tried: its next answer brings it back. Null: there is none.
   std::shared_ptr<Replica> Pick(const std::set<std::string>& except, absl::Time now,

@@ -3,6 +3,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 
 namespace wideberth::transport {
 
@@ -27,6 +28,17 @@ bool MayPass(const absl::Status& status) {
 bool IsVerdict(proto::ScoreStatus status) {
   return status == proto::SCORED || status == proto::REFUSED_INPUT ||
          status == proto::MALFORMED_OUTPUT;
+}
+
+void Settle(Piece& piece, const std::string& name, proto::ScoreStatus status,
+            const std::string& why, std::vector<proto::Score>* scores) {
+  for (const size_t i : piece.items) {
+    proto::Score& score = (*scores)[i];
+    score.set_scorer_name(name);
+    score.set_status(status);
+    score.set_message(absl::StrCat("scorer ", name, ": ", why));
+  }
+  piece.items.clear();
 }
 
 }  // namespace wideberth::transport

@@ -60,4 +60,8 @@ bool MayPass(const absl::Status& status);
 // Whether the score says something about its item, not about the replica that was asked.
 bool IsVerdict(proto::ScoreStatus status);
 
+// The items that have no result get this one: a failure of the scorer called `name`.
+void Settle(Piece& piece, const std::string& name, proto::ScoreStatus status,
+            const std::string& why, std::vector<proto::Score>* scores);
+
 }  // namespace wideberth::transport

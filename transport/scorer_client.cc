@@ -169,11 +169,21 @@ class GrpcScorerClient final : public ScorerClient {
     const absl::Time slow = piece.attempts[0]->started + delay;
     if (slow > now) return slow;
     const std::shared_ptr<Replica> replica = Another(piece, now, patience);
-    if (replica == nullptr || !hedging_.Spend()) return now + delay;
+    if (replica == nullptr || !WorthIt(piece, *replica, now, delay) || !hedging_.Spend())
+      return now + delay;
     piece.hedged = true;
     ++stats_.num_hedges;
     Start(Attempt::Reason::kHedge, replica, piece, batch);
     return absl::InfiniteFuture();
+  }
+
+  // Where every replica is as busy, the piece would come no sooner by another: only if that has
+  // fewer items before it, or the first has answered nothing at all for as long.
+  bool WorthIt(const Piece& piece, const Replica& other, absl::Time now, absl::Duration delay) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(shared_->mutex) {
+    const Replica& first = *piece.attempts[0]->replica;
+    const int64_t num_items = static_cast<int64_t>(piece.items.size());
+    return other.num_outstanding + num_items <= first.num_outstanding || first.Silent(now, delay);
   }
 
   void Start(Attempt::Reason reason, const std::shared_ptr<Replica>& replica, Piece& piece,
@@ -257,7 +267,6 @@ class GrpcScorerClient final : public ScorerClient {
   // works on the piece, so do those that failed here.
   void TakeScores(Piece& piece, Attempt& attempt, Batch& batch)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(shared_->mutex) {
-    attempt.replica->NoteAnswer(absl::Now());
     bool room = true;
     for (size_t k = 0; k < attempt.items.size(); ++k) {
       proto::Score& score = *attempt.response.mutable_score(static_cast<int>(k));
@@ -280,6 +289,7 @@ class GrpcScorerClient final : public ScorerClient {
     const auto answered = [&](size_t i) { return batch.scores[i].has_status(); };
     piece.items.erase(std::remove_if(piece.items.begin(), piece.items.end(), answered),
                       piece.items.end());
+    NoteAnswer(attempt, room);
     if (room) hedging_.NoteLatency(absl::Now() - attempt.started);
     if (piece.items.empty()) {
       stats_.num_hedges_won += attempt.reason == Attempt::Reason::kHedge;
@@ -291,6 +301,15 @@ class GrpcScorerClient final : public ScorerClient {
     TryElsewhere(piece, attempt, batch);
   }
 
+  void NoteAnswer(const Attempt& attempt, bool room) {
+    const absl::Time now = absl::Now();
+    if (room) {
+      attempt.replica->NoteAnswer(now);
+    } else {
+      attempt.replica->NoteRefusal(now + options_.first_backoff);
+    }
+  }
+
   // The next attempt goes to a replica that has not been asked yet, at once; where there is none,
   // all have their turn again after a pause.
   void TryElsewhere(Piece& piece, const Attempt& attempt, const Batch& batch)
@@ -299,6 +318,7 @@ class GrpcScorerClient final : public ScorerClient {
     if (!piece.attempts.empty()) return;
     piece.next_try = absl::Now();
     if (Another(piece, piece.next_try, Patience(batch)) != nullptr) return;
+    if (piece.overloaded) hedging_.NoteFull();
     piece.tried.clear();
     piece.next_try += piece.backoff.Next();
   }
@@ -315,14 +335,14 @@ class GrpcScorerClient final : public ScorerClient {
       // The batch's own deadline has come too.
       return TryElsewhere(piece, attempt, batch);
     }
-    if (absl::IsUnavailable(status) || absl::IsCancelled(status)) {
-      attempt.replica->Avoid(now + kAvoid);
-    } else {
-      attempt.replica->NoteAnswer(now);
-    }
     piece.last_trouble =
         absl::StrCat("replica at ", attempt.replica->address, ": ", status.message());
     piece.overloaded = absl::IsResourceExhausted(status);
+    if (absl::IsUnavailable(status) || absl::IsCancelled(status)) {
+      attempt.replica->Avoid(now + kAvoid);
+    } else {
+      NoteAnswer(attempt, !piece.overloaded);
+    }
     TryElsewhere(piece, attempt, batch);
     if (piece.overloaded || !piece.attempts.empty()) return;
     if (NeverConnected(status)) {
@@ -331,17 +351,7 @@ class GrpcScorerClient final : public ScorerClient {
     } else if (MayPass(status) && ++piece.num_failures < options_.max_attempts) {
       return;
     }
-    Settle(piece, proto::MODEL_ERROR, piece.last_trouble, batch);
-  }
-
-  void Settle(Piece& piece, proto::ScoreStatus status, const std::string& why, Batch& batch) {
-    for (const size_t i : piece.items) {
-      proto::Score& score = batch.scores[i];
-      score.set_scorer_name(name_);
-      score.set_status(status);
-      score.set_message(absl::StrCat("scorer ", name_, ": ", why));
-    }
-    piece.items.clear();
+    Settle(piece, name_, proto::MODEL_ERROR, piece.last_trouble, &batch.scores);
   }
 
   // The end of the time: what is not answered gets its type, what is in flight is left to itself.
@@ -354,13 +364,13 @@ class GrpcScorerClient final : public ScorerClient {
         piece->last_trouble = absl::StrCat("replica at ", piece->where(), " did not answer");
       while (!piece->attempts.empty()) Abandon(*piece, 0);
       if (cancelled) {
-        Settle(*piece, proto::MODEL_ERROR, "cancelled here", batch);
+        Settle(*piece, name_, proto::MODEL_ERROR, "cancelled here", &batch.scores);
       } else if (piece->overloaded) {
-        Settle(*piece, proto::OVERLOADED, absl::StrCat("no room", within, piece->last_trouble),
-               batch);
+        Settle(*piece, name_, proto::OVERLOADED,
+               absl::StrCat("no room", within, piece->last_trouble), &batch.scores);
       } else {
-        Settle(*piece, proto::TIMED_OUT, absl::StrCat("no score", within, piece->last_trouble),
-               batch);
+        Settle(*piece, name_, proto::TIMED_OUT,
+               absl::StrCat("no score", within, piece->last_trouble), &batch.scores);
       }
     }
   }

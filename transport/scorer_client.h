@@ -19,6 +19,7 @@ class ScorerClient {
  public:
   struct Options {
     int max_items_per_call = 16;  // Larger batches are split, so that replicas share them.
+    // Doubling, where every replica is full; one that is full is passed over for so long.
     absl::Duration first_backoff = absl::Milliseconds(50);
     absl::Duration max_backoff = absl::Seconds(2);
     // Attempts of a piece that may fail at a replica (it dies, it answers an error) before the

@@ -29,10 +29,9 @@ inline proto::ScoreResponse LengthsOf(const proto::ScoreRequest& request) {
 
 class FunctionScorer final : public ScoreHandler {
  public:
-  using Done = std::function<void(absl::StatusOr<proto::ScoreResponse>)>;
   using Function = std::function<void(const proto::ScoreRequest&, Done)>;
   explicit FunctionScorer(Function function) : function_(std::move(function)) {}
-  void Score(proto::ScoreRequest request, Done done) override {
+  void Score(proto::ScoreRequest request, Done done, Gone) override {
     function_(request, std::move(done));
   }
 

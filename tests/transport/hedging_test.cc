@@ -66,5 +66,12 @@ TEST(HedgingTest, OneCallInTenIsHedgedHoweverManyAreSlow) {
   EXPECT_EQ(at_once, 8) << "what was not used is not saved up";
 }
 
+TEST(HedgingTest, AFullPoolIsNotAskedTwice) {
+  Hedging hedging(Small());
+  for (int call = 0; call < 100; ++call) hedging.NoteCall();
+  hedging.NoteFull();
+  EXPECT_FALSE(hedging.Spend());
+}
+
 }  // namespace
 }  // namespace wideberth::transport

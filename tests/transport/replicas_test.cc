@@ -63,6 +63,38 @@ TEST_F(ReplicasTest, ASilentOneIsPassedOverAndTriedByOneCallOnly) {
   EXPECT_FALSE(silent->Silent(now_ + absl::Hours(1), kPatience)) << "nothing was asked of it";
 }
 
+TEST_F(ReplicasTest, EqualOnesTakeTurns) {
+  for (const char* expected : {"127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:1"}) {
+    EXPECT_EQ(Pick(), expected);
+    At(expected)->NoteCall(1, now_);
+    At(expected)->NoteEnd(1);
+    At(expected)->NoteAnswer(now_);
+    now_ += absl::Milliseconds(1);
+  }
+}
+
+TEST_F(ReplicasTest, AFullOneIsPassedOverThoughItIsTheLeastBusy) {
+  const auto full = At("127.0.0.1:1");
+  At("127.0.0.1:2")->NoteCall(8, now_);
+  full->NoteCall(1, now_);
+  full->NoteEnd(1);
+  full->NoteRefusal(now_ + absl::Milliseconds(50));
+  EXPECT_EQ(Pick(), "127.0.0.1:2");
+  EXPECT_EQ(Pick({"127.0.0.1:2"}), "127.0.0.1:1");
+  now_ += absl::Milliseconds(50);
+  EXPECT_EQ(Pick(), "127.0.0.1:1");
+  EXPECT_FALSE(full->Silent(now_ + absl::Hours(1), kPatience)) << "it has nothing of ours";
+}
+
+TEST_F(ReplicasTest, ARefusalIsNoSignOfWorkDone) {
+  const auto stuck = At("127.0.0.1:1");
+  stuck->NoteCall(8, now_);
+  stuck->NoteCall(1, now_);
+  stuck->NoteEnd(1);
+  stuck->NoteRefusal(now_);
+  EXPECT_TRUE(stuck->Silent(now_ + kPatience, kPatience));
+}
+
 TEST_F(ReplicasTest, OneThatStaysOnTheListKeepsWhatIsKnownOfIt) {
   At("127.0.0.1:1")->NoteCall(5, now_);
   replicas_.Set({"127.0.0.1:1", "127.0.0.1:3"});

@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <optional>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "base/bounded_queue.h"
@@ -82,6 +83,29 @@ TEST(ScorerPoolTest, ASlowCallIsMadeToAnotherReplicaAndTheFirstAnswerCounts) {
   EXPECT_EQ(client->stats().num_calls, before.num_calls + 2);
   while (auto done = held.Pop(absl::ZeroDuration())) (*done)(absl::InternalError("too late"));
   ExpectLengths(client->Score(Items(8), absl::Minutes(10)), 8);
+}
+
+TEST(ScorerPoolTest, TheReplicaThatLostIsToldThatNobodyWaits) {
+  class Silent final : public ScoreHandler {
+   public:
+    void Score(proto::ScoreRequest, Done, Gone gone) override {
+      ASSERT_TRUE(calls.TryPush(gone).ok());
+    }
+    BoundedQueue<Gone> calls{64};
+  };
+  Silent silent;
+  FunctionScorer good(AnswerLengths);
+  const auto silent_server = Serve(&silent), good_server = Serve(&good);
+  ScorerClient::Options options = Quick();
+  options.min_silence = absl::Milliseconds(20);
+  const auto client = ScorerClient::Create("safety", options);
+  client->SetEndpoints({silent_server->address(), good_server->address()});
+  ExpectLengths(client->Score(Items(64), absl::Minutes(10)), 64);
+  const auto gone = silent.calls.Pop(absl::Minutes(1));
+  ASSERT_TRUE(gone.has_value());
+  const absl::Time deadline = absl::Now() + absl::Minutes(1);
+  while (!**gone && absl::Now() < deadline) std::this_thread::yield();
+  EXPECT_TRUE(**gone);
 }
 
 TEST(ScorerPoolTest, HedgingCanBeSwitchedOffAndNeverAsksTheSameReplica) {
