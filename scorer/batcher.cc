@@ -7,33 +7,10 @@
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
-#include "base/hash.h"
 #include "base/status.h"
+#include "scorer/conversation_key.h"
 
 namespace wideberth::scorer {
-namespace {
-
-// A length before each part keeps ("ab", "c") apart from ("a", "bc").
-void Add(absl::string_view part, Fingerprinter* fingerprint) {
-  const uint64_t size = part.size();
-  fingerprint->Update(absl::string_view(reinterpret_cast<const char*>(&size), sizeof(size)));
-  fingerprint->Update(part);
-}
-
-}  // namespace
-
-std::string ConversationKey(const proto::ScoreItem& item) {
-  Fingerprinter fingerprint;
-  for (const proto::ChatMessage& message : item.prompt()) {
-    Add(message.role(), &fingerprint);
-    Add(message.content(), &fingerprint);
-  }
-  Add(item.completion(), &fingerprint);
-  // An answer that was cut off is another answer; unset means ended, as STOP does.
-  if (item.finish_reason() == proto::LENGTH) Add("cut off", &fingerprint);
-  return fingerprint.Hex();
-}
-
 BatcherOptions BatcherOptions::From(const proto::ScorerConfig& config) {
   BatcherOptions options;
   options.max_batch_tokens = config.max_batch_tokens();
@@ -86,6 +63,18 @@ void Batcher::AnswerOverdue(Entry& entry, const proto::Score& late, Completed* c
   for (auto waiter = overdue; waiter != waiters.end(); ++waiter) Answer(*waiter, late, completed);
   stats_.num_waiting -= waiters.end() - overdue;
   waiters.erase(overdue, waiters.end());
+}
+
+void Batcher::DropGone(Entry& entry) {
+  std::vector<Waiter>& waiters = entry.waiters;
+  const auto gone = std::stable_partition(waiters.begin(), waiters.end(), [](const Waiter& waiter) {
+    return waiter.request->gone == nullptr || !*waiter.request->gone;
+  });
+  if (gone == waiters.end()) return;
+  stats_.num_dropped += waiters.end() - gone;
+  stats_.num_waiting -= waiters.end() - gone;
+  waiters.erase(gone, waiters.end());
+  if (waiters.empty()) Unqueue(entry);
 }
 
 void Batcher::Remember(const std::string& key, const proto::Score& score) {
@@ -156,13 +145,19 @@ void Batcher::Enqueue(std::shared_ptr<Entry> entry) {
   arrived_.push_back(std::move(entry));
 }
 
-void Batcher::Submit(const std::vector<proto::ScoreItem>& items, Done done) {
+void Batcher::Unqueue(Entry& entry) {
+  queued_tokens_ -= entry.num_tokens;
+  entry.num_tokens = 0;
+}
+
+void Batcher::Submit(const std::vector<proto::ScoreItem>& items, Done done, Gone gone) {
   std::vector<std::string> keys;
   for (const proto::ScoreItem& item : items) keys.push_back(ConversationKey(item));
   auto request = std::make_shared<Request>();
   request->scores.resize(items.size());
   request->num_missing = items.size();
   request->done = std::move(done);
+  request->gone = std::move(gone);
   Completed completed;
   if (items.empty()) completed.push_back(request);
   {
@@ -206,7 +201,10 @@ void Batcher::ExpireOverdue() {
     const proto::Score late =
         MakeScore(model_->identity(), proto::TIMED_OUT,
                   absl::StrCat("not scored within ", absl::FormatDuration(options_.timeout)));
-    for (auto& [key, entry] : unanswered_) AnswerOverdue(*entry, late, &completed);
+    for (auto& [key, entry] : unanswered_) {
+      DropGone(*entry);
+      AnswerOverdue(*entry, late, &completed);
+    }
   }
   CallBack(completed);
 }
@@ -232,15 +230,15 @@ void Batcher::Abandon(const std::string& message) {
 
 void Batcher::NotePrepared(Entry& entry, const PreparedItem& prepared) {
   MutexLock lock(mutex_);
-  queued_tokens_ -= entry.num_tokens;
   // What it was taken for tells how far the guess is off; old items fade.
   constexpr double kFading = 0.99;
   const double tokens_per_byte = read_bytes_ > 0 ? read_tokens_ / read_bytes_ : 0.25;
   const double num_tokens = static_cast<double>(prepared.num_new_tokens);
+  if (entry.num_tokens == 0) return;  // Its callers have just gone.
   read_bytes_ = kFading * read_bytes_ + entry.num_tokens / tokens_per_byte;
   read_tokens_ = kFading * read_tokens_ + num_tokens;
+  queued_tokens_ += num_tokens - entry.num_tokens;
   entry.num_tokens = num_tokens;
-  queued_tokens_ += entry.num_tokens;
 }
 
 void Batcher::PrepareArrivals() {
@@ -252,7 +250,7 @@ void Batcher::PrepareArrivals() {
       entry = std::move(arrived_.front());
       arrived_.pop_front();
       if (entry->waiters.empty()) {
-        queued_tokens_ -= entry->num_tokens;
+        Unqueue(*entry);
         unanswered_.erase(entry->key);
         continue;
       }
@@ -267,7 +265,7 @@ void Batcher::PrepareArrivals() {
     Completed completed;
     {
       MutexLock lock(mutex_);
-      queued_tokens_ -= entry->num_tokens;
+      Unqueue(*entry);
       unanswered_.erase(entry->key);
       AnswerAll(*entry, MakeScore(model_->identity(), proto::REFUSED_INPUT, prepared.refusal),
                 &completed);
@@ -294,7 +292,7 @@ std::vector<Batcher::Ready> Batcher::TakeBatch() {
     Ready next = std::move(ready_.front());
     ready_.pop_front();
     ready_tokens_ -= item_tokens;
-    queued_tokens_ -= next.entry->num_tokens;
+    Unqueue(*next.entry);
     if (!wanted) {
       unanswered_.erase(next.entry->key);
       continue;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -43,7 +44,8 @@ struct BatcherStats {
   int64_t num_in_flight = 0;  // Items of the batch the device works on, now.
   std::array<int64_t, proto::ScoreStatus_ARRAYSIZE> num_by_status{};
   int64_t num_cache_hits = 0;
-  int64_t num_merged = 0;  // Joined an identical item that was still unanswered.
+  int64_t num_dropped = 0;  // Whose caller had gone before they came into a batch.
+  int64_t num_merged = 0;   // Joined an identical item that was still unanswered.
   int64_t num_batches = 0;
   int64_t num_batch_items = 0;
   int64_t num_tokens = 0;  // Real tokens scored, the template's constant head and what a guard
@@ -66,9 +68,11 @@ struct BatcherStats {
 // what is accepted is answered within the cap, as far as the device takes as long as it did.
 class Batcher final {
  public:
-  // Receives one score per item, in order, exactly once, on whichever thread completes the request.
-  // Must not block.
+  // Receives one score per item, in order, exactly once, on whichever thread completes the request;
+  // not at all where the caller has gone. Must not block.
   using Done = std::function<void(std::vector<proto::Score>)>;
+  // Set once nobody waits for the answer any more; null: somebody always does.
+  using Gone = std::shared_ptr<const std::atomic<bool>>;
 
   // `model` and `clock` outlive the batcher.
   Batcher(const BatcherOptions& options, ScoringModel* model, const Clock* clock);
@@ -79,10 +83,11 @@ class Batcher final {
 
   // Answers known items at once, accepts others as far as there is room and time; the rest is
   // OVERLOADED, as is everything after `Close`. An idle batcher accepts one item whatever it costs.
-  void Submit(const std::vector<proto::ScoreItem>& items, Done done) ABSL_LOCKS_EXCLUDED(mutex_);
+  void Submit(const std::vector<proto::ScoreItem>& items, Done done, Gone gone = nullptr)
+      ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Answers TIMED_OUT wherever the deadline has passed, also in the batch the device is busy with;
-  // a late value still enters the cache.
+  // a late value still enters the cache. Forgets those whose caller has gone.
   void ExpireOverdue() ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Accepts nothing more; `Run` answers what is left and returns.
@@ -105,6 +110,7 @@ class Batcher final {
     std::vector<proto::Score> scores;
     size_t num_missing = 0;
     Done done;
+    Gone gone;
   };
   struct Waiter {
     std::shared_ptr<Request> request;
@@ -117,7 +123,7 @@ class Batcher final {
     std::string key;
     proto::ScoreItem item;
     absl::Time arrived;
-    double num_tokens = 0;  // Guarded as well. By its length until it is prepared.
+    double num_tokens = 0;  // Guarded as well. By its length until prepared, zero once unqueued.
     std::vector<Waiter> waiters;
   };
   struct Ready {
@@ -138,7 +144,10 @@ class Batcher final {
   void Remember(const std::string& key, const proto::Score& score)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   const proto::Score* Recall(const std::string& key) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void DropGone(Entry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Enqueue(std::shared_ptr<Entry> entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // It waits for a batch no longer.
+  void Unqueue(Entry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Why an item of `num_tokens` cannot be accepted; empty where it can.
   std::string WhyNot(double num_tokens) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   double TokensOf(const proto::ScoreItem& item) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -178,8 +187,5 @@ class Batcher final {
   absl::Time batch_started_ ABSL_GUARDED_BY(mutex_);
   absl::Duration batch_expected_ ABSL_GUARDED_BY(mutex_);
 };
-
-// Equal for items whose conversations are equal and ended alike, whatever their ids.
-std::string ConversationKey(const proto::ScoreItem& item);
 
 }  // namespace wideberth::scorer

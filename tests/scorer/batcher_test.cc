@@ -6,10 +6,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <optional>
 #include <thread>
 
 #include "base/clock.h"
+#include "scorer/conversation_key.h"
 #include "tests/scorer/fake_scoring_model.h"
 
 namespace wideberth::scorer {
@@ -235,6 +237,22 @@ TEST_F(BatcherTest, NothingIsLeftUnansweredByTheEnd) {
   const auto orphan = Submit({MakeItem("p", "a")});
   batcher_.reset();
   EXPECT_TRUE(orphan->has_value());
+}
+
+TEST_F(BatcherTest, WhatNobodyWaitsForAnyMoreIsNotComputed) {
+  Make({});
+  const auto gone = std::make_shared<std::atomic<bool>>(false);
+  batcher_->Submit(
+      {MakeItem("p", "a"), MakeItem("p", "bb")}, [](Scores) { FAIL(); }, gone);
+  const auto stays = Submit({MakeItem("p", "bb")});
+  *gone = true;
+  clock_.Advance(absl::Seconds(1));
+  EXPECT_EQ(RunOnce(), 1);
+  EXPECT_THAT(model_.batches, ElementsAre(ElementsAre("bb")));
+  ASSERT_TRUE(stays->has_value()) << "the same item of another caller";
+  EXPECT_EQ((**stays)[0].value(), 2);
+  EXPECT_EQ(batcher_->Stats().num_dropped, 2);
+  EXPECT_EQ(batcher_->Stats().num_waiting, 0);
 }
 
 TEST_F(BatcherTest, AnEmptyRequestIsAnsweredAtOnce) {

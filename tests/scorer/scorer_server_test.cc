@@ -32,7 +32,8 @@ class ScorerServerTest : public ::testing::Test {
     proto::ScoreRequest request;
     for (const proto::ScoreItem& item : items) *request.add_item() = item;
     auto answer = std::make_shared<std::optional<Response>>();
-    endpoint_.Score(request, [answer](Response response) { *answer = std::move(response); });
+    endpoint_.Score(
+        request, [answer](Response response) { *answer = std::move(response); }, nullptr);
     return answer;
   }
 
