@@ -177,13 +177,15 @@ class GrpcScorerClient final : public ScorerClient {
     return absl::InfiniteFuture();
   }
 
-  // Where every replica is as busy, the piece would come no sooner by another: only if that has
-  // fewer items before it, or the first has answered nothing at all for as long.
+  // Where every replica is about as busy, the piece would come no sooner by another, and the pool
+  // would only be busier: so only where the first has answered nothing at all for as long, or has
+  // twice as much to do.
   bool WorthIt(const Piece& piece, const Replica& other, absl::Time now, absl::Duration delay) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(shared_->mutex) {
     const Replica& first = *piece.attempts[0]->replica;
     const int64_t num_items = static_cast<int64_t>(piece.items.size());
-    return other.num_outstanding + num_items <= first.num_outstanding || first.Silent(now, delay);
+    return first.Silent(now, delay) ||
+           2 * (other.num_outstanding + num_items) <= first.num_outstanding;
   }
 
   void Start(Attempt::Reason reason, const std::shared_ptr<Replica>& replica, Piece& piece,

@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
 #include "base/bounded_queue.h"
 #include "base/mutex.h"
 #include "tests/transport/function_scorer.h"
@@ -109,17 +110,23 @@ TEST(ScorerPoolTest, TheReplicaThatLostIsToldThatNobodyWaits) {
 }
 
 TEST(ScorerPoolTest, HedgingCanBeSwitchedOffAndNeverAsksTheSameReplica) {
-  for (const double quantile : {0.95, 1.0}) {
+  struct Case {
+    double hedge_quantile;
+    size_t num_replicas;
+    absl::Duration min_silence;
+  };
+  for (const Case& c : {Case{1, 2, absl::Hours(1)}, Case{0.95, 1, absl::Hours(1)},
+                        Case{0.95, 1, absl::Milliseconds(1)}}) {
     TwoReplicas replicas;
     ScorerClient::Options options = Quick();
-    options.hedge_quantile = quantile;
-    options.min_silence = quantile == 1 ? absl::Hours(1) : absl::Milliseconds(1);
+    options.hedge_quantile = c.hedge_quantile;
+    options.min_silence = c.min_silence;
     const auto client = ScorerClient::Create("safety", options);
     std::vector<std::string> addresses = replicas.addresses();
-    if (quantile < 1) addresses.pop_back();
+    addresses.resize(c.num_replicas);
     client->SetEndpoints(addresses);
     replicas.WarmUp(*client);
-    BoundedQueue<Done> held(8);
+    BoundedQueue<Done> held(64);
     replicas.Arm(
         [&](int, const proto::ScoreRequest&, Done done) { ASSERT_TRUE(held.TryPush(done).ok()); });
     ExpectAll(client->Score(Items(8), absl::Milliseconds(300)), 8, proto::TIMED_OUT,
@@ -139,28 +146,36 @@ TEST(ScorerPoolTest, WhatGoesWrongWithAHedgeIsNoFailureWhileTheFirstCallIsInFlig
     client->SetEndpoints(replicas.addresses());
     replicas.WarmUp(*client);
     const int64_t hedges_before = client->stats().num_hedges;
-    Mutex mutex;
-    std::function<void()> answer_first;
+    BoundedQueue<std::function<void()>> first(1);
+    absl::Notification hedge_failed;
     replicas.Arm([&](int n, const proto::ScoreRequest& request, Done done) {
-      MutexLock lock(mutex);
       if (n == 0) {
-        answer_first = [request, done] { done(LengthsOf(request)); };
-        return;
-      }
-      proto::ScoreResponse errors = LengthsOf(request);
-      for (proto::Score& score : *errors.mutable_score()) {
-        score.clear_value();
-        score.set_status(proto::MODEL_ERROR);
-      }
-      if (typed) {
+        std::function<void()> answer = [request, done] { done(LengthsOf(request)); };
+        ASSERT_TRUE(first.TryPush(answer).ok());
+      } else if (n > 1) {
+        AnswerLengths(request, std::move(done));
+      } else if (typed) {
+        proto::ScoreResponse errors = LengthsOf(request);
+        for (proto::Score& score : *errors.mutable_score()) {
+          score.clear_value();
+          score.set_status(proto::MODEL_ERROR);
+        }
         done(errors);
+        hedge_failed.Notify();
       } else {
         done(absl::InternalError("no luck"));
+        hedge_failed.Notify();
       }
-      answer_first();
     });
-    ExpectLengths(client->Score(Items(8), absl::Minutes(10)), 8);
-    EXPECT_EQ(client->stats().num_hedges, hedges_before + 1);
+    std::vector<proto::Score> scores;
+    std::thread caller([&] { scores = client->Score(Items(8), absl::Minutes(10)); });
+    hedge_failed.WaitForNotification();
+    // By the time other calls are over, the hedge's failure has been looked at.
+    for (int i = 0; i < 3; ++i) ExpectLengths(client->Score(Items(8), absl::Minutes(10)), 8);
+    (*first.Pop(absl::Minutes(1)))();
+    caller.join();
+    ExpectLengths(scores, 8);
+    EXPECT_GT(client->stats().num_hedges, hedges_before);
   }
 }
 
