@@ -312,15 +312,18 @@ TEST_F(MembershipTest, AChangeIsToldAtOnce) {
   ASSERT_TRUE(membership.Join().ok());
   BoundedQueue<int> beats(8);
   auto answering = learner_.on_heartbeat;
+  int num_beats = 0;
   learner_.on_heartbeat = [&](const proto::HeartbeatRequest& request) {
-    int beat = 1;
+    if (++num_beats == 1) membership.BeatSoon();  // While the beat is under way.
+    int beat = num_beats;
     EXPECT_TRUE(beats.TryPush(beat).ok());
     return answering(request);
   };
   std::thread beating([&] { EXPECT_TRUE(membership.Run(absl::Hours(1)).ok()); });
-  EXPECT_TRUE(beats.Pop(absl::Minutes(1)).has_value());
+  EXPECT_EQ(beats.Pop(absl::Minutes(1)), 1);
+  EXPECT_EQ(beats.Pop(absl::Minutes(1)), 2);
   membership.BeatSoon();
-  EXPECT_TRUE(beats.Pop(absl::Minutes(1)).has_value());
+  EXPECT_EQ(beats.Pop(absl::Minutes(1)), 3);
   membership.Stop();
   beating.join();
 }
