@@ -286,7 +286,10 @@ class HttpChatClient final : public ChatClient {
     };
     {
       MutexLock lock(mutex_);
-      if (cancelled_) return {Cancelled()};
+      if (cancelled_) {
+        outcome.status = Cancelled();
+        return outcome;
+      }
       asking_.insert(client.get());
     }
     const httplib::Result result = client->send(request);
