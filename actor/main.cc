@@ -142,6 +142,7 @@ class Scorers final {
     transport::ScorerClient::Options options;
     options.own = own;
     for (const proto::ScorerConfig& scorer : config.scorer()) {
+      options.hedge_quantile = scorer.hedge_quantile();
       clients_[scorer.name()] = transport::ScorerClient::Create(scorer.name(), options);
       named_.push_back({scorer.name(), clients_[scorer.name()].get(),
                         absl::Seconds(scorer.timeout()),
@@ -161,6 +162,21 @@ class Scorers final {
   }
   void Cancel() const {
     for (const auto& [name, client] : clients_) client->Cancel();
+  }
+  void Report(transport::Metrics& metrics) const {
+    const auto set = [&](const char* gauge, const char* help, const std::string& name,
+                         int64_t value) {
+      metrics.NewGauge(gauge, help, {{"scorer", name}})->Set(static_cast<double>(value));
+    };
+    for (const auto& [name, client] : clients_) {
+      const transport::ScorerClient::Stats stats = client->stats();
+      set("wideberth_score_calls", "Calls to scorers since start.", name, stats.num_calls);
+      set("wideberth_score_hedges", "Of these, made since another replica was slow.", name,
+          stats.num_hedges);
+      set("wideberth_score_hedges_won", "Hedges that answered first.", name, stats.num_hedges_won);
+      set("wideberth_score_rescues", "Calls made since another replica was silent.", name,
+          stats.num_rescues);
+    }
   }
 
  private:
@@ -200,6 +216,7 @@ absl::Status Work(transport::LearnerClient& learner, const transport::Credential
     version->Set(static_cast<double>(status.policy_version()));
     rate->Set(status.tokens_per_second());
     groups->Set(static_cast<double>(status.num_items()));
+    scorers.Report(metrics);
     return status;
   };
   callbacks.scorers = [&](const proto::HeartbeatResponse& response) {

@@ -130,6 +130,7 @@ std::vector<proto::ScorerEndpoint> Members::ScorerEndpoints() const {
   std::map<std::string, proto::ScorerEndpoint> by_scorer;
   for (const auto& [name, member] : by_name_) {
     if (member.lost || member.registration.role() != proto::SCORER) continue;
+    if (member.status.state() == "draining") continue;
     proto::ScorerEndpoint& endpoint = by_scorer[member.registration.scorer_name()];
     endpoint.set_scorer_name(member.registration.scorer_name());
     endpoint.add_address(member.registration.address());

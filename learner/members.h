@@ -61,7 +61,7 @@ class Members {
   // The members that became lost since the last call.
   std::vector<Member> ReapLost();
 
-  // Addresses of the scorers that are alive, by scorer name.
+  // Addresses of the scorers that are alive and not ending, by scorer name.
   std::vector<proto::ScorerEndpoint> ScorerEndpoints() const;
   // In order of name.
   std::vector<Member> Snapshot() const;

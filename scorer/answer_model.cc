@@ -6,6 +6,7 @@
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <set>
 #include <utility>
@@ -72,6 +73,10 @@ class LmAnswerModel final : public AnswerModel {
   absl::StatusOr<std::vector<Answers>> Generate(absl::Span<const Question> questions) override {
     const proto::GenerativeConfig& generative = config_.generative();
     std::vector<Answers> answers(questions.size());
+    if (interrupted_) {
+      for (Answers& none : answers) none.timed_out = true;
+      return answers;
+    }
     std::vector<model::PromptGroup> groups;
     bool all_known = true;
     for (const Question& question : questions) {
@@ -85,7 +90,7 @@ class LmAnswerModel final : public AnswerModel {
     options.adapter = model_.adapter.get();
     if (all_known) options.prefix = &head_kv_;
     options.wanted = [&](size_t i) {
-      answers[i].timed_out |= Clock::Real().Now() >= questions[i].deadline;
+      answers[i].timed_out |= interrupted_ || Clock::Real().Now() >= questions[i].deadline;
       return !answers[i].timed_out;
     };
     WB_ASSIGN_OR_RETURN(const auto sampled, model::Generate(*model_.lm, groups, options));
@@ -98,6 +103,8 @@ class LmAnswerModel final : public AnswerModel {
     }
     return answers;
   }
+
+  void Interrupt() override { interrupted_ = true; }
 
  private:
   bool BeginsWithHead(const std::vector<int32_t>& tokens) const {
@@ -124,6 +131,7 @@ class LmAnswerModel final : public AnswerModel {
   const proto::ScorerConfig config_;
   const AdaptedLm model_;
   const ConversationReader reader_;
+  std::atomic<bool> interrupted_ = false;
   std::set<int32_t> stops_;
   std::vector<int32_t> head_tokens_;  // The beginning of every question, computed once.
   model::KvPrefix head_kv_;

@@ -16,7 +16,8 @@
 
 namespace wideberth::scorer {
 
-// Not thread-safe: all calls come from the thread that owns the device. Nothing throws.
+// Not thread-safe but for Interrupt: the other calls come from the thread that owns the device.
+// Nothing throws.
 class AnswerModel {
  public:
   struct Question {
@@ -30,7 +31,7 @@ class AnswerModel {
   };
   struct Answers {
     std::vector<Answer> samples;
-    bool timed_out = false;  // The deadline came first: samples may be incomplete.
+    bool timed_out = false;  // The deadline or Interrupt came first: samples may be incomplete.
   };
 
   virtual ~AnswerModel() = default;
@@ -53,6 +54,9 @@ class AnswerModel {
   // bits, which may follow from the company. A question whose deadline has passed is left where it
   // is, and the others go on.
   virtual absl::StatusOr<std::vector<Answers>> Generate(absl::Span<const Question> questions) = 0;
+
+  // Any thread. Every question, under way or to come, is left after the present decode step.
+  virtual void Interrupt() {}
 };
 
 }  // namespace wideberth::scorer

@@ -4,35 +4,13 @@
 #include "scorer/batcher.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "absl/strings/str_cat.h"
-#include "base/hash.h"
 #include "base/status.h"
+#include "scorer/conversation_key.h"
 
 namespace wideberth::scorer {
-namespace {
-
-// A length before each part keeps ("ab", "c") apart from ("a", "bc").
-void Add(absl::string_view part, Fingerprinter* fingerprint) {
-  const uint64_t size = part.size();
-  fingerprint->Update(absl::string_view(reinterpret_cast<const char*>(&size), sizeof(size)));
-  fingerprint->Update(part);
-}
-
-}  // namespace
-
-std::string ConversationKey(const proto::ScoreItem& item) {
-  Fingerprinter fingerprint;
-  for (const proto::ChatMessage& message : item.prompt()) {
-    Add(message.role(), &fingerprint);
-    Add(message.content(), &fingerprint);
-  }
-  Add(item.completion(), &fingerprint);
-  // An answer that was cut off is another answer; unset means ended, as STOP does.
-  if (item.finish_reason() == proto::LENGTH) Add("cut off", &fingerprint);
-  return fingerprint.Hex();
-}
-
 BatcherOptions BatcherOptions::From(const proto::ScorerConfig& config) {
   BatcherOptions options;
   options.max_batch_tokens = config.max_batch_tokens();
@@ -40,6 +18,7 @@ BatcherOptions BatcherOptions::From(const proto::ScorerConfig& config) {
   options.queue_items = config.queue_items();
   options.cache_items = config.cache_items();
   options.timeout = absl::Seconds(config.timeout());
+  options.max_latency = absl::Milliseconds(config.max_latency_ms());
   return options;
 }
 
@@ -86,6 +65,18 @@ void Batcher::AnswerOverdue(Entry& entry, const proto::Score& late, Completed* c
   waiters.erase(overdue, waiters.end());
 }
 
+void Batcher::DropGone(Entry& entry) {
+  std::vector<Waiter>& waiters = entry.waiters;
+  const auto gone = std::stable_partition(waiters.begin(), waiters.end(), [](const Waiter& waiter) {
+    return waiter.request->gone == nullptr || !*waiter.request->gone;
+  });
+  if (gone == waiters.end()) return;
+  stats_.num_dropped += waiters.end() - gone;
+  stats_.num_waiting -= waiters.end() - gone;
+  waiters.erase(gone, waiters.end());
+  if (waiters.empty()) Unqueue(entry);
+}
+
 void Batcher::Remember(const std::string& key, const proto::Score& score) {
   if (options_.cache_items <= 0 || cache_index_.count(key) > 0) return;
   cache_.emplace_front(key, score);
@@ -104,13 +95,69 @@ const proto::Score* Batcher::Recall(const std::string& key) {
   return &found->second->second;
 }
 
-void Batcher::Submit(const std::vector<proto::ScoreItem>& items, Done done) {
+double Batcher::TokensOf(const proto::ScoreItem& item) const {
+  size_t bytes = item.completion().size();
+  for (const proto::ChatMessage& message : item.prompt()) bytes += message.content().size();
+  const double tokens_per_byte = read_bytes_ > 0 ? read_tokens_ / read_bytes_ : 0.25;
+  return std::max(1.0, tokens_per_byte * static_cast<double>(bytes));
+}
+
+int64_t Batcher::BatchLimit() const {
+  if (options_.max_latency <= absl::ZeroDuration() || !batch_time_.known())
+    return options_.max_batch_tokens;
+  return std::min(options_.max_batch_tokens, batch_time_.TokensWithin(options_.max_latency / 2));
+}
+
+absl::Duration Batcher::ExpectedLatency(double num_tokens) const {
+  absl::Duration until_start;
+  if (stats_.num_in_flight > 0) {
+    const absl::Duration left = batch_started_ + batch_expected_ - clock_.Now();
+    // One that is late by so much is expected to take as long again.
+    until_start = left < absl::ZeroDuration() ? -left : left;
+  }
+  const double limit = static_cast<double>(BatchLimit());
+  if (queued_tokens_ + num_tokens < limit)
+    until_start = std::max(until_start, options_.max_batch_wait);
+  const double num_batches = std::max(1.0, std::ceil((queued_tokens_ + num_tokens) / limit));
+  return until_start + (num_batches - 1) * batch_time_.Of(limit) +
+         batch_time_.Of(std::max(limit, num_tokens));
+}
+
+std::string Batcher::WhyNot(double num_tokens) const {
+  if (closed_) return "the scorer is ending";
+  if (stats_.num_waiting >= options_.queue_items) {
+    return absl::StrCat("the queue holds ", stats_.num_waiting, " items, at most ",
+                        options_.queue_items);
+  }
+  if (options_.max_latency <= absl::ZeroDuration() || stats_.num_waiting == 0 ||
+      !batch_time_.known())
+    return "";
+  const absl::Duration expected = ExpectedLatency(num_tokens);
+  if (expected <= options_.max_latency) return "";
+  return absl::StrCat("it would be answered after about ",
+                      absl::FormatDuration(absl::Trunc(expected, absl::Milliseconds(1))),
+                      ", behind ", stats_.num_waiting, " items; at most ",
+                      absl::FormatDuration(options_.max_latency), " (max_latency_ms)");
+}
+
+void Batcher::Enqueue(std::shared_ptr<Entry> entry) {
+  queued_tokens_ += entry->num_tokens;
+  arrived_.push_back(std::move(entry));
+}
+
+void Batcher::Unqueue(Entry& entry) {
+  queued_tokens_ -= entry.num_tokens;
+  entry.num_tokens = 0;
+}
+
+void Batcher::Submit(const std::vector<proto::ScoreItem>& items, Done done, Gone gone) {
   std::vector<std::string> keys;
   for (const proto::ScoreItem& item : items) keys.push_back(ConversationKey(item));
   auto request = std::make_shared<Request>();
   request->scores.resize(items.size());
   request->num_missing = items.size();
   request->done = std::move(done);
+  request->gone = std::move(gone);
   Completed completed;
   if (items.empty()) completed.push_back(request);
   {
@@ -123,10 +170,8 @@ void Batcher::Submit(const std::vector<proto::ScoreItem>& items, Done done) {
         Answer(waiter, *known, &completed);
         continue;
       }
-      if (closed_ || stats_.num_waiting >= options_.queue_items) {
-        const std::string why = closed_ ? std::string("the scorer is ending")
-                                        : absl::StrCat("the queue holds ", stats_.num_waiting,
-                                                       " items, at most ", options_.queue_items);
+      const double num_tokens = TokensOf(items[i]);
+      if (const std::string why = WhyNot(num_tokens); !why.empty()) {
         Answer(waiter, MakeScore(model_->identity(), proto::OVERLOADED, why), &completed);
         continue;
       }
@@ -139,7 +184,8 @@ void Batcher::Submit(const std::vector<proto::ScoreItem>& items, Done done) {
         entry->key = keys[i];
         entry->item = items[i];
         entry->arrived = now;
-        arrived_.push_back(entry);
+        entry->num_tokens = num_tokens;
+        Enqueue(entry);
       }
       entry->waiters.push_back(std::move(waiter));
     }
@@ -155,7 +201,10 @@ void Batcher::ExpireOverdue() {
     const proto::Score late =
         MakeScore(model_->identity(), proto::TIMED_OUT,
                   absl::StrCat("not scored within ", absl::FormatDuration(options_.timeout)));
-    for (auto& [key, entry] : unanswered_) AnswerOverdue(*entry, late, &completed);
+    for (auto& [key, entry] : unanswered_) {
+      DropGone(*entry);
+      AnswerOverdue(*entry, late, &completed);
+    }
   }
   CallBack(completed);
 }
@@ -171,28 +220,44 @@ void Batcher::Abandon(const std::string& message) {
   {
     MutexLock lock(mutex_);
     closed_ = true;
-    const proto::Score score = MakeScore(model_->identity(), proto::MODEL_ERROR, message);
+    const proto::Score score = MakeScore(model_->identity(), proto::OVERLOADED, message);
     for (auto& [key, entry] : unanswered_) AnswerAll(*entry, score, &completed);
     changed_.SignalAll();
   }
+  model_->Interrupt();
   CallBack(completed);
 }
 
+void Batcher::NotePrepared(Entry& entry, const PreparedItem& prepared) {
+  MutexLock lock(mutex_);
+  // What it was taken for tells how far the guess is off; old items fade.
+  constexpr double kFading = 0.99;
+  const double tokens_per_byte = read_bytes_ > 0 ? read_tokens_ / read_bytes_ : 0.25;
+  const double num_tokens = static_cast<double>(prepared.num_new_tokens);
+  if (entry.num_tokens == 0) return;  // Its callers have just gone.
+  read_bytes_ = kFading * read_bytes_ + entry.num_tokens / tokens_per_byte;
+  read_tokens_ = kFading * read_tokens_ + num_tokens;
+  queued_tokens_ += num_tokens - entry.num_tokens;
+  entry.num_tokens = num_tokens;
+}
+
 void Batcher::PrepareArrivals() {
-  while (ready_tokens_ < options_.max_batch_tokens) {
+  for (;;) {
     std::shared_ptr<Entry> entry;
     {
       MutexLock lock(mutex_);
-      if (arrived_.empty()) return;
+      if (arrived_.empty() || ready_tokens_ >= BatchLimit()) return;
       entry = std::move(arrived_.front());
       arrived_.pop_front();
       if (entry->waiters.empty()) {
+        Unqueue(*entry);
         unanswered_.erase(entry->key);
         continue;
       }
     }
     PreparedItem prepared = model_->Prepare(entry->item);
     if (prepared.refusal.empty()) {
+      NotePrepared(*entry, prepared);
       ready_tokens_ += prepared.num_new_tokens;
       ready_.push_back({std::move(entry), std::move(prepared)});
       continue;
@@ -200,6 +265,7 @@ void Batcher::PrepareArrivals() {
     Completed completed;
     {
       MutexLock lock(mutex_);
+      Unqueue(*entry);
       unanswered_.erase(entry->key);
       AnswerAll(*entry, MakeScore(model_->identity(), proto::REFUSED_INPUT, prepared.refusal),
                 &completed);
@@ -210,7 +276,7 @@ void Batcher::PrepareArrivals() {
 
 absl::Duration Batcher::UntilDue() const {
   if (ready_.empty()) return absl::InfiniteDuration();
-  if (closed_ || ready_tokens_ >= options_.max_batch_tokens) return absl::ZeroDuration();
+  if (closed_ || ready_tokens_ >= BatchLimit()) return absl::ZeroDuration();
   return ready_.front().entry->arrived + options_.max_batch_wait - clock_.Now();
 }
 
@@ -218,13 +284,15 @@ std::vector<Batcher::Ready> Batcher::TakeBatch() {
   std::vector<Ready> batch;
   int64_t num_tokens = 0;
   MutexLock lock(mutex_);
+  const int64_t limit = BatchLimit();
   while (!ready_.empty()) {
     const int64_t item_tokens = ready_.front().prepared.num_new_tokens;
     const bool wanted = !ready_.front().entry->waiters.empty();
-    if (wanted && !batch.empty() && num_tokens + item_tokens > options_.max_batch_tokens) break;
+    if (wanted && !batch.empty() && num_tokens + item_tokens > limit) break;
     Ready next = std::move(ready_.front());
     ready_.pop_front();
     ready_tokens_ -= item_tokens;
+    Unqueue(*next.entry);
     if (!wanted) {
       unanswered_.erase(next.entry->key);
       continue;
@@ -234,13 +302,16 @@ std::vector<Batcher::Ready> Batcher::TakeBatch() {
     batch.push_back(std::move(next));
   }
   stats_.num_in_flight = static_cast<int64_t>(batch.size());
+  batch_started_ = clock_.Now();
+  batch_expected_ = batch_time_.Of(static_cast<double>(num_tokens));
   return batch;
 }
 
 void Batcher::ScoreAndAnswer(std::vector<Ready> batch) {
   std::vector<PreparedItem> items;
-  int64_t num_tokens = 0;
+  int64_t num_tokens = 0, num_new_tokens = 0;
   for (Ready& ready : batch) {
+    num_new_tokens += ready.prepared.num_new_tokens;
     num_tokens += static_cast<int64_t>(ready.prepared.tokens.size());
     items.push_back(std::move(ready.prepared));
   }
@@ -251,6 +322,7 @@ void Batcher::ScoreAndAnswer(std::vector<Ready> batch) {
   {
     MutexLock lock(mutex_);
     stats_.busy_seconds += absl::ToDoubleSeconds(clock_.Now() - start);
+    batch_time_.Add(num_new_tokens, clock_.Now() - start);
     stats_.num_in_flight = 0;
     ++stats_.num_batches;
     stats_.last_batch_items = static_cast<int64_t>(batch.size());
@@ -264,7 +336,7 @@ void Batcher::ScoreAndAnswer(std::vector<Ready> batch) {
         // Who asked for the same while it was generated has a deadline of their own.
         AnswerOverdue(*batch[i].entry, scores[i], &completed);
         if (!batch[i].entry->waiters.empty()) {
-          arrived_.push_back(batch[i].entry);
+          Enqueue(batch[i].entry);
           continue;
         }
       }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -19,6 +20,7 @@
 #include "base/mutex.h"
 #include "proto/config.pb.h"
 #include "proto/wire.pb.h"
+#include "scorer/batch_time.h"
 #include "scorer/scoring_model.h"
 
 namespace wideberth::scorer {
@@ -29,6 +31,9 @@ struct BatcherOptions {
   int64_t queue_items = 1024;  // Accepted and not yet answered; beyond: OVERLOADED.
   int64_t cache_items = 16384;
   absl::Duration timeout = absl::Seconds(120);
+  // An item that would be answered later is OVERLOADED, and a batch takes half of it at most, as
+  // far as recent batches tell; zero: no cap.
+  absl::Duration max_latency = absl::ZeroDuration();
 
   static BatcherOptions From(const proto::ScorerConfig& config);
 };
@@ -39,7 +44,8 @@ struct BatcherStats {
   int64_t num_in_flight = 0;  // Items of the batch the device works on, now.
   std::array<int64_t, proto::ScoreStatus_ARRAYSIZE> num_by_status{};
   int64_t num_cache_hits = 0;
-  int64_t num_merged = 0;  // Joined an identical item that was still unanswered.
+  int64_t num_dropped = 0;  // Whose caller had gone before they came into a batch.
+  int64_t num_merged = 0;   // Joined an identical item that was still unanswered.
   int64_t num_batches = 0;
   int64_t num_batch_items = 0;
   int64_t num_tokens = 0;  // Real tokens scored, the template's constant head and what a guard
@@ -56,31 +62,38 @@ struct BatcherStats {
 // model; every other function returns without waiting for it. Every accepted item is answered
 // exactly once: by its score, from the cache, or TIMED_OUT when its deadline passes, for which
 // somebody calls `ExpireOverdue` now and then.
+//
+// With `max_latency`: in flight is at most half a cap, the batch behind it takes at most half a
+// cap, and an item that would come into a later batch is accepted only where the whole fits; so
+// what is accepted is answered within the cap, as far as the device takes as long as it did.
 class Batcher final {
  public:
-  // Receives one score per item, in order, exactly once, on whichever thread completes the request.
-  // Must not block.
+  // Receives one score per item, in order, exactly once, on whichever thread completes the request;
+  // not at all where the caller has gone. Must not block.
   using Done = std::function<void(std::vector<proto::Score>)>;
+  // Set once nobody waits for the answer any more; null: somebody always does.
+  using Gone = std::shared_ptr<const std::atomic<bool>>;
 
   // `model` and `clock` outlive the batcher.
   Batcher(const BatcherOptions& options, ScoringModel* model, const Clock* clock);
-  // What is still unanswered is answered MODEL_ERROR.
+  // What is still unanswered is answered OVERLOADED.
   ~Batcher();
   Batcher(const Batcher&) = delete;
   Batcher& operator=(const Batcher&) = delete;
 
-  // Answers known items at once, accepts others as far as there is room; the rest is OVERLOADED, as
-  // is everything after `Close`.
-  void Submit(const std::vector<proto::ScoreItem>& items, Done done) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Answers known items at once, accepts others as far as there is room and time; the rest is
+  // OVERLOADED, as is everything after `Close`. An idle batcher accepts one item whatever it costs.
+  void Submit(const std::vector<proto::ScoreItem>& items, Done done, Gone gone = nullptr)
+      ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Answers TIMED_OUT wherever the deadline has passed, also in the batch the device is busy with;
-  // a late value still enters the cache.
+  // a late value still enters the cache. Forgets those whose caller has gone.
   void ExpireOverdue() ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Accepts nothing more; `Run` answers what is left and returns.
   void Close() ABSL_LOCKS_EXCLUDED(mutex_);
-  // Answers all that is left MODEL_ERROR with `message`; for an end that may not wait for the
-  // device.
+  // Answers all that is left OVERLOADED with `message`, so that clients go elsewhere, and
+  // interrupts the model; for an end that may not wait for the device.
   void Abandon(const std::string& message) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Scores until closed and empty.
@@ -97,6 +110,7 @@ class Batcher final {
     std::vector<proto::Score> scores;
     size_t num_missing = 0;
     Done done;
+    Gone gone;
   };
   struct Waiter {
     std::shared_ptr<Request> request;
@@ -109,6 +123,7 @@ class Batcher final {
     std::string key;
     proto::ScoreItem item;
     absl::Time arrived;
+    double num_tokens = 0;  // Guarded as well. By its length until prepared, zero once unqueued.
     std::vector<Waiter> waiters;
   };
   struct Ready {
@@ -129,9 +144,21 @@ class Batcher final {
   void Remember(const std::string& key, const proto::Score& score)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   const proto::Score* Recall(const std::string& key) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void DropGone(Entry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Enqueue(std::shared_ptr<Entry> entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // It waits for a batch no longer.
+  void Unqueue(Entry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Why an item of `num_tokens` cannot be accepted; empty where it can.
+  std::string WhyNot(double num_tokens) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  double TokensOf(const proto::ScoreItem& item) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // From now to the answer of an item of `num_tokens` that would be accepted, its batch as full as
+  // it may become.
+  absl::Duration ExpectedLatency(double num_tokens) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  int64_t BatchLimit() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);  // Tokens.
   absl::Duration UntilDue() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Device thread: arrivals become ready until a batch is full.
   void PrepareArrivals() ABSL_LOCKS_EXCLUDED(mutex_);
+  void NotePrepared(Entry& entry, const PreparedItem& prepared) ABSL_LOCKS_EXCLUDED(mutex_);
   std::vector<Ready> TakeBatch() ABSL_LOCKS_EXCLUDED(mutex_);
   void ScoreAndAnswer(std::vector<Ready> batch) ABSL_LOCKS_EXCLUDED(mutex_);
 
@@ -153,9 +180,12 @@ class Batcher final {
   CacheList cache_ ABSL_GUARDED_BY(mutex_);
   std::unordered_map<std::string, CacheList::iterator> cache_index_ ABSL_GUARDED_BY(mutex_);
   BatcherStats stats_ ABSL_GUARDED_BY(mutex_);
+  double queued_tokens_ ABSL_GUARDED_BY(mutex_) = 0;  // Of entries accepted and not in a batch.
+  double read_bytes_ ABSL_GUARDED_BY(mutex_) = 0, read_tokens_ ABSL_GUARDED_BY(mutex_) = 0;
+  BatchTime batch_time_ ABSL_GUARDED_BY(mutex_);
+  // Of the batch in flight.
+  absl::Time batch_started_ ABSL_GUARDED_BY(mutex_);
+  absl::Duration batch_expected_ ABSL_GUARDED_BY(mutex_);
 };
-
-// Equal for items whose conversations are equal and ended alike, whatever their ids.
-std::string ConversationKey(const proto::ScoreItem& item);
 
 }  // namespace wideberth::scorer

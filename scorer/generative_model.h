@@ -30,6 +30,8 @@ class GenerativeScoringModel final : public ScoringModel {
   // where none could, with what the first one says; TIMED_OUT where an item's deadline came first.
   std::vector<proto::Score> ScoreBatch(const std::vector<PreparedItem>& items) override;
 
+  void Interrupt() override { answers_->Interrupt(); }
+
   const ScorerIdentity& identity() const override { return identity_; }
   GenerationStats generation() const override { return stats_; }
 

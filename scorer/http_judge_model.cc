@@ -18,6 +18,7 @@ namespace {
 proto::ScoreStatus StatusOf(absl::StatusCode code) {
   switch (code) {
     case absl::StatusCode::kUnavailable:
+    case absl::StatusCode::kCancelled:  // The scorer ends.
       return proto::OVERLOADED;
     case absl::StatusCode::kDeadlineExceeded:
       return proto::TIMED_OUT;

@@ -32,6 +32,8 @@ class HttpJudgeModel final : public ScoringModel {
   // those without never.
   std::vector<proto::Score> ScoreBatch(const std::vector<PreparedItem>& items) override;
 
+  void Interrupt() override { client_->Cancel(); }
+
   const ScorerIdentity& identity() const override { return identity_; }
   GenerationStats generation() const override { return stats_; }
 

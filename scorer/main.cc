@@ -18,9 +18,11 @@
 //   health     HTTP requests        pages               a request              clients
 //
 // Only main touches torch. The end (drain, signal, lost learner) closes the batcher: what is queued
-// is still scored, what is not by kDrainTime is answered MODEL_ERROR; a batch that does not return
-// by twice that is left behind. Exit code 0: drained, SIGTERM or SIGINT. Else one sentence on
-// standard error says why: 2: bad input, another start would end the same way; 1: anything else.
+// is still scored, what is not by kDrainTime is answered OVERLOADED, and a generation stops; a
+// batch that does not return by twice that is left behind. After a signal, while the run goes on,
+// the learner is told first and items are accepted for kNotice, until the actors ask others. Exit
+// code 0: drained, SIGTERM or SIGINT. Else one sentence on standard error says why: 2: bad input,
+// another start would end the same way; 1: anything else.
 #include <signal.h>
 #include <unistd.h>
 
@@ -59,7 +61,8 @@ ABSL_FLAG(absl::Duration, connect_timeout, absl::Seconds(60), "how long to wait 
 namespace wideberth::scorer {
 namespace {
 
-constexpr absl::Duration kDrainTime = absl::Seconds(15);
+constexpr absl::Duration kDrainTime = absl::Seconds(6);
+constexpr absl::Duration kNotice = absl::Seconds(2);  // Two heartbeats of an actor.
 
 std::string Name() {
   return absl::StrCat("scorer-", absl::GetFlag(FLAGS_scorer), "-", absl::GetFlag(FLAGS_index));
@@ -67,8 +70,9 @@ std::string Name() {
 
 // The end, whatever its cause. A scorer that is still loading its model has accepted nothing, and
 // loading cannot be cut short.
-void End(const absl::Status& why, absl::string_view cause, Drain* drain) {
-  if (drain->Begin(why, cause)) return;
+void End(const absl::Status& why, absl::string_view cause, Drain* drain,
+         absl::Duration notice = absl::ZeroDuration()) {
+  if (drain->Begin(why, cause, notice)) return;
   const absl::Status first = drain->why();
   if (!first.ok()) WB_LOG(ERROR) << first.message();
   ::_exit(first.ok() ? 0 : 1);
@@ -78,7 +82,7 @@ void WaitForSignal(std::stop_token stop, const sigset_t& set, Drain* drain) {
   const timespec look = {0, 200'000'000};
   while (!stop.stop_requested()) {
     const int signal = ::sigtimedwait(&set, nullptr, &look);
-    if (signal > 0) End(absl::OkStatus(), absl::StrCat("signal ", signal), drain);
+    if (signal > 0) End(absl::OkStatus(), absl::StrCat("signal ", signal), drain, kNotice);
   }
 }
 
@@ -88,9 +92,10 @@ void Sweep(std::stop_token stop, ScoreEndpoint* endpoint, Drain* drain) {
   while (!stop.stop_requested()) {
     endpoint->Tick();
     if (!drain->InTime()) {
-      WB_LOG(ERROR) << "the device did not finish its batch within "
-                    << absl::FormatDuration(2 * kDrainTime) << " of the end";
-      ::_exit(1);
+      // Whoever waited has been answered: nothing is lost.
+      WB_LOG(WARNING) << "the device did not finish its batch within "
+                      << absl::FormatDuration(2 * kDrainTime) << " of the end: left behind";
+      ::_exit(ExitCode(drain->why()));
     }
     MutexLock lock(mutex);
     timer.WaitFor(mutex, absl::Milliseconds(250));
@@ -157,7 +162,7 @@ absl::Status Work(const sigset_t& signal_set) {
   absl::optional<Batcher> batcher;
   if (model.ok()) {
     batcher.emplace(BatcherOptions::From(config), model->get(), &Clock::Real());
-    drain.Open(&*batcher);
+    drain.Open(&*batcher, [&membership] { membership.BeatSoon(); });
     WB_LOG(INFO) << "serving \"" << config.name() << "\" of kind "
                  << proto::ScorerConfig::Kind_Name(config.kind())
                  << (config.has_model() ? " with " : "") << config.model().path()

@@ -64,7 +64,8 @@ absl::Status Membership::Run(absl::Duration interval) {
     if (!standing.ok()) return standing.status();
     if (*standing == Standing::kDrained) return absl::OkStatus();
     MutexLock lock(mutex_);
-    if (!stopped_) wake_.WaitFor(mutex_, interval);
+    if (!stopped_ && !soon_) wake_.WaitFor(mutex_, interval);
+    soon_ = false;
   }
   return absl::OkStatus();
 }
@@ -72,6 +73,12 @@ absl::Status Membership::Run(absl::Duration interval) {
 bool Membership::stopped() const {
   MutexLock lock(mutex_);
   return stopped_;
+}
+
+void Membership::BeatSoon() {
+  MutexLock lock(mutex_);
+  soon_ = true;
+  wake_.SignalAll();
 }
 
 void Membership::Stop() {

@@ -16,7 +16,7 @@
 
 namespace wideberth::scorer {
 
-// `Join`, `Beat` and `Run` belong to one thread at a time; `Stop` may come from any.
+// `Join`, `Beat` and `Run` belong to one thread at a time; `BeatSoon` and `Stop` may come from any.
 class Membership final {
  public:
   enum class Standing { kMember, kDrained };
@@ -35,6 +35,8 @@ class Membership final {
 
   // Beats every `interval` until drained or stopped (OK), or an error of Beat.
   absl::Status Run(absl::Duration interval) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Makes Run beat now, so that a change of the status is known at once.
+  void BeatSoon() ABSL_LOCKS_EXCLUDED(mutex_);
   // Ends Run at its next look; cancel the client as well where it may be in a call.
   void Stop() ABSL_LOCKS_EXCLUDED(mutex_);
 
@@ -51,6 +53,7 @@ class Membership final {
   absl::Time last_answer_;
   mutable Mutex mutex_;
   CondVar wake_;
+  bool soon_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
 };
 

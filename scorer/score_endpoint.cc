@@ -69,8 +69,7 @@ void ScoreEndpoint::NoteDrain() {
   draining_ = true;
 }
 
-void ScoreEndpoint::Score(proto::ScoreRequest request,
-                          std::function<void(absl::StatusOr<proto::ScoreResponse>)> done) {
+void ScoreEndpoint::Score(proto::ScoreRequest request, Done done, Gone gone) {
   Batcher* batcher = nullptr;
   {
     MutexLock lock(mutex_);
@@ -82,10 +81,12 @@ void ScoreEndpoint::Score(proto::ScoreRequest request,
     done(Response(std::vector<proto::Score>(request.item_size(), loading)));
     return;
   }
-  batcher->Submit({request.item().begin(), request.item().end()},
-                  [done = std::move(done)](std::vector<proto::Score> scores) {
-                    done(Response(std::move(scores)));
-                  });
+  batcher->Submit(
+      {request.item().begin(), request.item().end()},
+      [done = std::move(done)](std::vector<proto::Score> scores) {
+        done(Response(std::move(scores)));
+      },
+      std::move(gone));
 }
 
 BatcherStats ScoreEndpoint::Stats() const {
@@ -169,6 +170,7 @@ transport::RoleStatus ScoreEndpoint::Page() const {
     page.facts.emplace_back(proto::ScoreStatus_Name(static_cast<proto::ScoreStatus>(status)),
                             absl::StrCat(stats.num_by_status[status]));
   }
+  page.facts.emplace_back("dropped, the caller has gone", absl::StrCat(stats.num_dropped));
   page.facts.emplace_back("cache hits", absl::StrCat(stats.num_cache_hits));
   page.facts.emplace_back("batches", absl::StrCat(stats.num_batches));
   const double mean = stats.num_batches > 0 ? static_cast<double>(stats.num_batch_items) /

@@ -30,8 +30,7 @@ class ScoreEndpoint final : public transport::ScoreHandler {
   // From now on the state reads "draining".
   void NoteDrain() ABSL_LOCKS_EXCLUDED(mutex_);
 
-  void Score(proto::ScoreRequest request,
-             std::function<void(absl::StatusOr<proto::ScoreResponse>)> done) override
+  void Score(proto::ScoreRequest request, Done done, Gone gone) override
       ABSL_LOCKS_EXCLUDED(mutex_);
 
   // To be called a few times a second: keeps the batcher's deadlines, brings metrics and rates up

@@ -222,6 +222,16 @@ absl::Status ValidateScorerConfig(const proto::ScorerConfig& config) {
   WB_RETURN_IF_ERROR(AtLeast(config, "replicas", config.replicas(), 1));
   WB_RETURN_IF_ERROR(AtLeast(config, "max_batch_tokens", config.max_batch_tokens(), 1));
   WB_RETURN_IF_ERROR(AtLeast(config, "max_batch_wait_ms", config.max_batch_wait_ms(), 0));
+  WB_RETURN_IF_ERROR(AtLeast(config, "max_latency_ms", config.max_latency_ms(), 0));
+  if (config.max_latency_ms() > 0 && config.max_latency_ms() < config.max_batch_wait_ms()) {
+    return Bad(config, absl::StrCat("max_latency_ms is ", config.max_latency_ms(),
+                                    ", must be 0 or at least max_batch_wait_ms, which is ",
+                                    config.max_batch_wait_ms()));
+  }
+  if (!(config.hedge_quantile() > 0 && config.hedge_quantile() <= 1)) {
+    return Bad(config, absl::StrCat("hedge_quantile is ", config.hedge_quantile(),
+                                    ", must be above 0 and at most 1 (1: never)"));
+  }
   WB_RETURN_IF_ERROR(AtLeast(config, "queue_items", config.queue_items(), 1));
   WB_RETURN_IF_ERROR(AtLeast(config, "cache_items", config.cache_items(), 0));
   if (!(config.timeout() > 0) || !std::isfinite(config.timeout())) {

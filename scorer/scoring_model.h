@@ -55,7 +55,8 @@ struct ScoringOptions {
   bool deterministic = false;
 };
 
-// Not thread-safe: all calls come from the one thread that owns the device. Nothing throws.
+// Not thread-safe but for what says so: the other calls come from the one thread that owns the
+// device. Nothing throws.
 class ScoringModel {
  public:
   virtual ~ScoringModel() = default;
@@ -71,6 +72,11 @@ class ScoringModel {
   // item is REFUSED_INPUT; a failing batch is tried again item by item, so that MODEL_ERROR hits
   // only those that fail alone. latency_ms is the time of this call.
   virtual std::vector<proto::Score> ScoreBatch(const std::vector<PreparedItem>& items) = 0;
+
+  // Any thread. From now on a batch under way or to come ends as soon as it can, with whatever
+  // results: a kind that generates stops within a decode step, one that asks a server within a
+  // moment. The others finish their batch.
+  virtual void Interrupt() {}
 
   // Empty for kinds that do not generate.
   virtual GenerationStats generation() const { return {}; }

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <random>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -148,8 +149,15 @@ class HttpChatClient final : public ChatClient {
                 retry > 0 ? absl::StrCat(retry + 1, " times") : "",
                 outcome.again && too_late ? ", no time for another try before the deadline" : ""));
       }
-      waiting_.sleep(wait);
+      Pause(wait);
     }
+  }
+
+  void Cancel() override {
+    MutexLock lock(mutex_);
+    cancelled_ = true;
+    cancelled_changed_.SignalAll();
+    for (httplib::Client* client : asking_) client->stop();
   }
 
   ChatStats stats() const override {
@@ -184,6 +192,7 @@ class HttpChatClient final : public ChatClient {
     absl::Duration wait;
     {
       MutexLock lock(mutex_);
+      if (cancelled_) return Cancelled();
       if (config_.max_dollars() > 0 && stats_.dollars >= config_.max_dollars()) {
         return absl::ResourceExhaustedError(absl::StrCat(
             "http.max_dollars is ", config_.max_dollars(), " and spent, nothing more is asked"));
@@ -201,8 +210,22 @@ class HttpChatClient final : public ChatClient {
       ++stats_.num_requests;
       stats_.num_retries += is_retry;
     }
-    if (wait > absl::ZeroDuration()) waiting_.sleep(wait);
+    if (wait > absl::ZeroDuration()) Pause(wait);
     return absl::OkStatus();
+  }
+
+  absl::Status Cancelled() const {
+    return absl::CancelledError(absl::StrCat(url_.origin, url_.path, ": cancelled here"));
+  }
+
+  // At most so long: Cancel ends it.
+  void Pause(absl::Duration wait) {
+    if (waiting_.sleep) return waiting_.sleep(wait);
+    const absl::Time until = absl::Now() + wait;
+    MutexLock lock(mutex_);
+    for (absl::Duration left = wait; !cancelled_ && left > absl::ZeroDuration();
+         left = until - absl::Now())
+      cancelled_changed_.WaitFor(mutex_, left);
   }
 
   absl::StatusOr<ChatAnswer> Account(absl::StatusOr<ChatAnswer> answer) {
@@ -261,8 +284,24 @@ class HttpChatClient final : public ChatClient {
       if (!huge) outcome.body.append(data, size);
       return !huge && !late();
     };
+    {
+      MutexLock lock(mutex_);
+      if (cancelled_) {
+        outcome.status = Cancelled();
+        return outcome;
+      }
+      asking_.insert(client.get());
+    }
     const httplib::Result result = client->send(request);
-    if (huge) {
+    bool cancelled = false;
+    {
+      MutexLock lock(mutex_);
+      asking_.erase(client.get());
+      cancelled = cancelled_;
+    }
+    if (cancelled && !result) {
+      outcome.status = Cancelled();
+    } else if (huge) {
       outcome.status = absl::InternalError("answered more than 1 MiB, expected a chat completion");
     } else if (!result) {
       Broken(result.error(), late(), timeout, &outcome);
@@ -323,6 +362,9 @@ class HttpChatClient final : public ChatClient {
   ChatStats stats_ ABSL_GUARDED_BY(mutex_);
   absl::Time next_start_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
   std::vector<std::unique_ptr<httplib::Client>> idle_ ABSL_GUARDED_BY(mutex_);
+  std::set<httplib::Client*> asking_ ABSL_GUARDED_BY(mutex_);
+  CondVar cancelled_changed_;
+  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 }  // namespace
@@ -330,7 +372,6 @@ class HttpChatClient final : public ChatClient {
 absl::StatusOr<std::unique_ptr<ChatClient>> ChatClient::Create(const proto::HttpConfig& config,
                                                                ChatWaiting waiting) {
   WB_ASSIGN_OR_RETURN(std::string key, ReadKey(config));
-  if (!waiting.sleep) waiting.sleep = [](absl::Duration by) { absl::SleepFor(by); };
   if (!waiting.jitter) {
     waiting.jitter = [] { return std::ldexp(static_cast<double>(std::random_device{}()), -32); };
   }

@@ -39,7 +39,7 @@ struct ChatStats {
 // What a client waits by; tests replace it.
 struct ChatWaiting {
   const Clock* clock = &Clock::Real();
-  std::function<void(absl::Duration)> sleep;  // Unset: sleeps.
+  std::function<void(absl::Duration)> sleep;  // Unset: sleeps, until Cancel.
   std::function<double()> jitter;             // In [0, 1), thread-safe. Unset: random.
 };
 
@@ -61,7 +61,12 @@ class ChatClient {
   //   ResourceExhausted  max_dollars is spent; requests already under way go on
   //   FailedPrecondition any other status, redirects among them; never tried again
   //   Internal           an answer that is no chat completion, or one above 1 MiB
+  //   Cancelled          Cancel came first
   virtual absl::StatusOr<ChatAnswer> Ask(const ChatQuestion& question, absl::Time deadline) = 0;
+
+  // Ends every Ask that is running or comes later, in a pause or with a request under way, at once;
+  // one that is still connecting ends by its time-out. Any thread; idempotent.
+  virtual void Cancel() = 0;
 
   virtual ChatStats stats() const = 0;
 };

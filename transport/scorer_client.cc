@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// One Score call = pieces of the batch, each either in flight at one replica or waiting for its
-// next attempt. The calling thread only waits and starts attempts; answers arrive on the library's
-// threads.
+// One Score call = pieces of the batch, each either in flight at one replica (at two, where the
+// first is slow) or waiting for its next attempt. The calling thread only waits and starts
+// attempts; answers arrive on the library's threads.
 #include "transport/scorer_client.h"
 
 #include <algorithm>
@@ -9,94 +9,46 @@
 #include <utility>
 
 #include "absl/status/status.h"
-#include "absl/strings/ascii.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/mutex.h"
-#include "proto/wire.grpc.pb.h"
+#include "transport/hedging.h"
 #include "transport/message_limits.h"
-#include "transport/rpc.h"
+#include "transport/replicas.h"
+#include "transport/score_piece.h"
 
 namespace wideberth::transport {
 namespace {
 
-struct Replica {
-  Replica(const std::string& address, const Credentials& own)
-      : address(address),
-        channel(MakeChannel(address, own, proto::SCORER, kMaxScoreAnswerBytes)),
-        stub(proto::Scorer::NewStub(channel)) {}
-  const std::string address;
-  const std::shared_ptr<grpc::Channel> channel;
-  const std::unique_ptr<proto::Scorer::Stub> stub;
-  int64_t num_outstanding = 0;  // Items.
-};
+// How long a replica that failed or fell silent is passed over, where others are there.
+constexpr absl::Duration kAvoid = absl::Seconds(2);
+// Of a call's usual time: a replica that answers nothing for so many is silent.
+constexpr int kSilentAfter = 4;
 
-// One attempt at one replica. It holds the channel, so it may not be destroyed by the library's
-// threads: a channel that ends on one of them makes that thread wait for itself.
-struct Attempt {
-  grpc::ClientContext context;
-  proto::ScoreRequest request;
-  proto::ScoreResponse response;
-  std::shared_ptr<Replica> replica;
-};
-
-// Items of a batch that travel together, and how far they are.
-struct Piece {
-  Piece(std::vector<size_t> items, const ScorerClient::Options& options)
-      : items(std::move(items)), backoff(options.first_backoff, options.max_backoff) {}
-  std::vector<size_t> items;
-  Backoff backoff;
-  std::shared_ptr<Attempt> attempt;  // In flight; null: waiting for `next_try`.
-  absl::Time next_try = absl::InfinitePast();
-  absl::Time unreachable_since = absl::InfiniteFuture();
-  int num_failures = 0;
-  std::string failed_address;  // Avoided at the next attempt if there is another.
-  std::string last_trouble;
-  bool overloaded = false;  // The last trouble was a full queue.
-};
-
-// Whether the request never reached the replica: such an attempt cannot be the fault of its items.
-bool NeverConnected(const absl::Status& status) {
-  return absl::IsUnavailable(status) &&
-         absl::StrContains(absl::AsciiStrToLower(status.message()), "failed to connect");
-}
-
-// Another attempt can help: the connection broke, the replica stopped or fell over. The rest are
-// verdicts about the request.
-bool MayPass(const absl::Status& status) {
-  switch (status.code()) {
-    case absl::StatusCode::kUnavailable:
-    case absl::StatusCode::kAborted:
-    case absl::StatusCode::kCancelled:
-    case absl::StatusCode::kInternal:
-    case absl::StatusCode::kUnknown:
-      return true;
-    default:
-      return false;
-  }
+Hedging::Options HedgingOf(const ScorerClient::Options& options) {
+  Hedging::Options hedging;
+  hedging.quantile = options.hedge_quantile;
+  return hedging;
 }
 
 class GrpcScorerClient final : public ScorerClient {
  public:
   GrpcScorerClient(absl::string_view scorer_name, const Options& options)
-      : name_(scorer_name), options_(options), shared_(std::make_shared<Shared>()) {}
+      : name_(scorer_name),
+        options_(options),
+        shared_(std::make_shared<Shared>()),
+        hedging_(HedgingOf(options)),
+        replicas_(options.own) {}
   ~GrpcScorerClient() override {
     Cancel();
     MutexLock lock(shared_->mutex);
     // Cancelled calls end at once, here, whatever their replica does.
-    for (const auto& [attempt, owned] : abandoned_) owned->context.TryCancel();
     while (Reap(), !abandoned_.empty()) shared_->changed.Wait(shared_->mutex);
   }
 
   std::vector<proto::Score> Score(const std::vector<proto::ScoreItem>& items,
                                   absl::Duration timeout) override {
-    Batch batch{items,
-                std::vector<proto::Score>(items.size()),
-                std::vector<bool>(items.size()),
-                absl::Now() + timeout,
-                timeout,
-                {}};
+    Batch batch{items, std::vector<proto::Score>(items.size()), absl::Now() + timeout, timeout, {}};
     const size_t piece_items = std::max(options_.max_items_per_call, 1);
     for (size_t first = 0; first < items.size(); first += piece_items) {
       std::vector<size_t> indices;
@@ -105,20 +57,16 @@ class GrpcScorerClient final : public ScorerClient {
       batch.pieces.push_back(std::make_shared<Piece>(std::move(indices), options_));
     }
     MutexLock lock(shared_->mutex);
-    Reap();
     while (!batch.pieces.empty()) {
       if (shared_->cancelled || absl::Now() >= batch.deadline) {
         GiveUp(batch, shared_->cancelled);
         break;
       }
-      absl::Time wake = batch.deadline;
+      Reap();
       CollectAnswers(batch);
-      for (const std::shared_ptr<Piece>& piece : batch.pieces) {
-        if (piece->attempt != nullptr) continue;
-        if (piece->next_try <= absl::Now()) StartAttempt(*piece, batch);
-        if (piece->attempt == nullptr && piece->next_try > absl::Now())
-          wake = std::min(wake, piece->next_try);
-      }
+      absl::Time wake = batch.deadline;
+      for (const std::shared_ptr<Piece>& piece : batch.pieces)
+        wake = std::min(wake, Advance(*piece, batch));
       // Answers that came while attempts were started are in `answered` already.
       if (!batch.pieces.empty() && !HasAnswer(batch))
         shared_->changed.WaitFor(shared_->mutex, wake - absl::Now());
@@ -128,14 +76,7 @@ class GrpcScorerClient final : public ScorerClient {
 
   void SetEndpoints(std::vector<std::string> addresses) override {
     MutexLock lock(shared_->mutex);
-    std::map<std::string, std::shared_ptr<Replica>> replicas;
-    for (const std::string& address : addresses) {
-      const auto known = replicas_.find(address);
-      replicas[address] = known != replicas_.end()
-                              ? known->second
-                              : std::make_shared<Replica>(address, options_.own);
-    }
-    replicas_ = std::move(replicas);
+    replicas_.Set(addresses);
     shared_->changed.SignalAll();
   }
 
@@ -143,6 +84,11 @@ class GrpcScorerClient final : public ScorerClient {
     MutexLock lock(shared_->mutex);
     shared_->cancelled = true;
     shared_->changed.SignalAll();
+  }
+
+  Stats stats() const override {
+    MutexLock lock(shared_->mutex);
+    return stats_;
   }
 
  private:
@@ -157,36 +103,105 @@ class GrpcScorerClient final : public ScorerClient {
   // Lives on the stack of one Score call.
   struct Batch {
     const std::vector<proto::ScoreItem>& items;
-    std::vector<proto::Score> scores;
-    std::vector<bool> answered;
+    std::vector<proto::Score> scores;  // With a status where there is a result.
     absl::Time deadline;
     absl::Duration timeout;
     std::vector<std::shared_ptr<Piece>> pieces;  // Those with an item unanswered.
   };
 
-  std::shared_ptr<Replica> LeastBusy(const std::string& avoid)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(shared_->mutex) {
-    std::shared_ptr<Replica> best;
-    for (const auto& [address, replica] : replicas_) {
-      if (address == avoid && replicas_.size() > 1) continue;
-      if (best == nullptr || replica->num_outstanding < best->num_outstanding) best = replica;
-    }
-    return best;
+  // How long a replica may answer nothing before it is silent.
+  absl::Duration Patience(const Batch& batch) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(shared_->mutex) {
+    const absl::Duration slow = kSilentAfter * hedging_.Typical();
+    return std::max(options_.min_silence, std::min(slow, batch.timeout / 4));
   }
 
-  void StartAttempt(Piece& piece, const Batch& batch)
+  // Starts what the piece needs now; when to look at it again.
+  absl::Time Advance(Piece& piece, const Batch& batch)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(shared_->mutex) {
-    const std::shared_ptr<Replica> replica = LeastBusy(piece.failed_address);
-    if (replica == nullptr) {
-      piece.last_trouble = "no replica is registered";
-      return;  // SetEndpoints wakes the caller.
+    const absl::Time now = absl::Now();
+    const absl::Duration patience = Patience(batch);
+    if (piece.attempts.empty()) {
+      if (piece.next_try > now) return piece.next_try;
+      std::shared_ptr<Replica> replica = replicas_.Pick(piece.tried, now, patience, false);
+      if (replica == nullptr) {
+        piece.tried.clear();
+        replica = replicas_.Pick({}, now, patience, false);
+      }
+      if (replica == nullptr) {
+        piece.last_trouble = "no replica is registered";
+        return absl::InfiniteFuture();  // SetEndpoints wakes the caller.
+      }
+      hedging_.NoteCall();
+      Start(Attempt::Reason::kTurn, replica, piece, batch);
     }
+    return std::min(RescueIfSilent(piece, batch, now, patience),
+                    HedgeIfSlow(piece, batch, now, patience));
+  }
+
+  // One that has the piece already is never asked again.
+  std::shared_ptr<Replica> Another(const Piece& piece, absl::Time now, absl::Duration patience)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(shared_->mutex) {
+    std::set<std::string> except = piece.tried;
+    for (const std::shared_ptr<Attempt>& attempt : piece.attempts)
+      except.insert(attempt->replica->address);
+    return replicas_.Pick(except, now, patience, true);
+  }
+
+  absl::Time RescueIfSilent(Piece& piece, const Batch& batch, absl::Time now,
+                            absl::Duration patience) ABSL_EXCLUSIVE_LOCKS_REQUIRED(shared_->mutex) {
+    absl::Time all_silent = absl::InfinitePast();
+    for (const std::shared_ptr<Attempt>& attempt : piece.attempts)
+      all_silent = std::max(all_silent, attempt->replica->unanswered_since + patience);
+    if (all_silent > now) return all_silent;
+    const std::shared_ptr<Replica> replica = Another(piece, now, patience);
+    if (replica == nullptr) return now + patience;
+    for (const std::shared_ptr<Attempt>& attempt : piece.attempts)
+      attempt->replica->Avoid(now + kAvoid);
+    if (piece.attempts.size() > 1) Abandon(piece, 0);
+    ++stats_.num_rescues;
+    Start(Attempt::Reason::kRescue, replica, piece, batch);
+    return now + patience;
+  }
+
+  absl::Time HedgeIfSlow(Piece& piece, const Batch& batch, absl::Time now, absl::Duration patience)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(shared_->mutex) {
+    const absl::Duration delay = hedging_.Delay();
+    if (piece.hedged || piece.attempts.size() > 1 || delay == absl::InfiniteDuration())
+      return absl::InfiniteFuture();
+    const absl::Time slow = piece.attempts[0]->started + delay;
+    if (slow > now) return slow;
+    const std::shared_ptr<Replica> replica = Another(piece, now, patience);
+    if (replica == nullptr || !WorthIt(piece, *replica, now, delay) || !hedging_.Spend())
+      return now + delay;
+    piece.hedged = true;
+    ++stats_.num_hedges;
+    Start(Attempt::Reason::kHedge, replica, piece, batch);
+    return absl::InfiniteFuture();
+  }
+
+  // Where every replica is about as busy, the piece would come no sooner by another, and the pool
+  // would only be busier: so only where the first has answered nothing at all for as long, or has
+  // twice as much to do.
+  bool WorthIt(const Piece& piece, const Replica& other, absl::Time now, absl::Duration delay) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(shared_->mutex) {
+    const Replica& first = *piece.attempts[0]->replica;
+    const int64_t num_items = static_cast<int64_t>(piece.items.size());
+    return first.Silent(now, delay) ||
+           2 * (other.num_outstanding + num_items) <= first.num_outstanding;
+  }
+
+  void Start(Attempt::Reason reason, const std::shared_ptr<Replica>& replica, Piece& piece,
+             const Batch& batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(shared_->mutex) {
     auto attempt = std::make_shared<Attempt>();
+    attempt->reason = reason;
+    attempt->items = piece.items;
+    attempt->started = absl::Now();
     attempt->context.set_deadline(absl::ToChronoTime(batch.deadline));
     for (const size_t i : piece.items) *attempt->request.add_item() = batch.items[i];
     attempt->replica = replica;
-    replica->num_outstanding += attempt->request.item_size();
-    piece.attempt = attempt;
+    replica->NoteCall(attempt->request.item_size(), attempt->started);
+    piece.attempts.push_back(attempt);
+    ++stats_.num_calls;
     replica->stub->async()->Score(
         &attempt->context, &attempt->request, &attempt->response,
         [shared = shared_, key = attempt.get()](const grpc::Status& status) {
@@ -196,6 +211,13 @@ class GrpcScorerClient final : public ScorerClient {
         });
   }
 
+  void Abandon(Piece& piece, size_t which) ABSL_EXCLUSIVE_LOCKS_REQUIRED(shared_->mutex) {
+    const std::shared_ptr<Attempt> attempt = piece.attempts[which];
+    piece.attempts.erase(piece.attempts.begin() + static_cast<std::ptrdiff_t>(which));
+    attempt->context.TryCancel();
+    abandoned_[attempt.get()] = attempt;
+  }
+
   // Forgets abandoned attempts whose call is over.
   void Reap() ABSL_EXCLUSIVE_LOCKS_REQUIRED(shared_->mutex) {
     for (auto it = abandoned_.begin(); it != abandoned_.end();) {
@@ -203,123 +225,156 @@ class GrpcScorerClient final : public ScorerClient {
         ++it;
         continue;
       }
-      it->second->replica->num_outstanding -= it->second->request.item_size();
+      it->second->replica->NoteEnd(it->second->request.item_size());
       it = abandoned_.erase(it);
     }
   }
 
   bool HasAnswer(const Batch& batch) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(shared_->mutex) {
     for (const std::shared_ptr<Piece>& piece : batch.pieces) {
-      if (shared_->answered.count(piece->attempt.get()) > 0) return true;
+      for (const std::shared_ptr<Attempt>& attempt : piece->attempts) {
+        if (shared_->answered.count(attempt.get()) > 0) return true;
+      }
     }
     return false;
   }
 
   void CollectAnswers(Batch& batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(shared_->mutex) {
     for (const std::shared_ptr<Piece>& piece : batch.pieces) {
-      const auto answer = shared_->answered.find(piece->attempt.get());
-      if (answer == shared_->answered.end()) continue;
-      const std::shared_ptr<Attempt> attempt = std::move(piece->attempt);
-      piece->attempt = nullptr;
-      attempt->replica->num_outstanding -= attempt->request.item_size();
-      absl::Status status = std::move(answer->second);
-      shared_->answered.erase(answer);
-      if (status.ok() && attempt->response.score_size() != static_cast<int>(piece->items.size())) {
-        status = absl::InternalError(absl::StrCat("answered ", attempt->response.score_size(),
-                                                  " scores to ", piece->items.size(), " items"));
+      for (const std::shared_ptr<Attempt>& attempt : std::vector(piece->attempts)) {
+        if (piece->items.empty()) break;
+        const auto answer = shared_->answered.find(attempt.get());
+        if (answer == shared_->answered.end()) continue;
+        absl::Status status = std::move(answer->second);
+        shared_->answered.erase(answer);
+        piece->attempts.erase(std::find(piece->attempts.begin(), piece->attempts.end(), attempt));
+        attempt->replica->NoteEnd(attempt->request.item_size());
+        const size_t num_scores = static_cast<size_t>(attempt->response.score_size());
+        if (status.ok() && num_scores != attempt->items.size()) {
+          status = absl::InternalError(absl::StrCat("answered ", num_scores, " scores to ",
+                                                    attempt->items.size(), " items"));
+        }
+        if (status.ok()) {
+          TakeScores(*piece, *attempt, batch);
+        } else {
+          Judge(*piece, *attempt, status, batch);
+        }
       }
-      if (status.ok()) {
-        TakeScores(*piece, *attempt, batch);
-      } else {
-        Judge(*piece, *attempt, status, batch);
-      }
+      while (piece->items.empty() && !piece->attempts.empty()) Abandon(*piece, 0);
     }
     batch.pieces.erase(std::remove_if(batch.pieces.begin(), batch.pieces.end(),
                                       [](const auto& p) { return p->items.empty(); }),
                        batch.pieces.end());
   }
 
-  // Items whose result is OVERLOADED stay in the piece and are tried again.
-  void TakeScores(Piece& piece, Attempt& attempt, Batch& batch) {
-    std::vector<size_t> again;
-    for (size_t k = 0; k < piece.items.size(); ++k) {
+  // Items whose result is OVERLOADED stay in the piece and are tried again; while another replica
+  // works on the piece, so do those that failed here.
+  void TakeScores(Piece& piece, Attempt& attempt, Batch& batch)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(shared_->mutex) {
+    bool room = true;
+    for (size_t k = 0; k < attempt.items.size(); ++k) {
       proto::Score& score = *attempt.response.mutable_score(static_cast<int>(k));
-      if (score.status() == proto::OVERLOADED) {
-        again.push_back(piece.items[k]);
+      proto::Score& result = batch.scores[attempt.items[k]];
+      if (result.has_status()) continue;  // Of another attempt.
+      if (!score.has_status()) {
+        score.set_status(proto::MALFORMED_OUTPUT);
+        score.set_message(absl::StrCat("scorer ", name_, ": answered a score without a status"));
+      }
+      if (score.status() == proto::OVERLOADED ||
+          (!IsVerdict(score.status()) && !piece.attempts.empty())) {
+        room &= score.status() != proto::OVERLOADED;
         piece.last_trouble =
             absl::StrCat("replica at ", attempt.replica->address, ": ", score.message());
-      } else {
-        if (!score.has_scorer_name()) score.set_scorer_name(name_);
-        batch.scores[piece.items[k]].Swap(&score);
+        continue;
       }
+      if (!score.has_scorer_name()) score.set_scorer_name(name_);
+      result.Swap(&score);
     }
-    piece.items = std::move(again);
-    piece.failed_address.clear();
-    piece.overloaded = true;
+    const auto answered = [&](size_t i) { return batch.scores[i].has_status(); };
+    piece.items.erase(std::remove_if(piece.items.begin(), piece.items.end(), answered),
+                      piece.items.end());
+    NoteAnswer(attempt, room);
+    if (room) hedging_.NoteLatency(absl::Now() - attempt.started);
+    if (piece.items.empty()) {
+      stats_.num_hedges_won += attempt.reason == Attempt::Reason::kHedge;
+      return;
+    }
+    piece.overloaded = !room;
     piece.num_failures = 0;
     piece.unreachable_since = absl::InfiniteFuture();
-    piece.next_try = absl::Now() + piece.backoff.Next();
+    TryElsewhere(piece, attempt, batch);
   }
 
-  // What a failed attempt means for its piece: another try, or a typed result.
-  void Judge(Piece& piece, const Attempt& attempt, const absl::Status& status, Batch& batch) {
-    piece.failed_address = attempt.replica->address;
-    piece.next_try = absl::Now() + piece.backoff.Next();
+  void NoteAnswer(const Attempt& attempt, bool room) {
+    const absl::Time now = absl::Now();
+    if (room) {
+      attempt.replica->NoteAnswer(now);
+    } else {
+      attempt.replica->NoteRefusal(now + options_.first_backoff);
+    }
+  }
+
+  // The next attempt goes to a replica that has not been asked yet, at once; where there is none,
+  // all have their turn again after a pause.
+  void TryElsewhere(Piece& piece, const Attempt& attempt, const Batch& batch)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(shared_->mutex) {
+    piece.tried.insert(attempt.replica->address);
+    if (!piece.attempts.empty()) return;
+    piece.next_try = absl::Now();
+    if (Another(piece, piece.next_try, Patience(batch)) != nullptr) return;
+    if (piece.overloaded) hedging_.NoteFull();
+    piece.tried.clear();
+    piece.next_try += piece.backoff.Next();
+  }
+
+  // What a failed attempt means for its piece: another try, or a typed result. Nothing while
+  // another attempt is in flight.
+  void Judge(Piece& piece, const Attempt& attempt, const absl::Status& status, Batch& batch)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(shared_->mutex) {
+    const absl::Time now = absl::Now();
     if (absl::IsDeadlineExceeded(status)) {
       if (!piece.overloaded)
         piece.last_trouble =
             absl::StrCat("replica at ", attempt.replica->address, " did not answer");
-      return;  // The batch's own deadline has come too.
+      // The batch's own deadline has come too.
+      return TryElsewhere(piece, attempt, batch);
     }
     piece.last_trouble =
         absl::StrCat("replica at ", attempt.replica->address, ": ", status.message());
     piece.overloaded = absl::IsResourceExhausted(status);
-    if (piece.overloaded) return;
+    if (absl::IsUnavailable(status) || absl::IsCancelled(status)) {
+      attempt.replica->Avoid(now + kAvoid);
+    } else {
+      NoteAnswer(attempt, !piece.overloaded);
+    }
+    TryElsewhere(piece, attempt, batch);
+    if (piece.overloaded || !piece.attempts.empty()) return;
     if (NeverConnected(status)) {
-      piece.unreachable_since = std::min(piece.unreachable_since, absl::Now());
-      if (absl::Now() - piece.unreachable_since < options_.unreachable_timeout) return;
+      piece.unreachable_since = std::min(piece.unreachable_since, now);
+      if (now - piece.unreachable_since < options_.unreachable_timeout) return;
     } else if (MayPass(status) && ++piece.num_failures < options_.max_attempts) {
       return;
     }
-    Settle(piece, proto::MODEL_ERROR, absl::StrCat("scorer ", name_, ": ", piece.last_trouble),
-           batch);
-  }
-
-  void Settle(Piece& piece, proto::ScoreStatus status, const std::string& message, Batch& batch) {
-    for (const size_t i : piece.items) {
-      proto::Score& score = batch.scores[i];
-      score.set_scorer_name(name_);
-      score.set_status(status);
-      score.set_message(message);
-    }
-    piece.items.clear();
+    Settle(piece, name_, proto::MODEL_ERROR, piece.last_trouble, &batch.scores);
   }
 
   // The end of the time: what is not answered gets its type, what is in flight is left to itself.
   void GiveUp(Batch& batch, bool cancelled) ABSL_EXCLUSIVE_LOCKS_REQUIRED(shared_->mutex) {
     CollectAnswers(batch);
+    const std::string within = absl::StrCat(" within ", absl::FormatDuration(batch.timeout), "; ");
     for (const std::shared_ptr<Piece>& piece : batch.pieces) {
-      if (piece->attempt != nullptr) {
-        // After a full queue the last attempt only had no time left to be told the same.
-        if (!piece->overloaded) {
-          piece->last_trouble =
-              absl::StrCat("replica at ", piece->attempt->replica->address, " did not answer");
-        }
-        piece->attempt->context.TryCancel();
-        abandoned_[piece->attempt.get()] = piece->attempt;
-      }
-      const std::string within = absl::StrCat(" within ", absl::FormatDuration(batch.timeout));
+      // After a full queue the last attempt only had no time left to be told the same.
+      if (!piece->attempts.empty() && !piece->overloaded)
+        piece->last_trouble = absl::StrCat("replica at ", piece->where(), " did not answer");
+      while (!piece->attempts.empty()) Abandon(*piece, 0);
       if (cancelled) {
-        Settle(*piece, proto::MODEL_ERROR, absl::StrCat("scorer ", name_, ": cancelled here"),
-               batch);
+        Settle(*piece, name_, proto::MODEL_ERROR, "cancelled here", &batch.scores);
       } else if (piece->overloaded) {
-        Settle(*piece, proto::OVERLOADED,
-               absl::StrCat("scorer ", name_, ": no room", within, "; ", piece->last_trouble),
-               batch);
+        Settle(*piece, name_, proto::OVERLOADED,
+               absl::StrCat("no room", within, piece->last_trouble), &batch.scores);
       } else {
-        Settle(*piece, proto::TIMED_OUT,
-               absl::StrCat("scorer ", name_, ": no score", within, "; ", piece->last_trouble),
-               batch);
+        Settle(*piece, name_, proto::TIMED_OUT,
+               absl::StrCat("no score", within, piece->last_trouble), &batch.scores);
       }
     }
   }
@@ -327,7 +382,9 @@ class GrpcScorerClient final : public ScorerClient {
   const std::string name_;
   const Options options_;
   const std::shared_ptr<Shared> shared_;
-  std::map<std::string, std::shared_ptr<Replica>> replicas_ ABSL_GUARDED_BY(shared_->mutex);
+  Replicas replicas_ ABSL_GUARDED_BY(shared_->mutex);
+  Hedging hedging_ ABSL_GUARDED_BY(shared_->mutex);
+  Stats stats_ ABSL_GUARDED_BY(shared_->mutex);
   std::map<const Attempt*, std::shared_ptr<Attempt>> abandoned_ ABSL_GUARDED_BY(shared_->mutex);
 };
 

@@ -33,11 +33,16 @@ class ScoreCall final : public grpc::ServerUnaryReactor {
   explicit ScoreCall(proto::ScoreResponse* response)
       : ending_(std::make_shared<Ending>(this, response)) {}
   const std::shared_ptr<Ending>& ending() const { return ending_; }
-  void OnCancel() override { ending_->Finish(absl::CancelledError("the call was cancelled")); }
+  const std::shared_ptr<std::atomic<bool>>& gone() const { return gone_; }
+  void OnCancel() override {
+    *gone_ = true;
+    ending_->Finish(absl::CancelledError("the call was cancelled"));
+  }
   void OnDone() override { delete this; }
 
  private:
   const std::shared_ptr<Ending> ending_;
+  const std::shared_ptr<std::atomic<bool>> gone_ = std::make_shared<std::atomic<bool>>(false);
 };
 
 void Ending::Finish(absl::StatusOr<proto::ScoreResponse> answer) {
@@ -59,11 +64,12 @@ class ScorerCalls final : public proto::Scorer::CallbackService {
                                   proto::ScoreResponse* response) override {
     auto* call = new ScoreCall(response);
     const std::shared_ptr<Ending> ending = call->ending();
-    const absl::Status refused = NoThrow([&]() -> absl::Status {
+    const auto finish = [ending](absl::StatusOr<proto::ScoreResponse> answer) {
+      ending->Finish(std::move(answer));
+    };
+    const absl::Status refused = NoThrow([&, gone = call->gone()]() -> absl::Status {
       WB_RETURN_IF_ERROR(CheckMessage(*request));
-      handler_->Score(*request, [ending](absl::StatusOr<proto::ScoreResponse> answer) {
-        ending->Finish(std::move(answer));
-      });
+      handler_->Score(*request, finish, gone);
       return absl::OkStatus();
     });
     if (!refused.ok()) ending->Finish(refused);

@@ -3,6 +3,7 @@
 // call of a ScoreHandler.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <string>
@@ -16,13 +17,15 @@
 namespace wideberth::transport {
 
 // `Score` is called from several server threads at once; it enqueues and returns. `done` is called
-// once, from any thread, possibly before `Score` returns; it may be called after the client has
-// gone. ResourceExhausted makes the client back off and try again.
+// once, from any thread, possibly before `Score` returns; it may be called, or not, after the
+// client has gone, which `gone` says from then on. ResourceExhausted makes the client ask
+// elsewhere, or back off and try again.
 class ScoreHandler {
  public:
+  using Done = std::function<void(absl::StatusOr<proto::ScoreResponse>)>;
+  using Gone = std::shared_ptr<const std::atomic<bool>>;
   virtual ~ScoreHandler() = default;
-  virtual void Score(proto::ScoreRequest request,
-                     std::function<void(absl::StatusOr<proto::ScoreResponse>)> done) = 0;
+  virtual void Score(proto::ScoreRequest request, Done done, Gone gone) = 0;
 };
 
 class ScorerServer {

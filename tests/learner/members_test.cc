@@ -91,6 +91,18 @@ TEST_F(MembersTest, ScorersAreFoundByNameAndOnlyWhileTheyLive) {
   EXPECT_EQ(endpoints[0].address(0), "h:1");
 }
 
+TEST_F(MembersTest, AScorerThatEndsIsNotFoundAnyMore) {
+  const auto first = members_.Register(Scorer("scorer-safety-0", "safety", "h:1"))->member_id;
+  ASSERT_TRUE(members_.Register(Scorer("scorer-safety-1", "safety", "h:2")).ok());
+  proto::MemberStatus status;
+  status.set_state("draining");
+  members_.Heartbeat(first, status, false);
+  const auto endpoints = members_.ScorerEndpoints();
+  ASSERT_EQ(endpoints.size(), 1u);
+  ASSERT_EQ(endpoints[0].address_size(), 1);
+  EXPECT_EQ(endpoints[0].address(0), "h:2");
+}
+
 TEST_F(MembersTest, TheRunEndsForAMemberWhenItWasToldOrIsLost) {
   const auto a = members_.Register(Actor("actor-0"))->member_id;
   ASSERT_TRUE(members_.Register(Actor("actor-1")).ok());

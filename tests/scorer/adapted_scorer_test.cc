@@ -15,6 +15,7 @@
 #include "base/text_proto.h"
 #include "nlohmann/json.hpp"
 #include "scorer/batcher.h"
+#include "scorer/conversation_key.h"
 #include "scorer/scoring_model.h"
 #include "tests/scorer/fake_scoring_model.h"
 #include "tests/testing/paths.h"

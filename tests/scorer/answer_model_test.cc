@@ -6,6 +6,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <thread>
+
 #include "base/text_proto.h"
 #include "scorer/scoring_model.h"
 #include "tests/scorer/fake_scoring_model.h"
@@ -108,6 +110,21 @@ TEST_F(AnswerModelTest, AQuestionOutOfTimeIsLeftAndTheOthersGoOn) {
     EXPECT_FALSE(answers[i].timed_out);
     EXPECT_EQ(answers[i].samples[0].text, whole[i].samples[0].text);
   }
+}
+
+TEST_F(AnswerModelTest, AnInterruptedGenerationEndsAndNoOtherBegins) {
+  const auto model = Load("generative { temperature: 1 num_samples: 500 max_new_tokens: 100 }");
+  const AnswerModel::Question question = {*model->Read(MakeItem("how do you stop it", "use kill"))};
+  std::vector<AnswerModel::Answers> answers;
+  std::thread device([&] { answers = *model->Generate({question}); });
+  model->Interrupt();
+  device.join();
+  EXPECT_TRUE(answers[0].timed_out);
+  for (const AnswerModel::Answer& answer : answers[0].samples) EXPECT_LT(answer.num_tokens, 100);
+  const auto later = *model->Generate({question, question});
+  ASSERT_EQ(later.size(), 2);
+  EXPECT_TRUE(later[1].timed_out);
+  EXPECT_TRUE(later[1].samples.empty());
 }
 
 TEST_F(AnswerModelTest, WhatCannotGenerateIsSaid) {

@@ -6,10 +6,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <optional>
 #include <thread>
 
 #include "base/clock.h"
+#include "scorer/conversation_key.h"
 #include "tests/scorer/fake_scoring_model.h"
 
 namespace wideberth::scorer {
@@ -228,12 +230,29 @@ TEST_F(BatcherTest, NothingIsLeftUnansweredByTheEnd) {
   const auto abandoned = Submit({MakeItem("p", "a")});
   batcher_->Abandon("the scorer was told to end");
   ASSERT_TRUE(abandoned->has_value());
-  EXPECT_EQ((**abandoned)[0].status(), proto::MODEL_ERROR);
+  EXPECT_EQ((**abandoned)[0].status(), proto::OVERLOADED) << "another scorer may have it";
   EXPECT_EQ((**abandoned)[0].message(), "the scorer was told to end");
+  EXPECT_TRUE(model_.interrupted);
   Make({});
   const auto orphan = Submit({MakeItem("p", "a")});
   batcher_.reset();
   EXPECT_TRUE(orphan->has_value());
+}
+
+TEST_F(BatcherTest, WhatNobodyWaitsForAnyMoreIsNotComputed) {
+  Make({});
+  const auto gone = std::make_shared<std::atomic<bool>>(false);
+  batcher_->Submit(
+      {MakeItem("p", "a"), MakeItem("p", "bb")}, [](Scores) { FAIL(); }, gone);
+  const auto stays = Submit({MakeItem("p", "bb")});
+  *gone = true;
+  clock_.Advance(absl::Seconds(1));
+  EXPECT_EQ(RunOnce(), 1);
+  EXPECT_THAT(model_.batches, ElementsAre(ElementsAre("bb")));
+  ASSERT_TRUE(stays->has_value()) << "the same item of another caller";
+  EXPECT_EQ((**stays)[0].value(), 2);
+  EXPECT_EQ(batcher_->Stats().num_dropped, 2);
+  EXPECT_EQ(batcher_->Stats().num_waiting, 0);
 }
 
 TEST_F(BatcherTest, AnEmptyRequestIsAnsweredAtOnce) {

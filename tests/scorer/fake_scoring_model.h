@@ -3,6 +3,7 @@
 // fails and how long a batch takes.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <string>
 #include <utility>
@@ -51,12 +52,15 @@ class FakeScoringModel final : public ScoringModel {
     return scores;
   }
 
+  void Interrupt() override { interrupted = true; }
+
   const ScorerIdentity& identity() const override { return identity_; }
   GenerationStats generation() const override { return generated; }
 
   std::vector<std::vector<std::string>> batches;  // Completions, batch by batch.
   std::function<void()> during_batch;
   GenerationStats generated;
+  std::atomic<bool> interrupted = false;
   const Clock* clock = nullptr;  // Where set, an item that is late is TIMED_OUT.
 
  private:

@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <thread>
 
 #include "base/file.h"
 #include "base/text_proto.h"
@@ -145,6 +146,19 @@ TEST_F(HttpJudgeModelTest, AsksNoMoreThanMaxConcurrentAtOnce) {
   for (const proto::Score& score : Score(completions)) EXPECT_EQ(score.value(), 1);
   EXPECT_EQ(server_->requests().size(), 40u);
   EXPECT_LE(server_->most_at_once(), 3);
+}
+
+TEST_F(HttpJudgeModelTest, AnInterruptedBatchEndsAndItsItemsMayGoElsewhere) {
+  Serve(ChatServer::Stalls());
+  Make("http { request_timeout: 3600 max_concurrent: 2 }");
+  std::vector<proto::Score> scores;
+  std::thread device([&] { scores = Score({"a", "b", "c"}); });
+  while (server_->requests().size() < 2) std::this_thread::yield();
+  model_->Interrupt();
+  device.join();
+  ASSERT_EQ(scores.size(), 3);
+  for (const proto::Score& score : scores) EXPECT_EQ(score.status(), proto::OVERLOADED);
+  EXPECT_EQ(server_->requests().size(), 2);
 }
 
 TEST_F(HttpJudgeModelTest, ASpentBudgetIsSaid) {

@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/text_proto.h"
 #include "scorer/batcher.h"
+#include "scorer/conversation_key.h"
 #include "tests/scorer/fake_scoring_model.h"
 
 namespace wideberth::scorer {

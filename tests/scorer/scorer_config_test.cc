@@ -199,6 +199,16 @@ TEST(ScorerConfigTest, NumbersHaveBounds) {
             "scorer \"safety\": max_batch_tokens is 0, must be at least 1");
   EXPECT_EQ(Message(kVerdict, "max_batch_wait_ms: -1"),
             "scorer \"safety\": max_batch_wait_ms is -1, must be at least 0");
+  EXPECT_EQ(Message(kVerdict, "max_latency_ms: -1"),
+            "scorer \"safety\": max_latency_ms is -1, must be at least 0");
+  EXPECT_EQ(Message(kVerdict, "max_latency_ms: 9"),
+            "scorer \"safety\": max_latency_ms is 9, must be 0 or at least max_batch_wait_ms, "
+            "which is 10");
+  EXPECT_EQ(Message(kVerdict, "max_latency_ms: 10 hedge_quantile: 1"), "");
+  EXPECT_EQ(Message(kVerdict, "hedge_quantile: 0"),
+            "scorer \"safety\": hedge_quantile is 0, must be above 0 and at most 1 (1: never)");
+  EXPECT_EQ(Message(kVerdict, "hedge_quantile: nan"),
+            "scorer \"safety\": hedge_quantile is nan, must be above 0 and at most 1 (1: never)");
   EXPECT_EQ(Message(kVerdict, "queue_items: 0"),
             "scorer \"safety\": queue_items is 0, must be at least 1");
   EXPECT_EQ(Message(kVerdict, "cache_items: -1"),

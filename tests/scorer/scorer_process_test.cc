@@ -231,6 +231,56 @@ TEST_F(ScorerProcessTest, ASignalEndsIt) {
   EXPECT_EQ(Wait(pid), 0) << Log();
 }
 
+TEST_F(ScorerProcessTest, BeforeItEndsItSaysSo) {
+  const pid_t pid = Start(0);
+  const auto client = ClientOf("scorer-safety-0");
+  EXPECT_EQ(client->Score({MakeItem("p", "c")}, absl::Minutes(1))[0].status(), proto::SCORED);
+  ::kill(pid, SIGTERM);
+  EXPECT_TRUE(WaitUntil([&] { return states_["scorer-safety-0"] == "draining"; }));
+  EXPECT_EQ(Wait(pid), 0) << Log();
+}
+
+// Its answer takes many times as long as the end may.
+TEST_F(ScorerProcessTest, AGenerationUnderWayDoesNotHoldUpTheEnd) {
+  MakeGenerative();
+  config_.mutable_generative()->set_max_new_tokens(150);
+  config_.mutable_generative()->set_temperature(1);
+  config_.mutable_generative()->set_num_samples(5000);
+  const pid_t pid = Start(0);
+  const auto client = ClientOf("scorer-safety-0");
+  auto scores = std::async(std::launch::async,
+                           [&] { return client->Score({MakeItem("p", "c")}, absl::Minutes(5)); });
+  ASSERT_TRUE(WaitUntil([&] { return states_["scorer-safety-0"] == "scoring"; }));
+  ::kill(pid, SIGTERM);
+  EXPECT_EQ(Wait(pid), 0) << Log();
+  EXPECT_THAT(Log(), ::testing::Not(HasSubstr("left behind")));
+  client->Cancel();
+  EXPECT_NE(scores.get()[0].status(), proto::SCORED);
+}
+
+// Nor does a judge's server that wants to be left alone for an hour.
+TEST_F(ScorerProcessTest, AJudgesBackOffDoesNotHoldUpTheEnd) {
+  using wideberth::testing::ChatServer;
+  ChatServer judge(ChatServer::RetryAfter("3600"));
+  config_.Clear();
+  config_.set_name("safety");
+  config_.set_kind(proto::ScorerConfig::HTTP_JUDGE);
+  config_.set_timeout(36000);
+  config_.mutable_judge()->set_rubric("{prompt} {completion} Grade:");
+  config_.mutable_http()->set_base_url(judge.url());
+  config_.mutable_http()->set_model("judge-1");
+  const pid_t pid = Start(0);
+  const auto client = ClientOf("scorer-safety-0");
+  auto scores = std::async(std::launch::async,
+                           [&] { return client->Score({MakeItem("p", "c")}, absl::Minutes(5)); });
+  ASSERT_TRUE(WaitUntil([&] { return states_["scorer-safety-0"] == "scoring"; }));
+  ::kill(pid, SIGTERM);
+  EXPECT_EQ(Wait(pid), 0) << Log();
+  EXPECT_THAT(Log(), ::testing::Not(HasSubstr("left behind")));
+  client->Cancel();
+  EXPECT_NE(scores.get()[0].status(), proto::SCORED);
+}
+
 TEST_F(ScorerProcessTest, ItemsOfAScorerKilledMidBatchAreScoredByAnother) {
   config_.set_max_batch_wait_ms(1000 * 1000);  // The first never gets to it.
   const pid_t first = Start(0);

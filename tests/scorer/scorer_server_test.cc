@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "base/bounded_queue.h"
 #include "base/clock.h"
 #include "scorer/drain.h"
 #include "scorer/membership.h"
@@ -31,7 +32,8 @@ class ScorerServerTest : public ::testing::Test {
     proto::ScoreRequest request;
     for (const proto::ScoreItem& item : items) *request.add_item() = item;
     auto answer = std::make_shared<std::optional<Response>>();
-    endpoint_.Score(request, [answer](Response response) { *answer = std::move(response); });
+    endpoint_.Score(
+        request, [answer](Response response) { *answer = std::move(response); }, nullptr);
     return answer;
   }
 
@@ -162,9 +164,42 @@ TEST_F(ScorerServerTest, TheEndDoesNotWaitForTheDeviceForEver) {
   clock_.Advance(absl::Seconds(1));
   EXPECT_TRUE(drain.InTime());
   ASSERT_TRUE(answer->has_value());
-  EXPECT_EQ((**answer)->score(0).status(), proto::MODEL_ERROR);
+  EXPECT_EQ((**answer)->score(0).status(), proto::OVERLOADED);
+  EXPECT_TRUE(model_.interrupted);
   clock_.Advance(absl::Seconds(15));
   EXPECT_FALSE(drain.InTime());
+}
+
+TEST_F(ScorerServerTest, WithANoticeItemsAreStillAcceptedUntilClientsHaveHeard) {
+  Drain drain(&endpoint_, absl::Seconds(15), &clock_);
+  int num_announced = 0;
+  drain.Open(&batcher_, [&] {
+    ++num_announced;
+    EXPECT_EQ(batcher_.Stats().num_waiting, 0);
+  });
+  EXPECT_TRUE(drain.Begin(absl::OkStatus(), "test", absl::Seconds(2)));
+  EXPECT_EQ(num_announced, 1);
+  EXPECT_EQ(endpoint_.Status().state(), "draining");
+  clock_.Advance(absl::Seconds(1));
+  EXPECT_TRUE(drain.InTime());
+  const auto accepted = Score({MakeItem("p", "a")});
+  EXPECT_FALSE(accepted->has_value());
+  clock_.Advance(absl::Seconds(1));
+  EXPECT_TRUE(drain.InTime());
+  const auto refused = Score({MakeItem("p", "b")});
+  ASSERT_TRUE(refused->has_value());
+  EXPECT_EQ((**refused)->score(0).status(), proto::OVERLOADED);
+  batcher_.Run();
+  ASSERT_TRUE(accepted->has_value());
+  EXPECT_EQ((**accepted)->score(0).status(), proto::SCORED);
+}
+
+TEST_F(ScorerServerTest, TheEndOfTheRunCutsTheNoticeShort) {
+  Drain drain(&endpoint_, absl::Seconds(15), &clock_);
+  drain.Open(&batcher_);
+  EXPECT_TRUE(drain.Begin(absl::OkStatus(), "a signal", absl::Seconds(2)));
+  EXPECT_TRUE(drain.Begin(absl::OkStatus(), "the learner says so"));
+  batcher_.Run();
 }
 
 TEST(ExitCodeTest, BadInputIsToldFromWhatMayPass) {
@@ -270,6 +305,27 @@ TEST_F(MembershipTest, ARefusedRegistrationIsAnErrorAtOnce) {
   answer_.set_known(false);
   refusal_ = absl::InvalidArgumentError("no scorer of that name");
   EXPECT_EQ(membership.Beat().status().message(), "no scorer of that name");
+}
+
+TEST_F(MembershipTest, AChangeIsToldAtOnce) {
+  Membership membership = Make();
+  ASSERT_TRUE(membership.Join().ok());
+  BoundedQueue<int> beats(8);
+  auto answering = learner_.on_heartbeat;
+  int num_beats = 0;
+  learner_.on_heartbeat = [&](const proto::HeartbeatRequest& request) {
+    if (++num_beats == 1) membership.BeatSoon();  // While the beat is under way.
+    int beat = num_beats;
+    EXPECT_TRUE(beats.TryPush(beat).ok());
+    return answering(request);
+  };
+  std::thread beating([&] { EXPECT_TRUE(membership.Run(absl::Hours(1)).ok()); });
+  EXPECT_EQ(beats.Pop(absl::Minutes(1)), 1);
+  EXPECT_EQ(beats.Pop(absl::Minutes(1)), 2);
+  membership.BeatSoon();
+  EXPECT_EQ(beats.Pop(absl::Minutes(1)), 3);
+  membership.Stop();
+  beating.join();
 }
 
 TEST_F(MembershipTest, StopEndsTheRun) {

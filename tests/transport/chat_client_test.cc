@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <thread>
 
 #include "base/file.h"
 #include "base/text_proto.h"
@@ -244,6 +245,27 @@ TEST_F(ChatClientTest, KeysComeFromTheEnvironmentOrAFile) {
   config.set_key_path(folder.Join("key"));
   ASSERT_TRUE((*ChatClient::Create(config))->Ask({"?"}, absl::InfiniteFuture()).ok());
   EXPECT_EQ(server_->requests().at(0).get_header_value("Authorization"), "Bearer sk-from-file");
+}
+
+TEST_F(ChatClientTest, CancelEndsAPauseAndARequestUnderWay) {
+  for (const bool stalls : {false, true}) {
+    Serve(stalls ? ChatServer::Stalls() : ChatServer::RetryAfter("3600"));
+    proto::HttpConfig config;
+    config.set_base_url(server_->url());
+    config.set_request_timeout(3600);
+    client_ = *ChatClient::Create(config);  // Its pauses are real.
+    absl::Status status;
+    std::thread asking([&] {
+      status = client_->Ask({"How bad is it?", 0, 7}, absl::InfiniteFuture()).status();
+    });
+    while (server_->requests().empty()) std::this_thread::yield();
+    client_->Cancel();
+    asking.join();
+    EXPECT_EQ(status.code(), absl::StatusCode::kCancelled) << status;
+    EXPECT_EQ(client_->Ask({"And now?", 0, 7}, absl::InfiniteFuture()).status().code(),
+              absl::StatusCode::kCancelled);
+    EXPECT_EQ(server_->requests().size(), 1);
+  }
 }
 
 }  // namespace

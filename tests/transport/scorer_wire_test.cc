@@ -5,85 +5,17 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
-#include <functional>
 #include <thread>
 
-#include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "base/bounded_queue.h"
-#include "transport/scorer_client.h"
-#include "transport/scorer_service.h"
+#include "tests/transport/function_scorer.h"
 
 namespace wideberth::transport {
 namespace {
 
-using ::testing::AllOf;
 using ::testing::HasSubstr;
-using Done = std::function<void(absl::StatusOr<proto::ScoreResponse>)>;
-
-// Each item's score is the length of its completion.
-proto::ScoreResponse LengthsOf(const proto::ScoreRequest& request) {
-  proto::ScoreResponse response;
-  for (const proto::ScoreItem& item : request.item()) {
-    proto::Score* score = response.add_score();
-    score->set_status(proto::SCORED);
-    score->set_value(static_cast<double>(item.completion().size()));
-  }
-  return response;
-}
-
-class FunctionScorer final : public ScoreHandler {
- public:
-  using Function = std::function<void(const proto::ScoreRequest&, Done)>;
-  explicit FunctionScorer(Function function) : function_(std::move(function)) {}
-  void Score(proto::ScoreRequest request, Done done) override {
-    function_(request, std::move(done));
-  }
-
- private:
-  const Function function_;
-};
-
-void AnswerLengths(const proto::ScoreRequest& request, Done done) { done(LengthsOf(request)); }
-
-std::unique_ptr<ScorerServer> Serve(ScoreHandler* handler) {
-  auto server = ScorerServer::Start("127.0.0.1:0", handler);
-  EXPECT_TRUE(server.ok()) << server.status();
-  return *std::move(server);
-}
-
-std::vector<proto::ScoreItem> Items(int count) {
-  std::vector<proto::ScoreItem> items(count);
-  for (int i = 0; i < count; ++i) items[i].set_completion(std::string(i, 'x'));
-  return items;
-}
-
-ScorerClient::Options Quick() {
-  ScorerClient::Options options;
-  options.first_backoff = absl::Milliseconds(1);
-  options.max_backoff = absl::Milliseconds(10);
-  return options;
-}
-
-void ExpectLengths(const std::vector<proto::Score>& scores, size_t count) {
-  ASSERT_EQ(scores.size(), count);
-  for (size_t i = 0; i < count; ++i) {
-    ASSERT_EQ(scores[i].status(), proto::SCORED) << scores[i].message();
-    EXPECT_EQ(scores[i].value(), static_cast<double>(i));
-    EXPECT_EQ(scores[i].scorer_name(), "safety");
-  }
-}
-
-void ExpectAll(const std::vector<proto::Score>& scores, size_t count, proto::ScoreStatus status,
-               const std::string& sentence) {
-  ASSERT_EQ(scores.size(), count);
-  for (const proto::Score& score : scores) {
-    EXPECT_EQ(score.status(), status) << score.message();
-    EXPECT_FALSE(score.has_value());
-    EXPECT_EQ(score.scorer_name(), "safety");
-    EXPECT_THAT(score.message(), AllOf(HasSubstr("scorer safety"), HasSubstr(sentence)));
-  }
-}
+using Done = FunctionScorer::Done;
 
 TEST(ScorerWireTest, ABatchIsScoredInOrderThroughManyPieces) {
   FunctionScorer scorer(AnswerLengths);
