@@ -149,6 +149,9 @@ void CheckLearner(const proto::LearnerConfig& learner, Checker* check) {
       .AtLeast(learner.groups_per_step(), 1, "learner.groups_per_step")
       .AtLeast(learner.group_size(), 2, "learner.group_size")
       .AtLeast(learner.max_staleness(), 0, "learner.max_staleness")
+      .Require(!learner.deterministic() || learner.max_staleness() == 0, "learner.max_staleness",
+               learner.max_staleness(),
+               "0 where learner.deterministic is set: asynchronous runs depend on who was quicker")
       .Also(ValidateLossConfig(learner))
       .Also(ValidateRatioLevel(learner))
       .NotNegative(learner.learning_rate(), "learner.learning_rate")

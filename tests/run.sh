@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Sets up, builds and runs every test; what is printed is also in the log. Options go to ctest.
 # Usage: tests/run.sh [-L unit] [-R Tokenizer] ...      labels: core unit golden integration slurm gpu
+#        tests/run.sh --soak[=MINUTES]                  a run under random faults instead, 30 minutes
 set -euo pipefail
 # shellcheck source=launch/steps.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../launch/steps.sh"
@@ -31,6 +32,15 @@ main() {
     export PATH=$PATH:$deps/promtool/usr/bin
   fi
   local started=$EPOCHREALTIME code=0
+  case ${1:-} in
+    --soak | --soak=*)
+      local minutes=30
+      [ "$1" = --soak ] || minutes=${1#*=}
+      OMP_NUM_THREADS=1 WIDEBERTH_BIN=build/release/bin WIDEBERTH_SOAK_MINUTES=$minutes \
+        build/release/bin/soak 2>&1 | tee -a "$log" || code=$?
+      exit "$code"
+      ;;
+  esac
   ctest --test-dir build/release --output-on-failure --no-tests=error --timeout 600 -j "$(nproc)" "$@" 2>&1 |
     tee -a "$log" || code=$?
   echo "Tests as a whole: $(seconds_since "$started") s, exit $code (log: ${log#"$top"/})"

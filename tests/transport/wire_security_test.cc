@@ -43,7 +43,7 @@ constexpr absl::Duration kImpatience = absl::Milliseconds(700);
 class OneScorer final : public ScoreHandler {
  public:
   void Score(proto::ScoreRequest request,
-             std::function<void(absl::StatusOr<proto::ScoreResponse>)> done) override {
+             std::function<void(absl::StatusOr<proto::ScoreResponse>)> done, Gone) override {
     ++num_calls;
     proto::ScoreResponse response;
     for (int i = 0; i < request.item_size(); ++i) {
