@@ -30,7 +30,7 @@
 #include "proto/config.pb.h"
 #include "report/summary.h"
 #include "report/tensorboard.h"
-#include "transport/adapter_carrier.h"
+#include "transport/adapter_shelf.h"
 #include "transport/device_collective.h"
 #include "transport/health.h"
 #include "transport/metrics.h"
@@ -143,7 +143,7 @@ class Learner {
   std::unique_ptr<LeaseTable> leases_;
   std::unique_ptr<Members> members_;
   GroupPool pool_;
-  transport::GrpcAdapterCarrier shelf_;
+  transport::AdapterShelf shelf_;
   std::unique_ptr<LearnerService> service_;
   std::unique_ptr<transport::RankHub> ranks_;  // With several ranks.
   std::unique_ptr<transport::DeviceCollective> collective_;

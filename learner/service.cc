@@ -78,6 +78,10 @@ absl::StatusOr<proto::HeartbeatResponse> LearnerService::Heartbeat(
   response.set_drain(drain);
   for (proto::ScorerEndpoint& endpoint : parts_.members->ScorerEndpoints())
     *response.add_scorer() = std::move(endpoint);
+  if (const auto newest = parts_.shelf->Newest({}); newest != nullptr) {
+    response.set_newest_version(newest->manifest.version());
+    response.set_newest_fingerprint(newest->manifest.fingerprint());
+  }
   return response;
 }
 

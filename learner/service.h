@@ -20,7 +20,7 @@
 #include "learner/lease_table.h"
 #include "learner/members.h"
 #include "learner/screening.h"
-#include "transport/adapter_carrier.h"
+#include "transport/adapter_shelf.h"
 #include "transport/learner_service.h"
 
 namespace wideberth::learner {
@@ -37,7 +37,7 @@ class LearnerService final : public transport::LearnerHandler {
     Members* members = nullptr;
     Journal* journal = nullptr;
     GroupPool* pool = nullptr;
-    transport::GrpcAdapterCarrier* shelf = nullptr;
+    transport::AdapterShelf* shelf = nullptr;
     LeaseTable::PromptOf prompt_of;
   };
   explicit LearnerService(Parts parts) : parts_(std::move(parts)) {}
@@ -55,6 +55,7 @@ class LearnerService final : public transport::LearnerHandler {
       const proto::AcknowledgeAdapterRequest& request) override;
   absl::StatusOr<std::shared_ptr<const transport::AdapterBlob>> NewestAdapter(
       const proto::FetchAdapterRequest& request) override;
+  transport::AdapterShelf* shelf() override { return parts_.shelf; }
 
   // Puts a version on the shelf; from now on groups sampled with it are accepted.
   absl::Status Publish(std::shared_ptr<const transport::AdapterBlob> blob);
