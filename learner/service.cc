@@ -69,6 +69,23 @@ absl::StatusOr<proto::RegisterResponse> LearnerService::Register(
   return response;
 }
 
+std::string LearnerService::RelayOf(const proto::HeartbeatRequest& request) {
+  const std::string name = parts_.members->NameOf(request.member_id());
+  MutexLock lock(relays_mutex_);
+  if (const auto actors = parts_.members->ActorsSince(&relays_as_of_); actors.has_value()) {
+    std::vector<RelayTree::Actor> alive;
+    for (const Members::Member& actor : *actors)
+      alive.push_back({actor.registration.name(), actor.registration.adapter_address()});
+    relays_.Update(alive);
+  }
+  if (const std::string& failed = request.failed_adapter_address(); !failed.empty()) {
+    WB_LOG(WARNING) << name << " had no version from the relay at " << failed
+                    << ": others pass versions on instead";
+    relays_.Bar(failed);
+  }
+  return relays_.ParentAddress(name);
+}
+
 absl::StatusOr<proto::HeartbeatResponse> LearnerService::Heartbeat(
     const proto::HeartbeatRequest& request) {
   ReapLost();
@@ -82,6 +99,8 @@ absl::StatusOr<proto::HeartbeatResponse> LearnerService::Heartbeat(
     response.set_newest_version(newest->manifest.version());
     response.set_newest_fingerprint(newest->manifest.fingerprint());
   }
+  if (const std::string relay = RelayOf(request); !relay.empty())
+    response.set_adapter_address(relay);
   return response;
 }
 
@@ -215,6 +234,12 @@ absl::StatusOr<proto::AcknowledgeAdapterResponse> LearnerService::AcknowledgeAda
   }
   if (!parts_.members->Acknowledge(request.member_id(), request.version(), request.fingerprint())) {
     return UnknownMember(request.member_id());
+  }
+  // It keeps up again, so it may pass on again what comes later.
+  if (const auto newest = parts_.shelf->Newest({});
+      newest != nullptr && newest->manifest.version() == request.version()) {
+    MutexLock lock(relays_mutex_);
+    relays_.Readmit(parts_.members->NameOf(request.member_id()));
   }
   return proto::AcknowledgeAdapterResponse();
 }

@@ -19,6 +19,7 @@
 #include "learner/journal.h"
 #include "learner/lease_table.h"
 #include "learner/members.h"
+#include "learner/relay_tree.h"
 #include "learner/screening.h"
 #include "transport/adapter_shelf.h"
 #include "transport/learner_service.h"
@@ -40,7 +41,8 @@ class LearnerService final : public transport::LearnerHandler {
     transport::AdapterShelf* shelf = nullptr;
     LeaseTable::PromptOf prompt_of;
   };
-  explicit LearnerService(Parts parts) : parts_(std::move(parts)) {}
+  explicit LearnerService(Parts parts)
+      : parts_(std::move(parts)), relays_(parts_.config->learner().adapter_fan_out()) {}
 
   absl::StatusOr<proto::RegisterResponse> Register(const proto::RegisterRequest& request) override;
   absl::StatusOr<proto::HeartbeatResponse> Heartbeat(
@@ -81,6 +83,8 @@ class LearnerService final : public transport::LearnerHandler {
     absl::Time published_at;
     absl::optional<absl::Time> last_acknowledged;
   };
+  // Who passes versions on to the member; empty: the learner.
+  std::string RelayOf(const proto::HeartbeatRequest& request);
   void ReturnLeases(const std::string& member_id, const std::string& name, absl::string_view why);
   // The sentence that refuses the group; empty: version and fingerprint are ours.
   std::string ForeignPolicy(const proto::SubmitGroupRequest& request, Phase phase) const;
@@ -89,6 +93,9 @@ class LearnerService final : public transport::LearnerHandler {
 
   const Parts parts_;
   std::atomic<bool> draining_{false};
+  Mutex relays_mutex_;
+  RelayTree relays_ ABSL_GUARDED_BY(relays_mutex_);
+  uint64_t relays_as_of_ ABSL_GUARDED_BY(relays_mutex_) = 0;
   mutable Mutex mutex_;
   std::map<uint64_t, Version> versions_ ABSL_GUARDED_BY(mutex_);
   MissingScores missing_ ABSL_GUARDED_BY(mutex_){};

@@ -31,11 +31,12 @@ absl::StatusOr<std::shared_ptr<const AdapterBlob>> GrpcAdapterSource::Receive(
 
 AdapterReceiver::AdapterReceiver(AdapterSource* source, LearnerClient* client,
                                  std::function<std::string()> member_id,
-                                 absl::Duration poll_interval)
+                                 absl::Duration poll_interval, AdapterShelf* shelf)
     : source_(source),
       client_(client),
       member_id_(std::move(member_id)),
-      poll_interval_(poll_interval) {
+      poll_interval_(poll_interval),
+      shelf_(shelf) {
   thread_ = std::thread([this] { Run(); });
 }
 
@@ -100,11 +101,12 @@ absl::Status AdapterReceiver::FetchOnce() {
   if (blob == nullptr) return absl::OkStatus();
   // Sources verify too; bytes that are sampled from are worth the second look (10 GB/s).
   WB_RETURN_IF_ERROR(VerifyAdapterBlob(*blob));
-  MutexLock lock(mutex_);
   if (have && blob->manifest.version() <= *have) {
     return absl::InternalError(absl::StrCat("received adapter version ", blob->manifest.version(),
                                             ", asked for one above ", *have));
   }
+  if (shelf_ != nullptr) shelf_->PassOn(blob);
+  MutexLock lock(mutex_);
   staged_ = std::move(blob);
   staged_changed_.SignalAll();
   return absl::OkStatus();

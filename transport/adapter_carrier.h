@@ -17,6 +17,7 @@
 #include "absl/time/time.h"
 #include "base/mutex.h"
 #include "transport/adapter_blob.h"
+#include "transport/adapter_shelf.h"
 #include "transport/learner_client.h"
 
 namespace wideberth::transport {
@@ -57,10 +58,10 @@ class AdapterReceiver final {
  public:
   // Looks for a newer version every `poll_interval`, and every 50 ms while somebody waits for one,
   // from the beginning of one look to that of the next: a source that waits itself is asked again
-  // at once.
+  // at once. What is staged is also put on `shelf` where there is one, for others.
   AdapterReceiver(AdapterSource* source, LearnerClient* client,
                   std::function<std::string()> member_id,
-                  absl::Duration poll_interval = absl::Seconds(1));
+                  absl::Duration poll_interval = absl::Seconds(1), AdapterShelf* shelf = nullptr);
   ~AdapterReceiver();
   AdapterReceiver(const AdapterReceiver&) = delete;
   AdapterReceiver& operator=(const AdapterReceiver&) = delete;
@@ -91,6 +92,7 @@ class AdapterReceiver final {
   LearnerClient* const client_;
   const std::function<std::string()> member_id_;
   const absl::Duration poll_interval_;
+  AdapterShelf* const shelf_;
   Mutex mutex_;
   CondVar wake_;  // The thread: stop, or somebody waits.
   CondVar staged_changed_;
