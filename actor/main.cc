@@ -56,6 +56,7 @@
 #include "transport/learner_client.h"
 #include "transport/metrics.h"
 #include "transport/scorer_client.h"
+#include "transport/weight_broadcast.h"
 
 ABSL_FLAG(std::string, learner, "", "HOST:PORT of the learner");
 ABSL_FLAG(std::string, name, "actor-0", "name of this process, the same after a restart");
@@ -200,7 +201,15 @@ absl::Status Work(transport::LearnerClient& learner, Ending& ending) {
                       transport::AdapterServer::Start(absl::GetFlag(FLAGS_listen), &shelf));
   registration.set_adapter_address(relay->address());
   transport::GrpcAdapterSource direct(&learner, member_id);
-  transport::RelayedSource source({&direct, member_id, [&joined] { joined->Hurry(); }});
+  transport::RelayedSource relayed({&direct, member_id, [&joined] { joined->Hurry(); }});
+  std::unique_ptr<transport::BroadcastSource> broadcast;
+  if (auto gpu = transport::MakeCommunicators(config.policy().model().device()); gpu != nullptr) {
+    registration.set_wants_broadcast(true);
+    broadcast =
+        std::make_unique<transport::BroadcastSource>(&relayed, &learner, member_id, std::move(gpu));
+  }
+  transport::AdapterSource& source =
+      broadcast == nullptr ? static_cast<transport::AdapterSource&>(relayed) : *broadcast;
   Membership::Callbacks callbacks;
   callbacks.status = [&] {
     const proto::MemberStatus status = progress.Snapshot();
@@ -211,14 +220,16 @@ absl::Status Work(transport::LearnerClient& learner, Ending& ending) {
   };
   callbacks.scorers = [&](const proto::HeartbeatResponse& response) {
     scorers.SetEndpoints(response);
-    source.Announce(response);
+    relayed.Announce(response);
+    if (broadcast != nullptr) broadcast->Offer(response);
   };
   callbacks.ended = [&](const absl::Status& why) {
     ending.End(why, "the learner says that the run ends");
   };
   callbacks.tell = [&](proto::HeartbeatRequest* request) {
-    if (const std::string failed = source.TakeFailed(); !failed.empty())
+    if (const std::string failed = relayed.TakeFailed(); !failed.empty())
       request->set_failed_adapter_address(failed);
+    if (broadcast != nullptr) request->set_weight_generation(broadcast->generation());
   };
   Membership membership(&learner, registration, absl::Seconds(member_timeout), callbacks,
                         Clock::Real());
@@ -231,7 +242,8 @@ absl::Status Work(transport::LearnerClient& learner, Ending& ending) {
   ending.Arm([&] {
     rollout.Stop();
     learner.Cancel();  // Before the receiver, which waits for its thread to come back from a call.
-    source.Cancel();
+    relayed.Cancel();
+    if (broadcast != nullptr) broadcast->Cancel();
     scorers.Cancel();
     adapters.Stop();
   });

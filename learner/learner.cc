@@ -142,6 +142,11 @@ void Learner::MakeService() {
   parts.journal = journal_.get();
   parts.pool = &pool_;
   parts.shelf = &shelf_;
+  if (auto communicators = transport::MakeCommunicators(config_.policy().model().device());
+      communicators != nullptr) {
+    broadcast_ = std::make_unique<transport::BroadcastCarrier>(std::move(communicators));
+  }
+  parts.broadcast = broadcast_.get();
   parts.prompt_of = prompt_of;
   service_ = std::make_unique<LearnerService>(std::move(parts));
 }

@@ -35,6 +35,7 @@
 #include "transport/health.h"
 #include "transport/metrics.h"
 #include "transport/rank_hub.h"
+#include "transport/weight_broadcast.h"
 
 namespace wideberth::learner {
 
@@ -144,6 +145,7 @@ class Learner {
   std::unique_ptr<Members> members_;
   GroupPool pool_;
   transport::AdapterShelf shelf_;
+  std::unique_ptr<transport::BroadcastCarrier> broadcast_;  // On a GPU.
   std::unique_ptr<LearnerService> service_;
   std::unique_ptr<transport::RankHub> ranks_;  // With several ranks.
   std::unique_ptr<transport::DeviceCollective> collective_;

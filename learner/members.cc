@@ -79,6 +79,12 @@ bool Members::MayLease(const std::string& member_id) {
          !member->registration.base_fingerprint().empty();
 }
 
+bool Members::WantsBroadcast(const std::string& member_id) {
+  MutexLock lock(mutex_);
+  const Member* member = FindById(member_id);
+  return member != nullptr && member->registration.wants_broadcast();
+}
+
 bool Members::Acknowledge(const std::string& member_id, uint64_t version,
                           const std::string& fingerprint) {
   MutexLock lock(mutex_);

@@ -51,6 +51,7 @@ class Members {
   bool Touch(const std::string& member_id, bool drain);
   // An actor of this incarnation that has shown its weights.
   bool MayLease(const std::string& member_id);
+  bool WantsBroadcast(const std::string& member_id);
   bool Acknowledge(const std::string& member_id, uint64_t version, const std::string& fingerprint);
 
   // The members that became lost since the last call.

@@ -27,7 +27,7 @@ class RelayTree {
   // benchmarks/relay_simulation.cc says why.
   explicit RelayTree(int fan_out) : fan_out_(fan_out) {}
   static constexpr int kMaxDirect = 8;
-  static constexpr int kFanOut = 4;
+  static constexpr int kFanOut = 3;
 
   // The actors that are alive now; names are unique.
   void Update(const std::vector<Actor>& alive);

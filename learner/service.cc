@@ -33,6 +33,7 @@ Outcome Answer(Outcome::Outcome outcome, std::string message) {
 
 void LearnerService::ReturnLeases(const std::string& member_id, const std::string& name,
                                   absl::string_view why) {
+  if (parts_.broadcast != nullptr) parts_.broadcast->Lose(member_id);
   const int n = parts_.leases->ReturnLeasesOf(member_id);
   const std::string text = absl::StrCat(why, "; ", n, " leases taken back");
   parts_.journal->NoteEvent("member", name, text, parts_.clock->Now());
@@ -98,6 +99,11 @@ absl::StatusOr<proto::HeartbeatResponse> LearnerService::Heartbeat(
   if (const auto newest = parts_.shelf->Newest({}); newest != nullptr) {
     response.set_newest_version(newest->manifest.version());
     response.set_newest_fingerprint(newest->manifest.fingerprint());
+  }
+  if (parts_.broadcast != nullptr && parts_.members->WantsBroadcast(request.member_id())) {
+    const auto group =
+        parts_.broadcast->Heartbeat(request.member_id(), request.weight_generation());
+    if (group.has_value()) *response.mutable_weight_group() = *group;
   }
   if (const std::string relay = RelayOf(request); !relay.empty())
     response.set_adapter_address(relay);
@@ -257,6 +263,8 @@ absl::Status LearnerService::Publish(std::shared_ptr<const transport::AdapterBlo
     MutexLock lock(mutex_);
     versions_[version] = {blob->manifest.fingerprint(), parts_.clock->Now(), absl::nullopt};
   }
+  // Whoever waits at the shelf is to hear that it comes by broadcast.
+  if (parts_.broadcast != nullptr) parts_.broadcast->Publish(blob);
   return parts_.shelf->Publish(std::move(blob));
 }
 

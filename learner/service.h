@@ -23,6 +23,7 @@
 #include "learner/screening.h"
 #include "transport/adapter_shelf.h"
 #include "transport/learner_service.h"
+#include "transport/weight_broadcast.h"
 
 namespace wideberth::learner {
 
@@ -39,6 +40,7 @@ class LearnerService final : public transport::LearnerHandler {
     Journal* journal = nullptr;
     GroupPool* pool = nullptr;
     transport::AdapterShelf* shelf = nullptr;
+    transport::BroadcastCarrier* broadcast = nullptr;  // Null: every version goes by stream.
     LeaseTable::PromptOf prompt_of;
   };
   explicit LearnerService(Parts parts)
@@ -58,6 +60,11 @@ class LearnerService final : public transport::LearnerHandler {
   absl::StatusOr<std::shared_ptr<const transport::AdapterBlob>> NewestAdapter(
       const proto::FetchAdapterRequest& request) override;
   transport::AdapterShelf* shelf() override { return parts_.shelf; }
+  bool ComesByBroadcast(const proto::FetchAdapterRequest& request,
+                        const transport::AdapterBlob& blob) override {
+    return parts_.broadcast != nullptr &&
+           parts_.broadcast->Carries(request.weight_generation(), blob);
+  }
 
   // Puts a version on the shelf; from now on groups sampled with it are accepted.
   absl::Status Publish(std::shared_ptr<const transport::AdapterBlob> blob);

@@ -106,7 +106,9 @@ TEST(RelayTreeTest, RandomJoinsLossesAndComplaintsKeepItSound) {
         if (tree.Depth(actor.name) > 0) barred = actor.name;
       }
       tree.Update(actors);
-      if (!barred.empty()) EXPECT_EQ(tree.NumChildren(barred), 0);
+      if (!barred.empty()) {
+        EXPECT_EQ(tree.NumChildren(barred), 0);
+      }
       tree.Readmit(barred);
       tree.Update(actors);
       ExpectSound(tree, actors);
