@@ -6,6 +6,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <set>
 #include <thread>
 
@@ -182,8 +183,11 @@ class BroadcastTest : public ::testing::Test {
     learner_.on_fetch = [this](const proto::FetchAdapterRequest& request)
         -> absl::StatusOr<std::shared_ptr<const AdapterBlob>> {
       const auto newest = shelf_.Newest(request);
-      if (newest == nullptr || !carrier_->Carries(request.weight_generation(), *newest))
+      if (newest == nullptr) return newest;
+      if (!carrier_->Carries(request.weight_generation(), *newest)) {
+        ++num_streamed_[std::stoi(request.member_id())];
         return newest;
+      }
       auto announced = std::make_shared<AdapterBlob>();
       announced->manifest = newest->manifest;
       return announced;
@@ -259,7 +263,7 @@ class BroadcastTest : public ::testing::Test {
       if (without.count(static_cast<int>(i)) > 0) continue;
       receivers.emplace_back([&, i] {
         Member& member = *members_[i];
-        const int before = member.stream.num_versions;
+        const int before = member.stream.num_versions + num_streamed_[i];
         std::shared_ptr<const AdapterBlob> blob;
         const bool came = Eventually([&] {
           const auto received = member.source->Receive(member.have);
@@ -270,7 +274,7 @@ class BroadcastTest : public ::testing::Test {
         ASSERT_TRUE(came);
         EXPECT_EQ(blob->bytes, newest_->bytes);
         member.have = blob->manifest.version();
-        streamed += member.stream.num_versions > before;
+        streamed += member.stream.num_versions + num_streamed_[i] > before;
       });
     }
     for (std::thread& receiver : receivers) receiver.join();
@@ -281,6 +285,7 @@ class BroadcastTest : public ::testing::Test {
   BroadcastTimes times_;
   AdapterShelf shelf_;
   FakeLearner learner_;
+  std::array<std::atomic<int>, 8> num_streamed_ = {};  // By the learner, by member.
   std::shared_ptr<const AdapterBlob> newest_;
   std::unique_ptr<BroadcastCarrier> carrier_;
   Mutex mutex_;
