@@ -17,7 +17,8 @@
 //   hand in      answered groups   scored groups    a group, scores,     main, scorers, learner,
 //                                                   the learner          Stop
 //   scoring (n)  items             typed scores     its scorer           scorer, deadline, Stop
-//   receiver     adapter chunks    staged version   next poll, a waiter  timer, main
+//   receiver     adapter chunks    staged version   learner or relay     either, timer, main
+//   relay (n)    staged version    adapter chunks   a version            receiver, clients, timer
 //   acknowledge  version in use    -                a swap, the learner  main, learner, Stop
 //   heartbeat    status            drain, scorers   the next beat        timer, learner, Stop
 //   signals      SIGTERM, SIGINT   Stop             a signal             the system, end of main
@@ -52,13 +53,18 @@
 #include "base/status.h"
 #include "model/runtime.h"
 #include "transport/adapter_carrier.h"
+#include "transport/adapter_relay.h"
+#include "transport/adapter_service.h"
 #include "transport/health.h"
 #include "transport/learner_client.h"
 #include "transport/metrics.h"
 #include "transport/scorer_client.h"
+#include "transport/weight_broadcast.h"
 
 ABSL_FLAG(std::string, learner, "", "HOST:PORT of the learner");
 ABSL_FLAG(std::string, name, "actor-0", "name of this process, the same after a restart");
+ABSL_FLAG(std::string, listen, "127.0.0.1:0",
+          "HOST:PORT to pass policy versions on from; port 0: any free one");
 ABSL_FLAG(std::string, log_file, "", "also log to this file");
 ABSL_FLAG(int, health_port, 0, "port of the health page; 0: any free one, -1: none");
 ABSL_FLAG(absl::Duration, connect_timeout, absl::Seconds(60), "how long to wait for the learner");
@@ -210,6 +216,27 @@ absl::Status Work(transport::LearnerClient& learner, const transport::Credential
   registration.set_base_fingerprint(policy->fingerprint());
   registration.set_health_address(health->address());
   const double member_timeout = config.learner().member_timeout();
+  Membership* joined = nullptr;  // Made below; nobody asks before.
+  const auto member_id = [&joined] { return joined->member_id(); };
+  transport::AdapterShelf shelf;
+  WB_ASSIGN_OR_RETURN(const auto relay,
+                      transport::AdapterServer::Start(absl::GetFlag(FLAGS_listen), &shelf, own));
+  registration.set_adapter_address(relay->address());
+  transport::GrpcAdapterSource direct(&learner, member_id);
+  transport::RelayedSource::Parts relays;
+  relays.learner = &direct;
+  relays.member_id = member_id;
+  relays.hurry = [&joined] { joined->Hurry(); };
+  relays.own = own;
+  transport::RelayedSource relayed(relays);
+  std::unique_ptr<transport::BroadcastSource> broadcast;
+  if (auto gpu = transport::MakeCommunicators(config.policy().model().device()); gpu != nullptr) {
+    registration.set_wants_broadcast(true);
+    broadcast =
+        std::make_unique<transport::BroadcastSource>(&relayed, &learner, member_id, std::move(gpu));
+  }
+  transport::AdapterSource& source =
+      broadcast == nullptr ? static_cast<transport::AdapterSource&>(relayed) : *broadcast;
   Membership::Callbacks callbacks;
   callbacks.status = [&] {
     const proto::MemberStatus status = progress.Snapshot();
@@ -221,22 +248,30 @@ absl::Status Work(transport::LearnerClient& learner, const transport::Credential
   };
   callbacks.scorers = [&](const proto::HeartbeatResponse& response) {
     scorers.SetEndpoints(response);
+    relayed.Announce(response);
+    if (broadcast != nullptr) broadcast->Offer(response);
   };
   callbacks.ended = [&](const absl::Status& why) {
     ending.End(why, "the learner says that the run ends");
   };
+  callbacks.tell = [&](proto::HeartbeatRequest* request) {
+    if (const std::string failed = relayed.TakeFailed(); !failed.empty())
+      request->set_failed_adapter_address(failed);
+    if (broadcast != nullptr) request->set_weight_generation(broadcast->generation());
+  };
   Membership membership(&learner, registration, absl::Seconds(member_timeout), callbacks,
                         Clock::Real());
+  joined = &membership;
   WB_RETURN_IF_ERROR(membership.Register().status());
 
-  const auto member_id = [&membership] { return membership.member_id(); };
-  transport::GrpcAdapterSource source(&learner, member_id);
-  transport::AdapterReceiver adapters(&source, &learner, member_id);
+  transport::AdapterReceiver adapters(&source, &learner, member_id, absl::Seconds(1), &shelf);
   Rollout rollout(
       {&config, policy.get(), &learner, &adapters, &membership, scorers.named(), &progress});
   ending.Arm([&] {
     rollout.Stop();
     learner.Cancel();  // Before the receiver, which waits for its thread to come back from a call.
+    relayed.Cancel();
+    if (broadcast != nullptr) broadcast->Cancel();
     scorers.Cancel();
     adapters.Stop();
   });

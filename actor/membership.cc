@@ -41,6 +41,7 @@ bool Membership::Beat() {
   proto::HeartbeatRequest request;
   request.set_member_id(member_id());
   *request.mutable_status() = callbacks_.status();
+  if (callbacks_.tell) callbacks_.tell(&request);
   const absl::StatusOr<proto::HeartbeatResponse> response = client_->Heartbeat(request);
   absl::Duration silence;
   {
@@ -83,10 +84,18 @@ void Membership::Start(absl::Duration interval) {
     while (Beat()) {
       MutexLock lock(mutex_);
       const absl::Time next = absl::Now() + interval;
-      while (!stopped_ && !ended_ && absl::Now() < next) wake_.WaitFor(mutex_, next - absl::Now());
+      while (!stopped_ && !ended_ && !hurry_ && absl::Now() < next)
+        wake_.WaitFor(mutex_, next - absl::Now());
+      hurry_ = false;
       if (stopped_ || ended_) return;
     }
   });
+}
+
+void Membership::Hurry() {
+  MutexLock lock(mutex_);
+  hurry_ = true;
+  wake_.SignalAll();
 }
 
 void Membership::NoteDrain() { End(absl::OkStatus()); }

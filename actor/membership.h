@@ -24,7 +24,8 @@ class Membership final {
   struct Callbacks {
     std::function<proto::MemberStatus()> status;
     std::function<void(const proto::HeartbeatResponse&)>
-        scorers;  // Every heartbeat that brings the scorers' addresses.
+        scorers;  // Every heartbeat's answer, which brings the scorers' addresses.
+    std::function<void(proto::HeartbeatRequest*)> tell;  // More to tell; may be unset.
     std::function<void(const absl::Status&)>
         ended;  // Once: OK on drain, else why the run is out of reach.
   };
@@ -45,6 +46,8 @@ class Membership final {
   bool Beat();
   // Beats every `interval` on a thread of its own until the end or Stop.
   void Start(absl::Duration interval);
+  // The next beat of that thread is due now. Does not block.
+  void Hurry();
   // The learner said in another answer that the run ends.
   void NoteDrain();
   void Stop();
@@ -61,6 +64,7 @@ class Membership final {
   CondVar wake_;
   std::string member_id_ ABSL_GUARDED_BY(mutex_);
   absl::Time last_answer_ ABSL_GUARDED_BY(mutex_);
+  bool hurry_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread thread_;

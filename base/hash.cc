@@ -19,6 +19,8 @@ std::string Fingerprint(absl::string_view bytes) {
   return HexOf(XXH3_128bits(bytes.data(), bytes.size()));
 }
 
+uint64_t Checksum(absl::string_view bytes) { return XXH3_64bits(bytes.data(), bytes.size()); }
+
 Fingerprinter::Fingerprinter() : state_(XXH3_createState()) { XXH3_128bits_reset(state_); }
 Fingerprinter::~Fingerprinter() { XXH3_freeState(state_); }
 void Fingerprinter::Update(absl::string_view bytes) {

@@ -62,7 +62,7 @@ std::string StartLine(const NodeProcess& placed, const proto::RunConfig& config,
   if (serves) {
     words.push_back(absl::StrCat("--address=0.0.0.0:", config.cluster().learner_port()));
   }
-  if (process.role == "scorer") words.push_back("--listen=0.0.0.0:0");
+  if (process.role == "scorer" || process.role == "actor") words.push_back("--listen=0.0.0.0:0");
   std::string line = absl::StrCat("start ", placed.node, " ", ShellWord(process.name), " ", cpus);
   for (const std::string& word : words) absl::StrAppend(&line, " ", ShellWord(word));
   if (!serves) absl::StrAppend(&line, " --learner=\"$learner\"");

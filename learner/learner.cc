@@ -137,6 +137,11 @@ void Learner::MakeService() {
   parts.journal = journal_.get();
   parts.pool = &pool_;
   parts.shelf = &shelf_;
+  if (auto communicators = transport::MakeCommunicators(config_.policy().model().device());
+      communicators != nullptr) {
+    broadcast_ = std::make_unique<transport::BroadcastCarrier>(std::move(communicators));
+  }
+  parts.broadcast = broadcast_.get();
   parts.prompt_of = prompt_of;
   parts.encode = [this](const proto::Prompt& prompt) { return Encode(prompt); };
   parts.decode = [this](const std::vector<int32_t>& tokens) { return tokenizer_->Decode(tokens); };

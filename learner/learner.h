@@ -32,11 +32,12 @@
 #include "proto/config.pb.h"
 #include "report/summary.h"
 #include "report/tensorboard.h"
-#include "transport/adapter_carrier.h"
+#include "transport/adapter_shelf.h"
 #include "transport/device_collective.h"
 #include "transport/health.h"
 #include "transport/metrics.h"
 #include "transport/rank_hub.h"
+#include "transport/weight_broadcast.h"
 
 namespace wideberth::learner {
 
@@ -152,7 +153,8 @@ class Learner {
   std::unique_ptr<LeaseTable> leases_;
   std::unique_ptr<Members> members_;
   GroupPool pool_;
-  transport::GrpcAdapterCarrier shelf_;
+  transport::AdapterShelf shelf_;
+  std::unique_ptr<transport::BroadcastCarrier> broadcast_;  // On a GPU.
   std::unique_ptr<LearnerService> service_;
   std::unique_ptr<Probe> probe_;               // The device thread's.
   std::unique_ptr<transport::RankHub> ranks_;  // With several ranks.

@@ -37,6 +37,7 @@ absl::StatusOr<Members::Registered> Members::Register(const proto::RegisterReque
   }
   MutexLock lock(mutex_);
   Registered result;
+  ++num_changes_;
   result.member_id = absl::StrCat(request.name(), "#", ++num_registrations_);
   const auto former = by_name_.find(request.name());
   if (former == by_name_.end() && by_name_.size() >= kMaxMembers) {
@@ -64,6 +65,7 @@ bool Members::Heartbeat(const std::string& member_id, const proto::MemberStatus&
   // An error stays on the page until a newer one replaces it.
   if (!status.has_last_error()) member->status.set_last_error(last_error);
   member->last_heard = clock_->Now();
+  num_changes_ += member->lost;
   member->lost = false;
   member->told_to_drain |= drain;
   return true;
@@ -74,6 +76,7 @@ bool Members::Touch(const std::string& member_id, bool drain) {
   Member* member = FindById(member_id);
   if (member == nullptr) return false;
   member->last_heard = clock_->Now();
+  num_changes_ += member->lost;
   member->lost = false;
   member->told_to_drain |= drain;
   return true;
@@ -102,6 +105,12 @@ absl::Status Members::Trusts(const std::string& member_id) {
   return absl::DataLossError(member->distrust);
 }
 
+bool Members::WantsBroadcast(const std::string& member_id) {
+  MutexLock lock(mutex_);
+  const Member* member = FindById(member_id);
+  return member != nullptr && member->registration.wants_broadcast();
+}
+
 bool Members::Acknowledge(const std::string& member_id, uint64_t version,
                           const std::string& fingerprint) {
   MutexLock lock(mutex_);
@@ -120,6 +129,7 @@ std::vector<Members::Member> Members::ReapLost() {
   for (auto& [name, member] : by_name_) {
     if (member.lost || now - member.last_heard <= timeout_) continue;
     member.lost = true;
+    ++num_changes_;
     lost.push_back(member);
   }
   return lost;
@@ -145,6 +155,17 @@ std::vector<Members::Member> Members::Snapshot() const {
   std::vector<Member> members;
   for (const auto& [name, member] : by_name_) members.push_back(member);
   return members;
+}
+
+std::optional<std::vector<Members::Member>> Members::ActorsSince(uint64_t* as_of) const {
+  MutexLock lock(mutex_);
+  if (*as_of == num_changes_) return std::nullopt;
+  *as_of = num_changes_;
+  std::vector<Member> actors;
+  for (const auto& [name, member] : by_name_) {
+    if (!member.lost && member.registration.role() == proto::ACTOR) actors.push_back(member);
+  }
+  return actors;
 }
 
 std::string Members::NameOf(const std::string& member_id) const {

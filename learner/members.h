@@ -56,6 +56,7 @@ class Members {
   bool Distrust(const std::string& member_id, const std::string& why);
   // DataLoss with the reason for an incarnation that is distrusted.
   absl::Status Trusts(const std::string& member_id);
+  bool WantsBroadcast(const std::string& member_id);
   bool Acknowledge(const std::string& member_id, uint64_t version, const std::string& fingerprint);
 
   // The members that became lost since the last call.
@@ -65,6 +66,10 @@ class Members {
   std::vector<proto::ScorerEndpoint> ScorerEndpoints() const;
   // In order of name.
   std::vector<Member> Snapshot() const;
+  // The actors that are alive, in order of name, where something about that has changed since it
+  // was
+  // `*as_of`; nullopt: nothing has.
+  std::optional<std::vector<Member>> ActorsSince(uint64_t* as_of) const;
   // Name of an incarnation, also of an ended one; "unknown member" where it never registered.
   std::string NameOf(const std::string& member_id) const;
   int NumAlive(proto::Role role) const;
@@ -81,6 +86,7 @@ class Members {
   const absl::Duration timeout_;
   const std::string base_fingerprint_;
   mutable Mutex mutex_;
+  uint64_t num_changes_ ABSL_GUARDED_BY(mutex_) = 1;  // Of who is alive.
   uint64_t num_registrations_ ABSL_GUARDED_BY(mutex_) = 0;
   std::map<std::string, Member> by_name_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, std::string> name_of_id_ ABSL_GUARDED_BY(mutex_);

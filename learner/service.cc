@@ -33,6 +33,7 @@ Outcome Answer(Outcome::Outcome outcome, std::string message) {
 
 void LearnerService::ReturnLeases(const std::string& member_id, const std::string& name,
                                   absl::string_view why) {
+  if (parts_.broadcast != nullptr) parts_.broadcast->Lose(member_id);
   const int n = parts_.leases->ReturnLeasesOf(member_id);
   const std::string text = absl::StrCat(why, "; ", n, " leases taken back");
   parts_.journal->NoteEvent("member", name, text, parts_.clock->Now());
@@ -69,6 +70,23 @@ absl::StatusOr<proto::RegisterResponse> LearnerService::Register(
   return response;
 }
 
+std::string LearnerService::RelayOf(const proto::HeartbeatRequest& request) {
+  const std::string name = parts_.members->NameOf(request.member_id());
+  MutexLock lock(relays_mutex_);
+  if (const auto actors = parts_.members->ActorsSince(&relays_as_of_); actors.has_value()) {
+    std::vector<RelayTree::Actor> alive;
+    for (const Members::Member& actor : *actors)
+      alive.push_back({actor.registration.name(), actor.registration.adapter_address()});
+    relays_.Update(alive);
+  }
+  if (const std::string& failed = request.failed_adapter_address(); !failed.empty()) {
+    WB_LOG(WARNING) << name << " had no version from the relay at " << failed
+                    << ": others pass versions on instead";
+    relays_.Bar(failed);
+  }
+  return relays_.ParentAddress(name);
+}
+
 absl::StatusOr<proto::HeartbeatResponse> LearnerService::Heartbeat(
     const proto::HeartbeatRequest& request) {
   ReapLost();
@@ -78,6 +96,17 @@ absl::StatusOr<proto::HeartbeatResponse> LearnerService::Heartbeat(
   response.set_drain(drain);
   for (proto::ScorerEndpoint& endpoint : parts_.members->ScorerEndpoints())
     *response.add_scorer() = std::move(endpoint);
+  if (const auto newest = parts_.shelf->Newest({}); newest != nullptr) {
+    response.set_newest_version(newest->manifest.version());
+    response.set_newest_fingerprint(newest->manifest.fingerprint());
+  }
+  if (parts_.broadcast != nullptr && parts_.members->WantsBroadcast(request.member_id())) {
+    const auto group =
+        parts_.broadcast->Heartbeat(request.member_id(), request.weight_generation());
+    if (group.has_value()) *response.mutable_weight_group() = *group;
+  }
+  if (const std::string relay = RelayOf(request); !relay.empty())
+    response.set_adapter_address(relay);
   return response;
 }
 
@@ -283,6 +312,12 @@ absl::StatusOr<proto::AcknowledgeAdapterResponse> LearnerService::AcknowledgeAda
   if (!parts_.members->Acknowledge(request.member_id(), request.version(), request.fingerprint())) {
     return UnknownMember(request.member_id());
   }
+  // It keeps up again, so it may pass on again what comes later.
+  if (const auto newest = parts_.shelf->Newest({});
+      newest != nullptr && newest->manifest.version() == request.version()) {
+    MutexLock lock(relays_mutex_);
+    relays_.Readmit(parts_.members->NameOf(request.member_id()));
+  }
   return proto::AcknowledgeAdapterResponse();
 }
 
@@ -299,6 +334,8 @@ absl::Status LearnerService::Publish(std::shared_ptr<const transport::AdapterBlo
     MutexLock lock(mutex_);
     versions_[version] = {blob->manifest.fingerprint(), parts_.clock->Now(), absl::nullopt};
   }
+  // Whoever waits at the shelf is to hear that it comes by broadcast.
+  if (parts_.broadcast != nullptr) parts_.broadcast->Publish(blob);
   return parts_.shelf->Publish(std::move(blob));
 }
 

@@ -21,9 +21,11 @@
 #include "learner/journal.h"
 #include "learner/lease_table.h"
 #include "learner/members.h"
+#include "learner/relay_tree.h"
 #include "learner/screening.h"
-#include "transport/adapter_carrier.h"
+#include "transport/adapter_shelf.h"
 #include "transport/learner_service.h"
+#include "transport/weight_broadcast.h"
 
 namespace wideberth::learner {
 
@@ -39,13 +41,15 @@ class LearnerService final : public transport::LearnerHandler {
     Members* members = nullptr;
     Journal* journal = nullptr;
     GroupPool* pool = nullptr;
-    transport::GrpcAdapterCarrier* shelf = nullptr;
+    transport::AdapterShelf* shelf = nullptr;
+    transport::BroadcastCarrier* broadcast = nullptr;  // Null: every version goes by stream.
     LeaseTable::PromptOf prompt_of;
     // The policy's tokenizer; thread-safe.
     std::function<absl::StatusOr<std::vector<int32_t>>(const proto::Prompt&)> encode;
     std::function<std::string(const std::vector<int32_t>&)> decode;
   };
-  explicit LearnerService(Parts parts) : parts_(std::move(parts)) {}
+  explicit LearnerService(Parts parts)
+      : parts_(std::move(parts)), relays_(parts_.config->learner().adapter_fan_out()) {}
 
   absl::StatusOr<proto::RegisterResponse> Register(const proto::RegisterRequest& request) override;
   absl::StatusOr<proto::HeartbeatResponse> Heartbeat(
@@ -61,6 +65,12 @@ class LearnerService final : public transport::LearnerHandler {
       const proto::AcknowledgeAdapterRequest& request) override;
   absl::StatusOr<std::shared_ptr<const transport::AdapterBlob>> NewestAdapter(
       const proto::FetchAdapterRequest& request) override;
+  transport::AdapterShelf* shelf() override { return parts_.shelf; }
+  bool ComesByBroadcast(const proto::FetchAdapterRequest& request,
+                        const transport::AdapterBlob& blob) override {
+    return parts_.broadcast != nullptr &&
+           parts_.broadcast->Carries(request.weight_generation(), blob);
+  }
 
   // Puts a version on the shelf; from now on groups sampled with it are accepted.
   absl::Status Publish(std::shared_ptr<const transport::AdapterBlob> blob);
@@ -89,6 +99,8 @@ class LearnerService final : public transport::LearnerHandler {
     absl::Time published_at;
     absl::optional<absl::Time> last_acknowledged;
   };
+  // Who passes versions on to the member; empty: the learner.
+  std::string RelayOf(const proto::HeartbeatRequest& request);
   void ReturnLeases(const std::string& member_id, const std::string& name, absl::string_view why);
   // The sentence that refuses the group; empty: version and fingerprint are ours.
   std::string ForeignPolicy(const proto::SubmitGroupRequest& request, Phase phase) const;
@@ -102,6 +114,9 @@ class LearnerService final : public transport::LearnerHandler {
 
   const Parts parts_;
   std::atomic<bool> draining_{false};
+  Mutex relays_mutex_;
+  RelayTree relays_ ABSL_GUARDED_BY(relays_mutex_);
+  uint64_t relays_as_of_ ABSL_GUARDED_BY(relays_mutex_) = 0;
   mutable Mutex mutex_;
   std::map<uint64_t, Version> versions_ ABSL_GUARDED_BY(mutex_);
   MissingScores missing_ ABSL_GUARDED_BY(mutex_){};

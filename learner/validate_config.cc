@@ -170,6 +170,7 @@ void CheckLearner(const proto::LearnerConfig& learner, Checker* check) {
       .AtLeast(learner.max_skipped_steps(), 1, "learner.max_skipped_steps")
       .Positive(learner.lease_timeout(), "learner.lease_timeout")
       .Positive(learner.member_timeout(), "learner.member_timeout")
+      .AtLeast(learner.adapter_fan_out(), 0, "learner.adapter_fan_out")
       .Positive(learner.step_timeout(), "learner.step_timeout")
       .NotNegative(learner.max_logprob_difference(), "learner.max_logprob_difference")
       .Within(learner.health_port(), -1, 65535, "learner.health_port");

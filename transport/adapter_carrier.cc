@@ -14,42 +14,29 @@ namespace {
 constexpr absl::Duration kWaitingPoll = absl::Milliseconds(50);
 }  // namespace
 
-absl::Status GrpcAdapterCarrier::Publish(std::shared_ptr<const AdapterBlob> blob) {
-  WB_RETURN_IF_ERROR(VerifyAdapterBlob(*blob));
-  MutexLock lock(mutex_);
-  if (newest_ != nullptr && blob->manifest.version() <= newest_->manifest.version()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("adapter version ", blob->manifest.version(), " published after version ",
-                     newest_->manifest.version(), ", must be higher"));
-  }
-  newest_ = std::move(blob);
-  return absl::OkStatus();
-}
-
-std::shared_ptr<const AdapterBlob> GrpcAdapterCarrier::Newest(
-    const proto::FetchAdapterRequest& request) const {
-  MutexLock lock(mutex_);
-  if (newest_ == nullptr) return nullptr;
-  if (request.have_any() && newest_->manifest.version() <= request.have_version()) return nullptr;
-  return newest_;
+proto::FetchAdapterRequest FetchRequest(const std::string& member_id,
+                                        std::optional<uint64_t> have) {
+  proto::FetchAdapterRequest request;
+  request.set_member_id(member_id);
+  request.set_have_any(have.has_value());
+  if (have) request.set_have_version(*have);
+  request.set_wait_ms(static_cast<int>(absl::ToInt64Milliseconds(kAdapterWait)));
+  return request;
 }
 
 absl::StatusOr<std::shared_ptr<const AdapterBlob>> GrpcAdapterSource::Receive(
     std::optional<uint64_t> have) {
-  proto::FetchAdapterRequest request;
-  request.set_member_id(member_id_());
-  request.set_have_any(have.has_value());
-  if (have) request.set_have_version(*have);
-  return client_->FetchAdapter(request);
+  return client_->FetchAdapter(FetchRequest(member_id_(), have));
 }
 
 AdapterReceiver::AdapterReceiver(AdapterSource* source, LearnerClient* client,
                                  std::function<std::string()> member_id,
-                                 absl::Duration poll_interval)
+                                 absl::Duration poll_interval, AdapterShelf* shelf)
     : source_(source),
       client_(client),
       member_id_(std::move(member_id)),
-      poll_interval_(poll_interval) {
+      poll_interval_(poll_interval),
+      shelf_(shelf) {
   thread_ = std::thread([this] { Run(); });
   acknowledging_ = std::thread([this] { AcknowledgeLoop(); });
 }
@@ -140,11 +127,12 @@ absl::Status AdapterReceiver::FetchOnce() {
   if (blob == nullptr) return absl::OkStatus();
   // Sources verify too; bytes that are sampled from are worth the second look (10 GB/s).
   WB_RETURN_IF_ERROR(VerifyAdapterBlob(*blob));
-  MutexLock lock(mutex_);
   if (have && blob->manifest.version() <= *have) {
     return absl::InternalError(absl::StrCat("received adapter version ", blob->manifest.version(),
                                             ", asked for one above ", *have));
   }
+  if (shelf_ != nullptr) shelf_->PassOn(blob);
+  MutexLock lock(mutex_);
   staged_ = std::move(blob);
   staged_changed_.SignalAll();
   return absl::OkStatus();
@@ -152,12 +140,12 @@ absl::Status AdapterReceiver::FetchOnce() {
 
 void AdapterReceiver::Run() {
   while (true) {
+    const absl::Time start = absl::Now();
     const absl::Status status = FetchOnce();
     MutexLock lock(mutex_);
     if (!status.ok() && !stopped_ && status != last_error_)
       WB_LOG(WARNING) << "adapter not received: " << status.message();
     last_error_ = status;
-    const absl::Time start = absl::Now();
     while (!stopped_) {
       const absl::Duration pause =
           num_waiting_ > 0 ? std::min(kWaitingPoll, poll_interval_) : poll_interval_;

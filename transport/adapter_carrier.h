@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The weight wire: how policy versions get from the learner to everybody who samples. A carrier
-// brings bytes (gRPC stream here, NCCL in nccl_carrier.h); AdapterReceiver verifies them and holds
-// the newest one until its owner swaps it in between two decode steps.
+// The weight wire at its receiving end: how policy versions get to everybody who samples. A source
+// brings bytes (a stream from the learner here, relays in adapter_relay.h, broadcasts in
+// weight_broadcast.h); AdapterReceiver verifies them and holds the newest one until its owner swaps
+// it in between two decode steps.
 #pragma once
 
 #include <cstdint>
@@ -16,43 +17,29 @@
 #include "absl/time/time.h"
 #include "base/mutex.h"
 #include "transport/adapter_blob.h"
+#include "transport/adapter_shelf.h"
 #include "transport/learner_client.h"
 
 namespace wideberth::transport {
 
-// The learner's end of a carrier. Thread-safe.
-class AdapterCarrier {
- public:
-  virtual ~AdapterCarrier() = default;
-  // Makes `blob` the newest version. Versions only grow: InvalidArgument otherwise, or when the
-  // blob does not verify.
-  virtual absl::Status Publish(std::shared_ptr<const AdapterBlob> blob) = 0;
-};
-
-// A member's end of a carrier. Thread-safe.
+// One way by which versions come. Called by one thread at a time.
 class AdapterSource {
  public:
   virtual ~AdapterSource() = default;
-  // A verified version above `have` (any where it is unset), or null: nothing newer. Blocks as long
-  // as the carrier's own deadline.
+  // A verified version above `have` (any where it is unset), or null: nothing newer. May wait a
+  // second or so for one to be published; blocks as long as the way's own deadline.
   virtual absl::StatusOr<std::shared_ptr<const AdapterBlob>> Receive(
       std::optional<uint64_t> have) = 0;
 };
 
-// The gRPC carrier's shelf: holds the newest version for FetchAdapter.
-// LearnerHandler::NewestAdapter returns `Newest(request)`.
-class GrpcAdapterCarrier final : public AdapterCarrier {
- public:
-  absl::Status Publish(std::shared_ptr<const AdapterBlob> blob) override;
-  // Null: nothing newer than the request has.
-  std::shared_ptr<const AdapterBlob> Newest(const proto::FetchAdapterRequest& request) const;
+// So long a source waits for a version where there is nothing newer. A waiting call costs the
+// learner neither a thread nor a message, and what is published meanwhile comes at once.
+constexpr absl::Duration kAdapterWait = absl::Seconds(1);
 
- private:
-  mutable Mutex mutex_;
-  std::shared_ptr<const AdapterBlob> newest_ ABSL_GUARDED_BY(mutex_);
-};
+// What a member asks with that has version `have`.
+proto::FetchAdapterRequest FetchRequest(const std::string& member_id, std::optional<uint64_t> have);
 
-// FetchAdapter as a source. `member_id` is asked on every call, since registering again changes it.
+// From the learner. `member_id` is asked on every call, since registering again changes it.
 class GrpcAdapterSource final : public AdapterSource {
  public:
   GrpcAdapterSource(LearnerClient* client, std::function<std::string()> member_id)
@@ -69,10 +56,12 @@ class GrpcAdapterSource final : public AdapterSource {
 // the client before destroying it, so that the thread is not in a call.
 class AdapterReceiver final {
  public:
-  // Looks for a newer version every `poll_interval`, and at once when somebody waits for one.
+  // Looks for a newer version every `poll_interval`, and every 50 ms while somebody waits for one,
+  // from the beginning of one look to that of the next: a source that waits itself is asked again
+  // at once. What is staged is also put on `shelf` where there is one, for others.
   AdapterReceiver(AdapterSource* source, LearnerClient* client,
                   std::function<std::string()> member_id,
-                  absl::Duration poll_interval = absl::Seconds(1));
+                  absl::Duration poll_interval = absl::Seconds(1), AdapterShelf* shelf = nullptr);
   ~AdapterReceiver();
   AdapterReceiver(const AdapterReceiver&) = delete;
   AdapterReceiver& operator=(const AdapterReceiver&) = delete;
@@ -104,6 +93,7 @@ class AdapterReceiver final {
   LearnerClient* const client_;
   const std::function<std::string()> member_id_;
   const absl::Duration poll_interval_;
+  AdapterShelf* const shelf_;
   Mutex mutex_;
   CondVar wake_;  // The thread: stop, or somebody waits.
   CondVar staged_changed_;

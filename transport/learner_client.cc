@@ -1,61 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "transport/learner_client.h"
 
+#include <algorithm>
 #include <functional>
-#include <new>
-#include <stdexcept>
 #include <string>
 #include <utility>
 
 #include "absl/time/clock.h"
 #include "base/status.h"
 #include "proto/wire.grpc.pb.h"
+#include "transport/adapter_fetch.h"
 #include "transport/message_limits.h"
 #include "transport/rpc.h"
 
 namespace wideberth::transport {
 namespace {
 
-// Puts the chunks of one stream together, refusing the first that does not fit.
-class BlobAssembly {
- public:
-  absl::Status Add(const proto::AdapterChunk& chunk) {
-    if (blob_ == nullptr) {
-      if (!chunk.has_manifest())
-        return absl::DataLossError("adapter stream: the first chunk has no manifest");
-      WB_RETURN_IF_ERROR(VerifyAdapterManifest(chunk.manifest()));
-      blob_ = std::make_shared<AdapterBlob>();
-      blob_->manifest = chunk.manifest();
-      try {
-        blob_->bytes.reserve(chunk.manifest().num_bytes());
-      } catch (const std::exception&) {
-        return absl::ResourceExhaustedError(
-            absl::StrCat(Name(), " has ", chunk.manifest().num_bytes(), " bytes: no memory"));
-      }
-    } else if (chunk.has_manifest()) {
-      return absl::DataLossError(absl::StrCat(Name(), ": a second manifest in its stream"));
-    }
-    const uint64_t have = blob_->bytes.size();
-    if (chunk.offset_bytes() != have || chunk.data().size() > blob_->manifest.num_bytes() - have) {
-      return absl::DataLossError(absl::StrCat(Name(), ": a chunk of ", chunk.data().size(),
-                                              " bytes at ", chunk.offset_bytes(), ", expected at ",
-                                              have, " of ", blob_->manifest.num_bytes()));
-    }
-    blob_->bytes.append(chunk.data());
-    return absl::OkStatus();
-  }
-
-  // Null when no chunk came.
-  absl::StatusOr<std::shared_ptr<const AdapterBlob>> Finish() {
-    if (blob_ == nullptr) return std::shared_ptr<const AdapterBlob>();
-    WB_RETURN_IF_ERROR(VerifyAdapterBlob(*blob_));
-    return std::shared_ptr<const AdapterBlob>(std::move(blob_));
-  }
-
- private:
-  std::string Name() const { return absl::StrCat("adapter version ", blob_->manifest.version()); }
-  std::shared_ptr<AdapterBlob> blob_;
-};
+// So many streams in a row without a new good byte, and the fault is not the connection's.
+constexpr int kMaxFruitlessStreams = 3;
 
 class GrpcLearnerClient final : public LearnerClient {
  public:
@@ -96,22 +58,26 @@ class GrpcLearnerClient final : public LearnerClient {
 
   absl::StatusOr<std::shared_ptr<const AdapterBlob>> FetchAdapter(
       const proto::FetchAdapterRequest& request) override {
+    BlobAssembly assembly;
+    int num_fruitless = 0;
     std::shared_ptr<const AdapterBlob> blob;
-    WB_RETURN_IF_ERROR(Retry(
-        "FetchAdapter", options_.fetch_timeout, [&](grpc::ClientContext* context) -> absl::Status {
-          BlobAssembly assembly;
-          const std::unique_ptr<grpc::ClientReader<proto::AdapterChunk>> reader =
-              adapters_->FetchAdapter(context, request);
-          proto::AdapterChunk chunk;
-          absl::Status unfit;
-          while (unfit.ok() && reader->Read(&chunk)) unfit = assembly.Add(chunk);
-          if (!unfit.ok()) context->TryCancel();
-          const grpc::Status ended = reader->Finish();
-          WB_RETURN_IF_ERROR(unfit);
-          WB_RETURN_IF_ERROR(FromGrpc(ended));
-          WB_ASSIGN_OR_RETURN(blob, assembly.Finish());
-          return absl::OkStatus();
-        }));
+    const auto stream = [&](grpc::ClientContext* context) -> absl::Status {
+      const uint64_t before = assembly.num_bytes();
+      auto fetched = FetchStream(
+          adapters_.get(), context, request,
+          [](const proto::AdapterManifest&) { return absl::OkStatus(); }, &assembly);
+      if (fetched.ok()) {
+        blob = *std::move(fetched);
+        return absl::OkStatus();
+      }
+      num_fruitless = assembly.num_bytes() > before ? 0 : num_fruitless + 1;
+      const bool goes_on =
+          absl::IsDeadlineExceeded(fetched.status()) ||
+          (absl::IsDataLoss(fetched.status()) && num_fruitless < kMaxFruitlessStreams);
+      return goes_on ? absl::UnavailableError(fetched.status().message()) : fetched.status();
+    };
+    WB_RETURN_IF_ERROR(
+        Retry("FetchAdapter", options_.fetch_timeout, options_.stream_timeout, stream));
     return blob;
   }
 
@@ -137,23 +103,25 @@ class GrpcLearnerClient final : public LearnerClient {
                                                      kMaxLearnerCallBytes, " are taken"));
     }
     Response response;
-    WB_RETURN_IF_ERROR(Retry(call, timeout, [&](grpc::ClientContext* context) {
-      response.Clear();
-      return FromGrpc((stub_.get()->*method)(context, request, &response));
-    }));
+    WB_RETURN_IF_ERROR(
+        Retry(call, timeout, absl::InfiniteDuration(), [&](grpc::ClientContext* context) {
+          response.Clear();
+          return FromGrpc((stub_.get()->*method)(context, request, &response));
+        }));
     WB_RETURN_IF_ERROR(Annotate(CheckMessage(response), absl::StrCat("learner at ", address_)));
     return response;
   }
 
-  // Attempts until one succeeds, fails for another reason than the connection, or the time is over.
-  absl::Status Retry(absl::string_view call, absl::Duration timeout,
+  // Attempts, each at most `attempt_timeout`, until one succeeds, fails for another reason than the
+  // connection, or the time is over.
+  absl::Status Retry(absl::string_view call, absl::Duration timeout, absl::Duration attempt_timeout,
                      const std::function<absl::Status(grpc::ClientContext*)>& attempt) {
     const absl::Time deadline = absl::Now() + timeout;
     Backoff backoff(options_.first_backoff, options_.max_backoff);
     absl::Status unreachable;  // Why the latest attempt that reached nobody did not.
     while (true) {
       grpc::ClientContext context;
-      context.set_deadline(absl::ToChronoTime(deadline));
+      context.set_deadline(absl::ToChronoTime(std::min(deadline, absl::Now() + attempt_timeout)));
       if (!calls_.Begin(&context)) return Cancelled(call);
       const absl::Status status = attempt(&context);
       const bool cancelled = calls_.End(&context);

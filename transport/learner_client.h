@@ -28,6 +28,7 @@ class LearnerClient {
     absl::Duration call_timeout = absl::Seconds(30);  // Of one unary call, retries included.
     absl::Duration heartbeat_timeout = absl::Seconds(5);
     absl::Duration fetch_timeout = absl::Seconds(300);  // Of one FetchAdapter, retries included.
+    absl::Duration stream_timeout = absl::Seconds(60);  // Of one stream of it.
     absl::Duration first_backoff = absl::Milliseconds(100);
     absl::Duration max_backoff = absl::Seconds(2);
     Credentials own;  // With certificates, only a process with the learner's is spoken to.
@@ -53,8 +54,11 @@ class LearnerClient {
   virtual absl::StatusOr<proto::AcknowledgeAdapterResponse> AcknowledgeAdapter(
       const proto::AcknowledgeAdapterRequest& request) = 0;
 
-  // The newest version, assembled and verified (VerifyAdapterBlob); null: nothing newer. DataLoss
-  // when what came is incomplete or not what the manifest says; nothing of it is handed out then.
+  // The newest version, assembled and verified (VerifyAdapterBlob); null: nothing newer. A stream
+  // that breaks goes on from the last good byte, on the same learner or on its successor; it begins
+  // anew where there is a newer version. DataLoss when what comes is wrong or incomplete time and
+  // again; nothing of it is handed out then. Where the request names a `weight_generation`, the
+  // version may be one that is broadcast to it: the manifest without bytes.
   virtual absl::StatusOr<std::shared_ptr<const AdapterBlob>> FetchAdapter(
       const proto::FetchAdapterRequest& request) = 0;
 

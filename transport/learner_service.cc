@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "transport/learner_service.h"
 
-#include <algorithm>
 #include <optional>
 #include <utility>
 
 #include "base/status.h"
 #include "proto/wire.grpc.pb.h"
+#include "transport/adapter_stream.h"
 #include "transport/call_gate.h"
 #include "transport/message_limits.h"
 #include "transport/ranks_service.h"
@@ -14,50 +14,6 @@
 
 namespace wideberth::transport {
 namespace {
-
-constexpr uint64_t kChunkBytes = uint64_t{1} << 20;
-
-// Streams one version: manifest with the first chunk, then the bytes in order. Holds the version
-// until the stream ends, however many newer ones are published meanwhile. Deletes itself.
-class AdapterStream final : public grpc::ServerWriteReactor<proto::AdapterChunk> {
- public:
-  explicit AdapterStream(const absl::StatusOr<std::shared_ptr<const AdapterBlob>>& found) {
-    if (!found.ok()) {
-      Finish(ToGrpc(found.status()));
-    } else if (*found == nullptr) {
-      Finish(grpc::Status::OK);
-    } else {
-      blob_ = *found;
-      *chunk_.mutable_manifest() = blob_->manifest;
-      WriteNext();
-    }
-  }
-
-  void OnWriteDone(bool ok) override {
-    if (!ok) {
-      Finish(grpc::Status(grpc::StatusCode::UNAVAILABLE, "the receiver went away"));
-    } else if (offset_ < blob_->bytes.size()) {
-      chunk_.clear_manifest();
-      WriteNext();
-    } else {
-      Finish(grpc::Status::OK);
-    }
-  }
-  void OnDone() override { delete this; }
-
- private:
-  void WriteNext() {
-    const uint64_t size = std::min<uint64_t>(kChunkBytes, blob_->bytes.size() - offset_);
-    chunk_.set_offset_bytes(offset_);
-    chunk_.set_data(blob_->bytes.data() + offset_, size);
-    offset_ += size;
-    StartWrite(&chunk_);
-  }
-
-  std::shared_ptr<const AdapterBlob> blob_;
-  proto::AdapterChunk chunk_;
-  uint64_t offset_ = 0;
-};
 
 class LearnerCalls final : public proto::Learner::CallbackService {
  public:
@@ -120,32 +76,16 @@ class LearnerCalls final : public proto::Learner::CallbackService {
   LearnerHandler* const handler_;
 };
 
-class AdapterCalls final : public proto::Adapters::CallbackService {
- public:
-  explicit AdapterCalls(LearnerHandler* handler) : handler_(handler) {}
-
-  grpc::ServerWriteReactor<proto::AdapterChunk>* FetchAdapter(
-      grpc::CallbackServerContext*, const proto::FetchAdapterRequest* request) override {
-    return new AdapterStream(NoThrow([&]() -> absl::StatusOr<std::shared_ptr<const AdapterBlob>> {
-      WB_RETURN_IF_ERROR(CheckMessage(*request));
-      return handler_->NewestAdapter(*request);
-    }));
-  }
-
- private:
-  LearnerHandler* const handler_;
-};
-
 class GrpcLearnerServer final : public LearnerServer {
  public:
   GrpcLearnerServer(LearnerHandler* handler, RankHub* ranks)
       : calls_(handler),
-        adapter_calls_(handler),
+        adapter_calls_(MakeAdaptersService(handler)),
         rank_calls_(ranks == nullptr ? nullptr : MakeRanksService(ranks)) {}
   ~GrpcLearnerServer() override { Shutdown(absl::ZeroDuration()); }
 
   absl::Status Listen(absl::string_view address, const Credentials& own) {
-    std::vector<grpc::Service*> services = {&calls_, &adapter_calls_};
+    std::vector<grpc::Service*> services = {&calls_, adapter_calls_.get()};
     if (rank_calls_ != nullptr) services.push_back(rank_calls_.get());
     WB_ASSIGN_OR_RETURN(listening_,
                         transport::Listen(address, services, own, kMaxLearnerCallBytes));
@@ -160,7 +100,7 @@ class GrpcLearnerServer final : public LearnerServer {
 
  private:
   LearnerCalls calls_;
-  AdapterCalls adapter_calls_;
+  const std::unique_ptr<grpc::Service> adapter_calls_;
   const std::unique_ptr<grpc::Service> rank_calls_;
   ListeningServer listening_;
 };

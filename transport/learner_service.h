@@ -11,7 +11,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "proto/wire.pb.h"
-#include "transport/adapter_blob.h"
+#include "transport/adapter_service.h"
 #include "transport/credentials.h"
 #include "transport/rank_hub.h"
 
@@ -20,9 +20,8 @@ namespace wideberth::transport {
 // Called from several server threads at once: implementations are thread-safe, quick, and wait for
 // nothing but a short lock or a journal write. An error's code and message reach the caller as they
 // are; Unavailable makes it try again.
-class LearnerHandler {
+class LearnerHandler : public AdapterOffer {
  public:
-  virtual ~LearnerHandler() = default;
   virtual absl::StatusOr<proto::RegisterResponse> Register(
       const proto::RegisterRequest& request) = 0;
   virtual absl::StatusOr<proto::HeartbeatResponse> Heartbeat(
@@ -33,10 +32,6 @@ class LearnerHandler {
       const proto::SubmitGroupRequest& request) = 0;
   virtual absl::StatusOr<proto::AcknowledgeAdapterResponse> AcknowledgeAdapter(
       const proto::AcknowledgeAdapterRequest& request) = 0;
-  // The newest version above `have_version` (any version where `have_any` is false); null: nothing
-  // newer.
-  virtual absl::StatusOr<std::shared_ptr<const AdapterBlob>> NewestAdapter(
-      const proto::FetchAdapterRequest& request) = 0;
 };
 
 class LearnerServer {

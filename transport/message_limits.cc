@@ -124,6 +124,7 @@ absl::Status CheckMessage(const proto::HeartbeatRequest& request) {
       .Within(status.tokens_per_second(), 0.0, 1e15, "status.tokens_per_second")
       .Within(status.swap_seconds(), 0.0, kMaxSeconds, "status.swap_seconds")
       .Sentence(status.last_error(), "status.last_error")
+      .Address(request.failed_adapter_address(), "failed_adapter_address")
       .status();
 }
 
@@ -154,6 +155,7 @@ absl::Status CheckMessage(const proto::FetchAdapterRequest& request) {
   return Check("FetchAdapter")
       .Id(request.member_id(), "member_id")
       .Id(request.resume_fingerprint(), "resume_fingerprint")
+      .Within(int64_t{request.wait_ms()}, 0, INT32_MAX, "wait_ms")
       .Expect(request.resume_bytes() <= kMaxAdapterBytes, "resume_bytes", "is ",
               request.resume_bytes(), absl::StrCat("must be at most ", kMaxAdapterBytes))
       .status();
@@ -217,7 +219,8 @@ absl::Status CheckMessage(const proto::RegisterResponse& response) {
 absl::Status CheckMessage(const proto::HeartbeatResponse& response) {
   Check check("answer to Heartbeat");
   check.Count(response.scorer_size(), kMaxEndpoints, "scorer")
-      .Address(response.adapter_address(), "adapter_address");
+      .Address(response.adapter_address(), "adapter_address")
+      .Id(response.newest_fingerprint(), "newest_fingerprint");
   for (const proto::ScorerEndpoint& endpoint : response.scorer()) {
     check.Id(endpoint.scorer_name(), "scorer.scorer_name")
         .Count(endpoint.address_size(), kMaxEndpoints, "scorer.address");

@@ -56,6 +56,14 @@ absl::Status NcclCommunicator::Open(const std::string& unique_id, absl::Time dea
                 deadline);
 }
 
+absl::Status NcclCommunicator::Expired(absl::string_view what, absl::Time deadline) const {
+  if (interrupted_ != nullptr && *interrupted_)
+    return absl::CancelledError(absl::StrCat(name_, ": ", what, " was ended here"));
+  if (absl::Now() < deadline) return absl::OkStatus();
+  return absl::DeadlineExceededError(
+      absl::StrCat(name_, ": not every member took part in the ", what, " in time"));
+}
+
 // Waits for a non-blocking call to be through.
 absl::Status NcclCommunicator::Settle(ncclResult_t result, absl::string_view what,
                                       absl::Time deadline) {
@@ -63,8 +71,7 @@ absl::Status NcclCommunicator::Settle(ncclResult_t result, absl::string_view wha
     const ncclResult_t asked = ncclCommGetAsyncError(communicator_, &result);
     if (asked != ncclSuccess) result = asked;
     if (result != ncclInProgress) break;
-    if (absl::Now() >= deadline)
-      return absl::DeadlineExceededError(absl::StrCat(name_, ": ", what, " did not end in time"));
+    WB_RETURN_IF_ERROR(Expired(what, deadline));
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
   if (result == ncclSuccess) return absl::OkStatus();
@@ -119,10 +126,7 @@ absl::Status NcclCommunicator::WaitForStream(absl::string_view what, absl::Time 
       return absl::UnavailableError(
           absl::StrCat(name_, ": ", what, ": ", ncclGetErrorString(error)));
     }
-    if (absl::Now() >= deadline) {
-      return absl::DeadlineExceededError(
-          absl::StrCat(name_, ": not every member took part in the ", what, " in time"));
-    }
+    WB_RETURN_IF_ERROR(Expired(what, deadline));
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
 }

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // One NCCL communicator with its stream and a buffer in device memory: what the weight wire
-// (nccl_carrier.h) and the learner ranks' gradients (nccl_sums.cc) have in common. Every wait has a
-// deadline; after an error nothing but the destructor, which aborts, may be called. `gpu` preset
-// only; private to transport, since it names NCCL's types.
+// (nccl_broadcast.cc) and the learner ranks' gradients (nccl_sums.cc) have in common. Every wait
+// has a deadline; after an error nothing but the destructor, which aborts, may be called. `gpu`
+// preset only; private to transport, since it names NCCL's types.
 #pragma once
 
 #include <cuda_runtime.h>
 #include <nccl.h>
 
+#include <atomic>
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -37,6 +38,9 @@ class NcclCommunicator {
   // Device memory, in place; what is queued on the device's other streams is awaited first.
   absl::Status AllReduceSum(const FlatBuffer& buffer, absl::Time deadline);
 
+  // Waits end as soon as `*interrupted` is set; null: by their deadlines only.
+  void EndWaitsOn(const std::atomic<bool>* interrupted) { interrupted_ = interrupted; }
+
   int rank() const { return rank_; }
   const std::string& name() const { return name_; }
   // For calls from another thread than the last one's.
@@ -44,11 +48,13 @@ class NcclCommunicator {
 
  private:
   absl::Status Settle(ncclResult_t result, absl::string_view what, absl::Time deadline);
+  absl::Status Expired(absl::string_view what, absl::Time deadline) const;
   absl::Status Reserve(uint64_t num_bytes);
   absl::Status WaitForStream(absl::string_view what, absl::Time deadline);
 
   const std::string name_;
   const int device_, rank_, size_;
+  const std::atomic<bool>* interrupted_ = nullptr;
   ncclComm_t communicator_ = nullptr;
   cudaStream_t stream_ = nullptr;
   cudaEvent_t done_ = nullptr;

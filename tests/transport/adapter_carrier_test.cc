@@ -13,6 +13,7 @@
 #include "absl/time/clock.h"
 #include "tests/testing/fake_wire.h"
 #include "tests/transport/blobs.h"
+#include "transport/adapter_shelf.h"
 
 namespace wideberth::transport {
 namespace {
@@ -45,22 +46,76 @@ TEST(AdapterBlobTest, AManifestThatContradictsItselfIsRefusedWithTheTensorsName)
   EXPECT_TRUE(absl::IsInvalidArgument(VerifyAdapterBlob(*blob)));
 }
 
-TEST(GrpcAdapterCarrierTest, HandsOutOnlyWhatIsNewerAndPublishesOnlyUpwards) {
-  GrpcAdapterCarrier carrier;
+TEST(AdapterShelfTest, HandsOutOnlyWhatIsNewerAndPublishesOnlyUpwards) {
+  AdapterShelf shelf;
   proto::FetchAdapterRequest request;
-  EXPECT_EQ(carrier.Newest(request), nullptr);
-  ASSERT_TRUE(carrier.Publish(MakeBlob(0)).ok());
-  EXPECT_EQ(carrier.Newest(request)->manifest.version(), 0u);
+  EXPECT_EQ(shelf.Newest(request), nullptr);
+  ASSERT_TRUE(shelf.Publish(MakeBlob(0)).ok());
+  EXPECT_EQ(shelf.Newest(request)->manifest.version(), 0u);
   request.set_have_any(true);
   request.set_have_version(0);
-  EXPECT_EQ(carrier.Newest(request), nullptr);
-  ASSERT_TRUE(carrier.Publish(MakeBlob(3)).ok());
-  EXPECT_EQ(carrier.Newest(request)->manifest.version(), 3u);
-  EXPECT_TRUE(absl::IsInvalidArgument(carrier.Publish(MakeBlob(3))));
+  EXPECT_EQ(shelf.Newest(request), nullptr);
+  ASSERT_TRUE(shelf.Publish(MakeBlob(3)).ok());
+  EXPECT_EQ(shelf.Newest(request)->manifest.version(), 3u);
+  EXPECT_TRUE(absl::IsInvalidArgument(shelf.Publish(MakeBlob(3))));
   auto changed = MakeBlob(4);
   changed->bytes[0] ^= 1;
-  EXPECT_TRUE(absl::IsDataLoss(carrier.Publish(changed)));
-  EXPECT_EQ(carrier.Newest(request)->manifest.version(), 3u);
+  EXPECT_TRUE(absl::IsDataLoss(shelf.Publish(changed)));
+  EXPECT_EQ(shelf.Newest(request)->manifest.version(), 3u);
+}
+
+TEST(AdapterShelfTest, HoldsTheNewestAndWhatOthersHold) {
+  AdapterShelf shelf;
+  std::vector<std::weak_ptr<const AdapterBlob>> published;
+  std::shared_ptr<const AdapterBlob> streamed;
+  for (uint64_t version = 0; version < 10; ++version) {
+    const std::shared_ptr<const AdapterBlob> blob = MakeBlob(version);
+    published.push_back(blob);
+    if (version == 3) streamed = blob;
+    ASSERT_TRUE(shelf.Publish(blob).ok());
+  }
+  for (uint64_t version = 0; version < 10; ++version)
+    EXPECT_EQ(published[version].expired(), version != 3 && version != 9) << version;
+  EXPECT_TRUE(shelf.Keeps(*streamed)) << "one newer version is in memory";
+}
+
+TEST(AdapterShelfTest, TheOldestOfTooManyVersionsBeingStreamedIsGivenUp) {
+  AdapterShelf shelf;
+  std::vector<std::shared_ptr<const AdapterBlob>> streamed;
+  for (uint64_t version = 0; version < AdapterShelf::kMaxVersions; ++version) {
+    ASSERT_TRUE(shelf.Publish(streamed.emplace_back(MakeBlob(version))).ok());
+    EXPECT_TRUE(shelf.Keeps(*streamed[0]));
+  }
+  ASSERT_TRUE(shelf.Publish(MakeBlob(20)).ok());
+  EXPECT_FALSE(shelf.Keeps(*streamed[0]));
+  EXPECT_TRUE(shelf.Keeps(*streamed[1]));
+}
+
+class CountingWaiter final : public AdapterShelf::Waiter {
+ public:
+  void Published(std::shared_ptr<const AdapterBlob> blob) override {
+    versions.push_back(blob->manifest.version());
+  }
+  std::vector<uint64_t> versions;
+};
+
+TEST(AdapterShelfTest, TellsAWaiterOfTheNextVersionOnce) {
+  AdapterShelf shelf;
+  proto::FetchAdapterRequest request;
+  const auto waiter = std::make_shared<CountingWaiter>();
+  auto gone = std::make_shared<CountingWaiter>();
+  EXPECT_EQ(shelf.NewestOrWait(request, waiter), nullptr);
+  EXPECT_EQ(shelf.NewestOrWait(request, gone), nullptr);
+  gone.reset();
+  ASSERT_TRUE(shelf.Publish(MakeBlob(1)).ok());
+  ASSERT_TRUE(shelf.Publish(MakeBlob(2)).ok());
+  EXPECT_THAT(waiter->versions, ::testing::ElementsAre(1));
+  EXPECT_NE(shelf.NewestOrWait(request, waiter), nullptr);
+  request.set_have_any(true);
+  request.set_have_version(2);
+  EXPECT_EQ(shelf.NewestOrWait(request, waiter), nullptr);
+  shelf.PassOn(MakeBlob(3));
+  EXPECT_THAT(waiter->versions, ::testing::ElementsAre(1, 3));
 }
 
 class AdapterReceiverTest : public ::testing::Test {
@@ -71,7 +126,7 @@ class AdapterReceiverTest : public ::testing::Test {
       EXPECT_EQ(request.member_id(), "actor-0#1");
       ++num_fetches_;
       if (wrong_ != nullptr) return wrong_;
-      return carrier_.Newest(request);
+      return shelf_.Newest(request);
     };
   }
   // Polls once an hour: whatever happens sooner happens because somebody waits.
@@ -82,7 +137,7 @@ class AdapterReceiverTest : public ::testing::Test {
   static absl::Time Soon() { return absl::Now() + absl::Seconds(30); }
 
   FakeLearner learner_;
-  GrpcAdapterCarrier carrier_;
+  AdapterShelf shelf_;
   std::shared_ptr<const AdapterBlob> wrong_;
   std::atomic<int> num_fetches_ = 0;
   InMemoryLearnerClient client_{&learner_};
@@ -90,7 +145,7 @@ class AdapterReceiverTest : public ::testing::Test {
 };
 
 TEST_F(AdapterReceiverTest, StagesTheNewestAndKeepsTheOlderOneUsable) {
-  ASSERT_TRUE(carrier_.Publish(MakeBlob(0)).ok());
+  ASSERT_TRUE(shelf_.Publish(MakeBlob(0)).ok());
   const auto receiver = Receiver();
   const auto active = receiver->WaitFor(0, Soon());
   ASSERT_TRUE(active.ok()) << active.status();
@@ -98,8 +153,8 @@ TEST_F(AdapterReceiverTest, StagesTheNewestAndKeepsTheOlderOneUsable) {
   EXPECT_EQ(receiver->TakeNewer(0), nullptr);
   EXPECT_EQ(receiver->TakeNewer(std::nullopt), *active);
 
-  ASSERT_TRUE(carrier_.Publish(MakeBlob(1)).ok());
-  ASSERT_TRUE(carrier_.Publish(MakeBlob(2)).ok());
+  ASSERT_TRUE(shelf_.Publish(MakeBlob(1)).ok());
+  ASSERT_TRUE(shelf_.Publish(MakeBlob(2)).ok());
   const auto staged = receiver->WaitFor(1, Soon());
   ASSERT_TRUE(staged.ok()) << staged.status();
   EXPECT_EQ((*staged)->manifest.version(), 2u) << "version 1 is skipped";
@@ -108,12 +163,12 @@ TEST_F(AdapterReceiverTest, StagesTheNewestAndKeepsTheOlderOneUsable) {
 }
 
 TEST_F(AdapterReceiverTest, AWaiterIsWokenWhenTheVersionIsPublishedLater) {
-  ASSERT_TRUE(carrier_.Publish(MakeBlob(0)).ok());
+  ASSERT_TRUE(shelf_.Publish(MakeBlob(0)).ok());
   const auto receiver = Receiver();
   ASSERT_TRUE(receiver->WaitFor(0, Soon()).ok());
   absl::StatusOr<std::shared_ptr<const AdapterBlob>> got = absl::UnknownError("nothing yet");
   std::thread waiter([&] { got = receiver->WaitFor(1, Soon()); });
-  ASSERT_TRUE(carrier_.Publish(MakeBlob(1)).ok());
+  ASSERT_TRUE(shelf_.Publish(MakeBlob(1)).ok());
   waiter.join();
   ASSERT_TRUE(got.ok()) << got.status();
   EXPECT_EQ((*got)->manifest.version(), 1u);
@@ -138,7 +193,7 @@ TEST_F(AdapterReceiverTest, RecoversWhenTheLearnerIsBack) {
   const auto receiver = Receiver();
   EXPECT_FALSE(receiver->WaitFor(0, absl::Now() + absl::Milliseconds(50)).ok());
   client_.Fail(absl::OkStatus());
-  ASSERT_TRUE(carrier_.Publish(MakeBlob(0)).ok());
+  ASSERT_TRUE(shelf_.Publish(MakeBlob(0)).ok());
   EXPECT_TRUE(receiver->WaitFor(0, Soon()).ok());
 }
 

@@ -1,18 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Learner server and client over loopback: retries, deadlines, the adapter stream and its refusals.
+// Learner server and client over loopback: retries, deadlines and refusals.
 #include <gmock/gmock.h>
-#include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 
 #include <atomic>
-#include <functional>
 #include <thread>
 
 #include "absl/synchronization/notification.h"
-#include "proto/wire.grpc.pb.h"
 #include "tests/testing/certificates.h"
 #include "tests/testing/fake_wire.h"
-#include "tests/transport/blobs.h"
 #include "transport/learner_client.h"
 #include "transport/learner_service.h"
 
@@ -21,7 +17,6 @@ namespace {
 
 using ::testing::HasSubstr;
 using ::wideberth::testing::FakeLearner;
-using ::wideberth::testing::MakeBlob;
 
 LearnerClient::Options Quick(absl::Duration timeout = absl::Seconds(30)) {
   LearnerClient::Options options;
@@ -255,131 +250,6 @@ TEST_F(LearnerWireTest, TheAnyAddressIsToldAsThisMachinesName) {
   ASSERT_TRUE(server.ok()) << server.status();
   EXPECT_EQ((*server)->address().find("0.0.0.0"), std::string::npos);
   EXPECT_THAT((*server)->address(), ::testing::Not(::testing::EndsWith(":0")));
-}
-
-TEST_F(LearnerWireTest, AnAdapterOfManyChunksArrivesByteForByte) {
-  const auto blob = MakeBlob(4, 5'000'000 / 4);
-  learner_.on_fetch =
-      [&](const proto::FetchAdapterRequest&) -> absl::StatusOr<std::shared_ptr<const AdapterBlob>> {
-    return blob;
-  };
-  Serve();
-  const auto fetched = Client()->FetchAdapter({});
-  ASSERT_TRUE(fetched.ok()) << fetched.status();
-  ASSERT_NE(*fetched, nullptr);
-  EXPECT_EQ((*fetched)->bytes, blob->bytes);
-  EXPECT_EQ((*fetched)->manifest.SerializeAsString(), blob->manifest.SerializeAsString());
-}
-
-TEST_F(LearnerWireTest, NothingNewerIsNull) {
-  learner_.on_fetch =
-      [](const proto::FetchAdapterRequest&) -> absl::StatusOr<std::shared_ptr<const AdapterBlob>> {
-    return nullptr;
-  };
-  Serve();
-  const auto fetched = Client()->FetchAdapter({});
-  ASSERT_TRUE(fetched.ok()) << fetched.status();
-  EXPECT_EQ(*fetched, nullptr);
-}
-
-TEST_F(LearnerWireTest, ChangedMissingAndSurplusBytesAreRefused) {
-  std::shared_ptr<AdapterBlob> blob = MakeBlob(4, 1'000'000);
-  learner_.on_fetch =
-      [&](const proto::FetchAdapterRequest&) -> absl::StatusOr<std::shared_ptr<const AdapterBlob>> {
-    return blob;
-  };
-  Serve();
-  const auto client = Client();
-  blob->bytes[3'000'000] ^= 1;
-  absl::Status status = client->FetchAdapter({}).status();
-  EXPECT_TRUE(absl::IsDataLoss(status)) << status;
-  EXPECT_THAT(std::string(status.message()), HasSubstr("adapter version 4 has fingerprint"));
-
-  blob = MakeBlob(4, 1'000'000);
-  blob->bytes.resize(3'000'000);
-  status = client->FetchAdapter({}).status();
-  EXPECT_TRUE(absl::IsDataLoss(status)) << status;
-  EXPECT_THAT(std::string(status.message()),
-              HasSubstr("has 3000000 bytes, its manifest says 4000000"));
-
-  blob = MakeBlob(4, 1'000'000);
-  blob->bytes.append("x");
-  EXPECT_TRUE(absl::IsDataLoss(client->FetchAdapter({}).status()));
-
-  blob = MakeBlob(4, 1'000'000);
-  blob->manifest.mutable_tensor(1)->set_shape(0, 7);
-  EXPECT_TRUE(absl::IsInvalidArgument(client->FetchAdapter({}).status()));
-}
-
-// Streams whatever the test says, call by call.
-class ScriptedLearner final : public proto::Adapters::Service {
- public:
-  struct Stream {
-    std::vector<proto::AdapterChunk> chunks;
-    grpc::Status end;
-  };
-  explicit ScriptedLearner(std::vector<Stream> streams) : streams_(std::move(streams)) {
-    grpc::ServerBuilder builder;
-    builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port_);
-    builder.RegisterService(this);
-    server_ = builder.BuildAndStart();
-  }
-  ~ScriptedLearner() override { server_->Shutdown(std::chrono::system_clock::now()); }
-  std::string address() const { return absl::StrCat("127.0.0.1:", port_); }
-  int num_calls() const { return num_calls_; }
-
-  grpc::Status FetchAdapter(grpc::ServerContext*, const proto::FetchAdapterRequest*,
-                            grpc::ServerWriter<proto::AdapterChunk>* writer) override {
-    const Stream& stream = streams_[std::min<size_t>(num_calls_++, streams_.size() - 1)];
-    for (const proto::AdapterChunk& chunk : stream.chunks) writer->Write(chunk);
-    return stream.end;
-  }
-
- private:
-  const std::vector<Stream> streams_;
-  std::atomic<int> num_calls_ = 0;
-  int port_ = 0;
-  std::unique_ptr<grpc::Server> server_;
-};
-
-std::vector<proto::AdapterChunk> ChunksOf(const AdapterBlob& blob, size_t chunk_bytes) {
-  std::vector<proto::AdapterChunk> chunks;
-  for (size_t offset = 0; offset < blob.bytes.size(); offset += chunk_bytes) {
-    proto::AdapterChunk& chunk = chunks.emplace_back();
-    if (offset == 0) *chunk.mutable_manifest() = blob.manifest;
-    chunk.set_offset_bytes(offset);
-    chunk.set_data(blob.bytes.substr(offset, chunk_bytes));
-  }
-  return chunks;
-}
-
-absl::Status FetchFrom(const ScriptedLearner& learner) {
-  auto client = LearnerClient::Connect(learner.address(), absl::Seconds(30), Quick());
-  if (!client.ok()) return client.status();
-  const auto blob = (*client)->FetchAdapter({});
-  if (!blob.ok()) return blob.status();
-  return *blob == nullptr ? absl::NotFoundError("null") : absl::OkStatus();
-}
-
-TEST(AdapterStreamTest, AStreamThatBreaksIsFetchedAgainFromTheStart) {
-  const std::vector<proto::AdapterChunk> chunks = ChunksOf(*MakeBlob(2, 64), 100);
-  const ScriptedLearner learner({{{chunks[0]}, grpc::Status(grpc::StatusCode::UNAVAILABLE, "gone")},
-                                 {chunks, grpc::Status::OK}});
-  EXPECT_TRUE(FetchFrom(learner).ok());
-  EXPECT_EQ(learner.num_calls(), 2);
-}
-
-TEST(AdapterStreamTest, ChunksThatDoNotFollowEachOtherAreRefused) {
-  const std::vector<proto::AdapterChunk> chunks = ChunksOf(*MakeBlob(2, 64), 100);
-  const grpc::Status ok = grpc::Status::OK;
-  EXPECT_TRUE(FetchFrom(ScriptedLearner({{chunks, ok}})).ok());
-  absl::Status status = FetchFrom(ScriptedLearner({{{chunks[0], chunks[2]}, ok}}));
-  EXPECT_TRUE(absl::IsDataLoss(status));
-  EXPECT_THAT(std::string(status.message()),
-              HasSubstr("a chunk of 56 bytes at 200, expected at 100 of 256"));
-  EXPECT_TRUE(absl::IsDataLoss(FetchFrom(ScriptedLearner({{{chunks[0], chunks[1]}, ok}}))));
-  EXPECT_TRUE(absl::IsDataLoss(FetchFrom(ScriptedLearner({{{chunks[0], chunks[0]}, ok}}))));
-  EXPECT_TRUE(absl::IsDataLoss(FetchFrom(ScriptedLearner({{{chunks[1], chunks[2]}, ok}}))));
 }
 
 }  // namespace
