@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
 #include "base/hash.h"
+#include "base/json.h"
 #include "base/mutex.h"
 #include "base/status.h"
 #include "model/added_tokens.h"
