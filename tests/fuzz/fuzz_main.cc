@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // A target as a libFuzzer program. With WIDEBERTH_WRITE_SEEDS=FOLDER it writes its seeds there and
 // ends; tests/fuzz/run.sh does so before every run.
+#include <google/protobuf/stubs/logging.h>
+
 #include <cstdint>
 #include <cstdlib>
 #include <string>
@@ -14,6 +16,8 @@
 
 extern "C" int LLVMFuzzerInitialize(int*, char***) {
   wideberth::SetLogToStderr(false);
+  // A line for each text that is no UTF-8 would fill the disk.
+  google::protobuf::SetLogHandler(nullptr);
   const char* const folder = std::getenv("WIDEBERTH_WRITE_SEEDS");
   if (folder == nullptr) return 0;
   const std::vector<std::string> seeds = wideberth::fuzz::Seeds();
