@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # add_component(NAME HDRS ... SRCS ... DEPS ...): one static library `wideberth::NAME` of the current folder, with a verified header set.
-# add_wideberth_test(NAME SRCS ... DEPS ... LABELS ...): one GoogleTest program registered with ctest under its labels.
+# add_wideberth_test(NAME SRCS ... DEPS ... LABELS ...): one GoogleTest program registered with ctest under its labels; `core_tests` builds those of core.
+add_custom_target(core_tests)
 function(add_component name)
   cmake_parse_arguments(arg "" "" "HDRS;SRCS;DEPS" ${ARGN})
   set(target wideberth_${name})
@@ -23,6 +24,9 @@ function(add_wideberth_test name)
   add_executable(${name} ${arg_SRCS})
   target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR} ${CMAKE_BINARY_DIR})
   target_link_libraries(${name} PRIVATE wideberth_warnings ${arg_DEPS} GTest::gmock GTest::gtest_main)
+  if(core IN_LIST arg_LABELS)
+    add_dependencies(core_tests ${name})
+  endif()
   if(NOT arg_TIMEOUT)
     set(arg_TIMEOUT 300)
   endif()

@@ -17,8 +17,12 @@ endif()
 add_link_options(-Wl,--as-needed)
 
 if(WIDEBERTH_SANITIZE)
-  add_compile_options(-fsanitize=${WIDEBERTH_SANITIZE} -fno-omit-frame-pointer -g1)
+  # Undefined behaviour ends a program as the others do, so that a test cannot pass with it.
+  add_compile_options(-fsanitize=${WIDEBERTH_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g1)
   add_link_options(-fsanitize=${WIDEBERTH_SANITIZE})
+endif()
+if(WIDEBERTH_FUZZ)
+  add_compile_options(-fsanitize=fuzzer-no-link,float-cast-overflow)
 endif()
 
 add_library(wideberth_warnings INTERFACE)

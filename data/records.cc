@@ -2,6 +2,7 @@
 #include "data/records.h"
 
 #include <algorithm>
+#include <set>
 #include <vector>
 
 #include "absl/strings/ascii.h"
@@ -9,6 +10,8 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "absl/types/optional.h"
+#include "base/json.h"
 #include "base/status.h"
 #include "data/csv.h"
 
@@ -36,7 +39,7 @@ absl::StatusOr<proto::DataFormat> FormatOf(const proto::DataFiles& files, absl::
 // Takes what nlohmann says after its "[json.exception...] parse error at line 1, column 5: ".
 struct ParseError {
   std::string text;
-  size_t byte = 0;
+  absl::optional<size_t> byte;
 };
 
 absl::optional<ParseError> Parse(absl::string_view text, json* value) {
@@ -48,6 +51,8 @@ absl::optional<ParseError> Parse(absl::string_view text, json* value) {
     const size_t colon = what.find(": ");
     if (colon != absl::string_view::npos) what.remove_prefix(colon + 2);
     return ParseError{std::string(what), error.byte};
+  } catch (const json::out_of_range&) {
+    return ParseError{"a number that no double can hold", absl::nullopt};
   }
 }
 
@@ -67,10 +72,14 @@ absl::Status ForJsonLines(absl::string_view path, absl::string_view text, const 
   return ForTextLines(text, [&](absl::string_view line, int64_t number) {
     Record record;
     record.origin = absl::StrCat(path, ":", number);
+    const absl::Status nesting = CheckJsonNesting(line, record.origin);
+    if (!nesting.ok()) return take(nesting);
     if (const auto error = Parse(line, &record.fields)) {
       return take(
-          Bad(record.origin, absl::StrCat("not JSON at column ", error->byte, ", expected an ",
-                                          "object on one line (", error->text, ")")));
+          Bad(record.origin,
+              absl::StrCat("not JSON",
+                           error->byte.has_value() ? absl::StrCat(" at column ", *error->byte) : "",
+                           ", expected an object on one line (", error->text, ")")));
     }
     if (!record.fields.is_object()) {
       return take(Bad(record.origin,
@@ -81,9 +90,11 @@ absl::Status ForJsonLines(absl::string_view path, absl::string_view text, const 
 }
 
 absl::StatusOr<json> WholeJson(absl::string_view path, absl::string_view text) {
+  WB_RETURN_IF_ERROR(CheckJsonNesting(text, path));
   json value;
   if (const auto error = Parse(text, &value)) {
-    const size_t at = std::min(error->byte, text.size());
+    if (!error->byte.has_value()) return Bad(path, absl::StrCat("not JSON (", error->text, ")"));
+    const size_t at = std::min(*error->byte, text.size());
     const auto before = text.substr(0, at);
     return Bad(absl::StrCat(path, ":", 1 + std::count(before.begin(), before.end(), '\n')),
                absl::StrCat("not JSON (", error->text, ")"));
@@ -146,10 +157,11 @@ absl::Status ForCsv(absl::string_view path, absl::string_view text, const Take& 
   CsvReader reader(text);
   std::vector<std::string> names, values;
   absl::StatusOr<bool> more = reader.Next(&names);
-  for (size_t i = 0; i < names.size(); ++i) {
-    if (std::find(names.begin(), names.begin() + i, names[i]) == names.begin() + i) continue;
+  std::set<absl::string_view> seen;
+  for (const std::string& name : names) {
+    if (seen.insert(name).second) continue;
     return Bad(absl::StrCat(path, ":", reader.line()),
-               absl::StrCat("names the field \"", names[i], "\" twice"));
+               absl::StrCat("names the field \"", name, "\" twice"));
   }
   while (more.ok() && *more) {
     more = reader.Next(&values);

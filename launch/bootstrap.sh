@@ -18,7 +18,7 @@ packages=(
   libprotobuf-dev libsqlite3-dev libssl-dev libutf8proc-dev libxxhash-dev libzstd-dev nlohmann-json3-dev prometheus-cpp-dev
   zlib1g-dev
 )
-test_packages=(clang-format munge procps shellcheck slurm-wlm)
+test_packages=(clang clang-format libclang-rt-dev munge procps shellcheck slurm-wlm)
 
 torch_wheel=torch-2.11.0-cp311-cp311-manylinux_2_28_x86_64.whl
 cuda_wheels=(

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/json.h"
 #include "base/status.h"
 
 namespace wideberth::launch {
@@ -46,6 +47,7 @@ absl::Status ForLines(const std::string& path, int batch_lines,
 }
 
 absl::StatusOr<nlohmann::json> ParseObject(const InputLine& line) {
+  WB_RETURN_IF_ERROR(CheckJsonNesting(line.text, line.origin));
   try {
     nlohmann::json object = nlohmann::json::parse(line.text);
     if (object.is_object()) return object;
@@ -54,6 +56,9 @@ absl::StatusOr<nlohmann::json> ParseObject(const InputLine& line) {
   } catch (const nlohmann::json::parse_error& error) {
     return absl::InvalidArgumentError(absl::StrCat(
         line.origin, ":", error.byte, ": not JSON, expected an object like {\"prompt\": \"...\"}"));
+  } catch (const nlohmann::json::out_of_range&) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(line.origin, ": has a number that no double can hold"));
   }
 }
 

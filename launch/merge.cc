@@ -14,6 +14,7 @@
 #include "absl/strings/str_replace.h"
 #include "absl/strings/strip.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "base/status.h"
 #include "launch/flags.h"
 #include "model/adapter.h"
@@ -99,6 +100,7 @@ std::string WeightsFile(const Merged& merged) {
 absl::StatusOr<std::string> ConfigText(const std::string& file, const Merged& merged,
                                        absl::optional<proto::DType> dtype) {
   WB_ASSIGN_OR_RETURN(const std::string text, ReadFile(file));
+  WB_RETURN_IF_ERROR(CheckJsonNesting(text, file));
   Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (!json.is_object()) return absl::InvalidArgumentError(file + ": is not a JSON object");
   if (merged.added_score_head) {

@@ -17,6 +17,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "learner/prompts.h"
@@ -85,7 +86,11 @@ absl::Status ReadFileRows(const Selection& from, const TakeRow& take, int64_t* n
     const std::string origin = absl::StrCat(from.path, ":", line_number);
     if (absl::StripAsciiWhitespace(line).empty())
       return Bad(origin, "the line is empty, expected a JSON object");
-    const json row = json::parse(line.begin(), line.end(), nullptr, /*allow_exceptions=*/false);
+    // Values deep within each other are no row, and writing one into a sentence ends the stack.
+    const json row =
+        CheckJsonNesting(line, origin).ok()
+            ? json::parse(line.begin(), line.end(), nullptr, /*allow_exceptions=*/false)
+            : json(json::value_t::discarded);
     if (!row.is_object()) {
       return Bad(origin,
                  absl::StrCat("found ", row.is_discarded() ? "a line that is not JSON" : Found(row),

@@ -46,7 +46,7 @@ void AddedTokenFinder::Add(const AddedToken& token, absl::string_view content) {
   uint32_t node = 0;
   for (char c : content) {
     const uint32_t next = static_cast<uint32_t>(token_at_node_.size());
-    const auto [edge, added] = edges_.emplace(node << 8 | static_cast<uint8_t>(c), next);
+    const auto [edge, added] = edges_.emplace(uint64_t{node} << 8 | static_cast<uint8_t>(c), next);
     if (added) token_at_node_.push_back(-1);
     node = edge->second;
   }
@@ -58,7 +58,7 @@ int32_t AddedTokenFinder::LongestAt(absl::string_view text, size_t at, size_t* l
   int32_t longest = -1;
   uint32_t node = 0;
   for (size_t i = at; i < text.size(); ++i) {
-    const auto edge = edges_.find(node << 8 | static_cast<uint8_t>(text[i]));
+    const auto edge = edges_.find(uint64_t{node} << 8 | static_cast<uint8_t>(text[i]));
     if (edge == edges_.end()) break;
     node = edge->second;
     if (token_at_node_[node] >= 0) {

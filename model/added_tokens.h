@@ -48,7 +48,7 @@ class AddedTokenFinder {
 
   std::vector<AddedToken> tokens_;
   // A trie: node 0 is the root; node * 256 + byte -> node; the token that ends at a node, or -1.
-  absl::flat_hash_map<uint32_t, uint32_t> edges_;
+  absl::flat_hash_map<uint64_t, uint32_t> edges_;
   std::vector<int32_t> token_at_node_ = {-1};
   std::array<bool, 256> can_start_{};
 };

@@ -13,6 +13,7 @@
 #include "absl/strings/strip.h"
 #include "base/file.h"
 #include "base/hash.h"
+#include "base/json.h"
 #include "base/status.h"
 #include "model/jinja_inventory.h"
 #include "model/tokenizer_json.h"

@@ -6,12 +6,14 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "base/status.h"
 
 namespace wideberth::model {
 namespace {
 
 using Json = nlohmann::json;
+constexpr int64_t kMostTokens = 1 << 24;
 
 // One JSON object of one file, read field by field; the first problem is kept.
 class Fields {
@@ -35,12 +37,16 @@ class Fields {
           absl::StrCat(file_, ": field \"", field, "\" is ", it->dump(), ", expected ", expected));
     }
   }
-  void Count(const char* field, int64_t* value, bool required = true) {
-    Read(field, value, required, "a positive integer");
-    if (status_.ok() && *value <= 0 && (required || json_.contains(field))) {
-      status_ = absl::InvalidArgumentError(absl::StrCat(file_, ": field \"", field, "\" is ",
-                                                        *value, ", expected a positive integer"));
-    }
+  // Up to `most`, so that products of counts stay numbers.
+  void Count(const char* field, int64_t* value, bool required = true, int64_t most = kMostTokens) {
+    Json found;
+    Read(field, &found, required, "a positive integer");
+    if (!status_.ok() || found.is_null()) return;
+    *value = WholeNumber(found).value_or(0);
+    if (*value > 0 && *value <= most) return;
+    status_ =
+        absl::InvalidArgumentError(absl::StrCat(file_, ": field \"", field, "\" is ", found.dump(),
+                                                ", expected a positive integer up to ", most));
   }
   void Require(bool condition, absl::string_view sentence) {
     if (status_.ok() && !condition)
@@ -56,22 +62,27 @@ class Fields {
 
 absl::StatusOr<Json> ReadJsonObject(const std::string& path) {
   WB_ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
-  Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  WB_ASSIGN_OR_RETURN(Json json, ParseJson(text, path));
   if (!json.is_object())
     return absl::InvalidArgumentError(
         absl::StrCat(path, ": is not a JSON object (", text.size(), " bytes)"));
   return json;
 }
 
-std::vector<int32_t> TokenIds(const Json& json, const char* field) {
+// One id or a list of them; none where the field is absent or null.
+absl::StatusOr<std::vector<int32_t>> TokenIds(const Json& json, const std::string& file,
+                                              const char* field) {
   std::vector<int32_t> ids;
   const auto it = json.find(field);
-  if (it == json.end()) return ids;
-  if (it->is_number_integer()) ids.push_back(it->get<int32_t>());
-  if (it->is_array()) {
-    for (const Json& id : *it) {
-      if (id.is_number_integer()) ids.push_back(id.get<int32_t>());
+  if (it == json.end() || it->is_null()) return ids;
+  for (const Json& id : it->is_array() ? *it : Json::array({*it})) {
+    const int64_t number = WholeNumber(id).value_or(-1);
+    if (number < 0 || number > kMostTokens) {
+      return absl::InvalidArgumentError(absl::StrCat(file, ": field \"", field, "\" has ",
+                                                     id.dump(), ", expected a token id from 0 to ",
+                                                     kMostTokens));
     }
+    ids.push_back(static_cast<int32_t>(number));
   }
   return ids;
 }
@@ -100,7 +111,8 @@ absl::Status ReadRotary(const Json& json, const std::string& file, ModelSpec* sp
       fields.Read("factor", &scaling.factor, true, "a number");
       fields.Read("low_freq_factor", &scaling.low_freq_factor, true, "a number");
       fields.Read("high_freq_factor", &scaling.high_freq_factor, true, "a number");
-      fields.Count("original_max_position_embeddings", &scaling.original_max_positions);
+      fields.Count("original_max_position_embeddings", &scaling.original_max_positions, true,
+                   int64_t{1} << 31);
       fields.Require(
           scaling.factor >= 1 && scaling.high_freq_factor > scaling.low_freq_factor,
           "llama3 rotary scaling needs factor >= 1 and high_freq_factor > low_freq_factor");
@@ -136,7 +148,7 @@ absl::Status ReadArchitecture(const Json& json, const std::string& file, ModelSp
 // transformers' default is two.
 int64_t NumLabels(const Json& json) {
   if (const auto it = json.find("num_labels"); it != json.end() && it->is_number_integer())
-    return it->get<int64_t>();
+    return WholeNumber(*it).value_or(0);
   if (const auto it = json.find("id2label"); it != json.end() && it->is_object())
     return static_cast<int64_t>(it->size());
   return 2;
@@ -152,7 +164,7 @@ absl::StatusOr<ModelSpec> ReadModelSpec(absl::string_view folder) {
   WB_RETURN_IF_ERROR(ReadArchitecture(json, file, &spec));
   Fields fields(json, file);
   fields.Count("hidden_size", &spec.hidden);
-  fields.Count("num_hidden_layers", &spec.num_layers);
+  fields.Count("num_hidden_layers", &spec.num_layers, true, 10'000);
   fields.Count("num_attention_heads", &spec.num_heads);
   spec.num_kv_heads = spec.num_heads;
   fields.Count("num_key_value_heads", &spec.num_kv_heads, false);
@@ -160,7 +172,7 @@ absl::StatusOr<ModelSpec> ReadModelSpec(absl::string_view folder) {
   fields.Count("head_dim", &spec.head_dim, false);
   fields.Count("intermediate_size", &spec.ffn);
   fields.Count("vocab_size", &spec.vocab);
-  fields.Count("max_position_embeddings", &spec.max_positions);
+  fields.Count("max_position_embeddings", &spec.max_positions, true, int64_t{1} << 31);
   fields.Read("rms_norm_eps", &spec.norm_epsilon, false, "a number");
   fields.Read("tie_word_embeddings", &spec.tied_embeddings, false, "true or false");
   std::string activation = "silu";
@@ -183,14 +195,15 @@ absl::StatusOr<ModelSpec> ReadModelSpec(absl::string_view folder) {
                  absl::StrCat("a reward model needs one label, found ", NumLabels(json)));
   WB_RETURN_IF_ERROR(fields.status());
   WB_RETURN_IF_ERROR(ReadRotary(json, file, &spec));
-  spec.eos_token_ids = TokenIds(json, "eos_token_id");
-  if (const std::vector<int32_t> bos = TokenIds(json, "bos_token_id"); !bos.empty())
-    spec.bos_token_id = bos[0];
+  WB_ASSIGN_OR_RETURN(spec.eos_token_ids, TokenIds(json, file, "eos_token_id"));
+  WB_ASSIGN_OR_RETURN(const std::vector<int32_t> bos, TokenIds(json, file, "bos_token_id"));
+  if (!bos.empty()) spec.bos_token_id = bos[0];
 
   const std::string generation = absl::StrCat(folder, "/generation_config.json");
   const absl::StatusOr<Json> generation_json = ReadJsonObject(generation);
   if (generation_json.ok()) {
-    const std::vector<int32_t> eos = TokenIds(*generation_json, "eos_token_id");
+    WB_ASSIGN_OR_RETURN(const std::vector<int32_t> eos,
+                        TokenIds(*generation_json, generation, "eos_token_id"));
     if (!eos.empty()) spec.eos_token_ids = eos;
   } else if (!absl::IsNotFound(generation_json.status())) {
     return generation_json.status();

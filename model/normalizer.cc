@@ -31,6 +31,8 @@ absl::Status Normalizer::Add(const JsonNode& node) {
     WB_RETURN_IF_ERROR(node.OnlyFields({"type", "prepend"}));
     step.kind = Step::Kind::kPrepend;
     WB_ASSIGN_OR_RETURN(step.content, node.Field("prepend").String());
+    if (step.content.size() > Growth::kMost)
+      return node.Field("prepend").Unsupported("at most 64 bytes");
   } else if (type == "Replace") {
     WB_RETURN_IF_ERROR(node.OnlyFields({"type", "pattern", "content"}));
     WB_RETURN_IF_ERROR(node.Field("pattern").OnlyFields({"String"}));
@@ -39,6 +41,7 @@ absl::Status Normalizer::Add(const JsonNode& node) {
     WB_ASSIGN_OR_RETURN(step.content, node.Field("content").String());
     if (step.pattern.empty())
       return node.Field("pattern").Unsupported("a pattern of a character or more");
+    WB_RETURN_IF_ERROR(growth_.Add(node, step.pattern, step.content));
   } else {
     step.kind = Step::Kind::kForm;
     if (type == "NFC") {

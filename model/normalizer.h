@@ -30,6 +30,7 @@ class Normalizer {
   };
   absl::Status Add(const JsonNode& node);
   std::vector<Step> steps_;
+  Growth growth_;
 };
 
 }  // namespace wideberth::model

@@ -8,12 +8,14 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "base/status.h"
 
 namespace wideberth::model {
 namespace {
 
 using Json = nlohmann::json;
+constexpr int64_t kMostRank = 1 << 20;
 
 // What modules_to_save says of an adapter that holds every weight of a model.
 Json AllModules(bool score_head) {
@@ -52,7 +54,7 @@ const std::vector<std::pair<const char*, std::vector<Json>>>& Neutral() {
 
 absl::StatusOr<proto::LoraConfig> ReadPeftConfig(const std::string& file) {
   WB_ASSIGN_OR_RETURN(const std::string text, ReadFile(file));
-  const Json json = Json::parse(text, nullptr, false);
+  WB_ASSIGN_OR_RETURN(const Json json, ParseJson(text, file));
   if (!json.is_object())
     return absl::InvalidArgumentError(absl::StrCat(file, ": is not a JSON object"));
   for (const auto& [name, values] : Neutral()) {
@@ -66,7 +68,12 @@ absl::StatusOr<proto::LoraConfig> ReadPeftConfig(const std::string& file) {
   }
   proto::LoraConfig config;
   try {
-    config.set_rank(json.at("r").get<int>());
+    const int64_t rank = WholeNumber(json.at("r")).value_or(0);
+    if (rank < 1 || rank > kMostRank) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          file, ": r is ", json.at("r").dump(), ", expected a whole number from 1 to ", kMostRank));
+    }
+    config.set_rank(static_cast<int>(rank));
     config.set_alpha(json.at("lora_alpha").get<double>());
     config.set_dropout(json.value("lora_dropout", 0.0));
     config.set_rslora(json.value("use_rslora", false));
@@ -108,7 +115,7 @@ std::string PeftConfigText(const proto::LoraConfig& config, absl::string_view ba
                                  {"modules_to_save", nullptr}};
   if (score_head) json["modules_to_save"] = {"score"};
   if (all_weights) json["modules_to_save"] = AllModules(score_head);
-  if (config.alpha() == std::floor(config.alpha()))
+  if (config.alpha() == std::floor(config.alpha()) && std::abs(config.alpha()) < 1e15)
     json["lora_alpha"] = static_cast<int64_t>(config.alpha());
   return json.dump(2) + "\n";
 }

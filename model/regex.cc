@@ -59,6 +59,7 @@ class Translator {
         if (Ahead("]")) return Unsupported("\"]\" first in a character class");
         return absl::OkStatus();
       case '(':
+        if (Ahead("(*")) return Unsupported("\"(*\"");  // A verb of PCRE2's.
         if (!Ahead("(?")) break;
         for (absl::string_view kind : {"(?:", "(?i:", "(?=", "(?!", "(?<=", "(?<!", "(?>"}) {
           if (Ahead(kind)) return Copy(kind.size()), absl::OkStatus();
@@ -164,8 +165,10 @@ RegexScratch::RegexScratch()
       context_(pcre2_match_context_create(nullptr)),
       jit_stack_(pcre2_jit_stack_create(32 << 10, 8 << 20, nullptr)) {
   WB_CHECK(match_data_ != nullptr && context_ != nullptr && jit_stack_ != nullptr, "out of memory");
-  pcre2_set_match_limit(context_, UINT32_MAX);
-  pcre2_set_heap_limit(context_, UINT32_MAX);
+  // A pattern that backtracks without end gives up soon; patterns that models come with stay far
+  // below, also on texts of megabytes. The heap is the interpreter's, in KiB.
+  pcre2_set_match_limit(context_, 10'000'000);
+  pcre2_set_heap_limit(context_, 512 << 10);
   pcre2_jit_stack_assign(context_, nullptr, jit_stack_);
 }
 

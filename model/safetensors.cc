@@ -10,11 +10,13 @@
 #include <cerrno>
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <tuple>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/file.h"
 #include "base/hash.h"
+#include "base/json.h"
 #include "base/status.h"
 
 namespace wideberth::model {
@@ -33,6 +35,22 @@ struct HeaderEntry {
   uint64_t begin, end;
 };
 
+absl::StatusOr<std::vector<int64_t>> Extents(const Json& json, const std::string& path,
+                                             const std::string& name, absl::string_view field) {
+  const auto bad = [&](const Json& found) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        path, ": tensor \"", name, "\": ", field, " has ",
+        found.is_number() ? found.dump() : found.type_name(), ", expected whole numbers from 0"));
+  };
+  if (!json.is_array()) return bad(json);
+  std::vector<int64_t> extents;
+  for (const Json& value : json) {
+    extents.push_back(WholeNumber(value).value_or(-1));
+    if (extents.back() < 0) return bad(value);
+  }
+  return extents;
+}
+
 absl::StatusOr<HeaderEntry> ParseEntry(const std::string& path, const std::string& name,
                                        const Json& json, uint64_t data_bytes) {
   auto bad = [&](absl::string_view what) {
@@ -41,11 +59,12 @@ absl::StatusOr<HeaderEntry> ParseEntry(const std::string& path, const std::strin
   HeaderEntry entry{name, {}, 0, 0};
   try {
     entry.tensor.dtype = json.at("dtype").get<std::string>();
-    entry.tensor.shape = json.at("shape").get<std::vector<int64_t>>();
-    const auto offsets = json.at("data_offsets").get<std::vector<uint64_t>>();
+    WB_ASSIGN_OR_RETURN(entry.tensor.shape, Extents(json.at("shape"), path, name, "shape"));
+    WB_ASSIGN_OR_RETURN(const std::vector<int64_t> offsets,
+                        Extents(json.at("data_offsets"), path, name, "data_offsets"));
     if (offsets.size() != 2) return bad("data_offsets has not two entries");
-    entry.begin = offsets[0];
-    entry.end = offsets[1];
+    entry.begin = static_cast<uint64_t>(offsets[0]);
+    entry.end = static_cast<uint64_t>(offsets[1]);
   } catch (const Json::exception&) {
     return bad("header entry is not {dtype, shape, data_offsets}");
   }
@@ -58,7 +77,6 @@ absl::StatusOr<HeaderEntry> ParseEntry(const std::string& path, const std::strin
   }
   unsigned __int128 expected = static_cast<unsigned __int128>(width);
   for (int64_t extent : entry.tensor.shape) {
-    if (extent < 0) return bad("shape has a negative extent");
     expected *= static_cast<unsigned __int128>(extent);
     if (expected > data_bytes) break;
   }
@@ -74,8 +92,9 @@ absl::StatusOr<HeaderEntry> ParseEntry(const std::string& path, const std::strin
 
 absl::Status CheckContiguous(const std::string& path, std::vector<HeaderEntry>& entries,
                              uint64_t data_bytes) {
-  std::sort(entries.begin(), entries.end(),
-            [](const auto& a, const auto& b) { return a.begin < b.begin; });
+  std::sort(entries.begin(), entries.end(), [](const auto& a, const auto& b) {
+    return std::tie(a.begin, a.end) < std::tie(b.begin, b.end);
+  });
   uint64_t at = 0;
   for (const HeaderEntry& entry : entries) {
     if (entry.begin != at) {
@@ -92,7 +111,7 @@ absl::Status CheckContiguous(const std::string& path, std::vector<HeaderEntry>& 
 
 absl::StatusOr<Json> ParseJsonFile(const std::string& path) {
   WB_ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
-  Json json = Json::parse(text, nullptr, false);
+  WB_ASSIGN_OR_RETURN(Json json, ParseJson(text, path));
   if (!json.is_object())
     return absl::InvalidArgumentError(absl::StrCat(path, ": is not a JSON object"));
   return json;

@@ -41,6 +41,7 @@ absl::StatusOr<TokenDecoder> TokenDecoder::FromJson(const JsonNode& node) {
 absl::Status TokenDecoder::ReadSequence(const JsonNode& node) {
   WB_ASSIGN_OR_RETURN(const std::vector<JsonNode> items, node.Items());
   size_t at = 0;
+  Growth growth;
   const auto next_is = [&](absl::string_view type) {
     return at < items.size() && items[at].Field("type").value() == std::string(type);
   };
@@ -50,6 +51,7 @@ absl::Status TokenDecoder::ReadSequence(const JsonNode& node) {
     WB_ASSIGN_OR_RETURN(std::string content, items[at].Field("content").String());
     if (pattern.empty())
       return items[at].Field("pattern").Unsupported("a pattern of a character or more");
+    WB_RETURN_IF_ERROR(growth.Add(items[at], pattern, content));
     replacements_.emplace_back(std::move(pattern), std::move(content));
   }
   if (!next_is("ByteFallback")) return node.Unsupported(kSupported);

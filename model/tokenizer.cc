@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
 #include "base/hash.h"
+#include "base/json.h"
 #include "base/mutex.h"
 #include "base/status.h"
 #include "model/added_tokens.h"
@@ -52,6 +53,7 @@ absl::Status AddTemplate(const JsonNode& node, Frame* frame) {
                         node.Field("special_tokens").Field(name).Field("ids").Items());
     for (const JsonNode& id : ids) {
       WB_ASSIGN_OR_RETURN(const int64_t value, id.Integer());
+      if (value < 0 || value > (1 << 24)) return id.Unsupported("an id from 0 to 2^24");
       (seen ? after : before).push_back(static_cast<int32_t>(value));
     }
   }
@@ -79,7 +81,6 @@ absl::Status AddPostProcessor(const JsonNode& node, Frame* frame) {
 struct Tokenizer::State {
   // An id's spelling in the file, and what it adds to decoded text.
   struct Entry {
-    bool known = false;
     bool special = false;
     bool skipped = false;  // When decoding without special tokens.
     std::string token;
@@ -105,8 +106,7 @@ struct Tokenizer::State {
   int32_t next_added_id = 0;
   AddedTokenFinder raw_finder;
   AddedTokenFinder normalized_finder;
-  std::vector<Entry> entries;  // By id.
-  int64_t num_known = 0;
+  absl::flat_hash_map<int32_t, Entry> entries;  // By id; a file may leave wide gaps.
   std::string fingerprint;
   Mutex mutex;
   std::vector<std::unique_ptr<Scratch>> idle ABSL_GUARDED_BY(mutex);
@@ -180,13 +180,9 @@ absl::Status Tokenizer::State::AddToken(const AddedToken& token, absl::string_vi
 
 // Once all tokens are known: the finders and the table by id.
 void Tokenizer::State::Finish() {
-  int32_t last_id = -1;
-  for (const auto& [token, id] : bpe->vocabulary()) last_id = std::max(last_id, id);
-  for (const AddedToken& token : added) last_id = std::max(last_id, token.id);
-  entries.resize(static_cast<size_t>(last_id) + 1);
+  entries.reserve(bpe->vocabulary().size() + added.size());
   const auto enter = [&](const std::string& token, int32_t id) -> Entry& {
-    Entry& entry = entries[static_cast<size_t>(id)];
-    entry.known = true;
+    Entry& entry = entries[id];
     entry.token = token;
     entry.contribution = decoder.Contribution(token);
     return entry;
@@ -206,7 +202,6 @@ void Tokenizer::State::Finish() {
     entry.contribution = decoder.Contribution(spelling);
     entry.skipped = token.special && spelling == token.content;
   }
-  num_known = std::count_if(entries.begin(), entries.end(), [](const Entry& e) { return e.known; });
 }
 
 void Tokenizer::State::EncodeText(absl::string_view text, bool parse_special, Scratch* scratch,
@@ -271,6 +266,13 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Load(absl::string_view fil
   state->fingerprint = Fingerprint(text);
   if (!config.empty()) WB_RETURN_IF_ERROR(state->ReadConfig(config));
   state->Finish();
+  for (const std::vector<int32_t>& ids : {state->frame.before, state->frame.after}) {
+    for (int32_t id : ids) {
+      if (state->entries.contains(id)) continue;
+      return absl::InvalidArgumentError(
+          absl::StrCat(file, ": post_processor adds the id ", id, ", which is no token's"));
+    }
+  }
   return std::unique_ptr<Tokenizer>(new Tokenizer(std::move(state)));
 }
 
@@ -303,17 +305,16 @@ absl::optional<int32_t> Tokenizer::TokenToId(absl::string_view token) const {
 }
 
 absl::optional<std::string> Tokenizer::IdToToken(int32_t id) const {
-  if (id < 0 || static_cast<size_t>(id) >= state_->entries.size()) return absl::nullopt;
-  const State::Entry& entry = state_->entries[static_cast<size_t>(id)];
-  if (!entry.known) return absl::nullopt;
-  return entry.token;
+  const auto found = state_->entries.find(id);
+  if (found == state_->entries.end()) return absl::nullopt;
+  return found->second.token;
 }
 
-int64_t Tokenizer::vocab_size() const { return state_->num_known; }
+int64_t Tokenizer::vocab_size() const { return static_cast<int64_t>(state_->entries.size()); }
 
 bool Tokenizer::IsSpecial(int32_t id) const {
-  return id >= 0 && static_cast<size_t>(id) < state_->entries.size() &&
-         state_->entries[static_cast<size_t>(id)].special;
+  const auto found = state_->entries.find(id);
+  return found != state_->entries.end() && found->second.special;
 }
 
 std::string Tokenizer::fingerprint() const { return state_->fingerprint; }
@@ -326,10 +327,9 @@ StreamDecoder::StreamDecoder(const Tokenizer& tokenizer, bool skip_special_token
 std::string StreamDecoder::Push(int32_t id) {
   std::string text;
   const Tokenizer::State& state = *tokenizer_.state_;
-  if (id < 0 || static_cast<size_t>(id) >= state.entries.size()) return text;
-  const Tokenizer::State::Entry& entry = state.entries[static_cast<size_t>(id)];
-  if (!entry.known || (skip_special_tokens_ && entry.skipped)) return text;
-  state.decoder.Push(entry.contribution, &progress_, &text);
+  const auto found = state.entries.find(id);
+  if (found == state.entries.end() || (skip_special_tokens_ && found->second.skipped)) return text;
+  state.decoder.Push(found->second.contribution, &progress_, &text);
   return text;
 }
 

@@ -7,6 +7,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "base/json.h"
 #include "base/status.h"
 
 namespace wideberth::model {
@@ -22,15 +23,6 @@ std::string Brief(const nlohmann::json& value) {
 }
 
 }  // namespace
-
-absl::StatusOr<nlohmann::json> ParseJson(absl::string_view text, absl::string_view file) {
-  try {
-    return nlohmann::json::parse(text.begin(), text.end());
-  } catch (const nlohmann::json::parse_error& error) {
-    return absl::InvalidArgumentError(absl::StrCat(file, " is not JSON: it goes wrong at byte ",
-                                                   error.byte, " of ", text.size()));
-  }
-}
 
 absl::Status JsonNode::Unsupported(absl::string_view supported) const {
   return absl::InvalidArgumentError(
@@ -61,8 +53,9 @@ absl::StatusOr<std::string> JsonNode::String() const {
 }
 
 absl::StatusOr<int64_t> JsonNode::Integer() const {
-  if (!value_->is_number_integer()) return Unsupported("a whole number");
-  return value_->get<int64_t>();
+  const absl::optional<int64_t> number = WholeNumber(*value_);
+  if (!number.has_value()) return Unsupported("a whole number");
+  return *number;
 }
 
 absl::StatusOr<bool> JsonNode::Bool(bool absent) const {
@@ -86,6 +79,16 @@ absl::Status JsonNode::OnlyFields(std::initializer_list<absl::string_view> known
     }
   }
   return absl::OkStatus();
+}
+
+absl::Status Growth::Add(const JsonNode& node, absl::string_view pattern,
+                         absl::string_view content) {
+  // Both up to 64 before they are multiplied.
+  factor_ *= std::min(kMost + 1,
+                      std::max<size_t>(1, (content.size() + pattern.size() - 1) / pattern.size()));
+  if (factor_ <= kMost) return absl::OkStatus();
+  factor_ = kMost + 1;
+  return node.Unsupported("replacements that make a text at most 64 times as long");
 }
 
 }  // namespace wideberth::model

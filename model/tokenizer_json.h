@@ -15,9 +15,6 @@
 
 namespace wideberth::model {
 
-// InvalidArgument with the byte where the text stops being JSON.
-absl::StatusOr<nlohmann::json> ParseJson(absl::string_view text, absl::string_view file);
-
 // One value and its place. Cheap to copy; the JSON must outlive it.
 class JsonNode {
  public:
@@ -43,6 +40,18 @@ class JsonNode {
  private:
   const nlohmann::json* value_;
   std::string place_;
+};
+
+// How long replacements, one after the other, can make a text.
+class Growth {
+ public:
+  static constexpr size_t kMost = 64;
+  // InvalidArgument, with the place of `node`, once a text could become more than 64 times as long:
+  // replacements that feed each other fill any memory.
+  absl::Status Add(const JsonNode& node, absl::string_view pattern, absl::string_view content);
+
+ private:
+  size_t factor_ = 1;
 };
 
 }  // namespace wideberth::model

@@ -3,6 +3,9 @@
 
 #include <cmath>
 
+#include "base/json.h"
+#include "base/status.h"
+
 namespace wideberth::report {
 
 using Json = nlohmann::ordered_json;
@@ -19,6 +22,7 @@ std::string ShownJson(const Json& value) {
 }
 
 absl::StatusOr<Json> ParseJson(absl::string_view text, absl::string_view origin) {
+  WB_RETURN_IF_ERROR(CheckJsonNesting(text, origin));
   absl::optional<Json> json;
   try {
     json = Json::parse(text.begin(), text.end());

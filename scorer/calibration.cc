@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "base/status.h"
 #include "nlohmann/json.hpp"
 
@@ -15,6 +16,7 @@ absl::StatusOr<Calibration> ParseCalibration(absl::string_view text, absl::strin
     return absl::InvalidArgumentError(
         absl::StrCat(file, ": ", found, ", expected {\"temperature\": a positive number}"));
   };
+  WB_RETURN_IF_ERROR(CheckJsonNesting(text, file));
   const auto json =
       nlohmann::json::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
   if (json.is_discarded()) return bad("is not JSON");

@@ -8,6 +8,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "base/json.h"
 #include "base/status.h"
 #include "nlohmann/json.hpp"
 
@@ -45,6 +46,7 @@ absl::Status ReadPrompt(const Json& line, proto::ScoreItem* item) {
 }
 
 absl::StatusOr<proto::ScoreItem> ReadItem(const std::string& text) {
+  WB_RETURN_IF_ERROR(CheckJsonNesting(text, "the line"));
   const Json line = Json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (!line.is_object())
     return Bad("not a JSON object, expected {\"prompt\": ..., \"completion\": ...}");

@@ -19,6 +19,7 @@
 #include "absl/time/clock.h"
 #include "base/excerpt.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "base/mutex.h"
 #include "base/status.h"
 
@@ -98,7 +99,9 @@ int64_t Count(const json& tokens, size_t bytes) {
 
 absl::StatusOr<ChatAnswer> ParseAnswer(const ChatQuestion& question, const std::string& body,
                                        absl::string_view shown) {
-  const json answer = json::parse(body, nullptr, /*allow_exceptions=*/false);
+  const json answer = CheckJsonNesting(body, "answer").ok()
+                          ? json::parse(body, nullptr, /*allow_exceptions=*/false)
+                          : json(json::value_t::discarded);
   if (answer.is_discarded()) {
     return absl::InternalError(
         absl::StrCat("answered something that is no JSON, expected a chat completion: ", shown));

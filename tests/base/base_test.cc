@@ -8,12 +8,14 @@
 #include <csignal>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <thread>
 
 #include "base/bounded_queue.h"
 #include "base/excerpt.h"
 #include "base/file.h"
 #include "base/hash.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "base/text_proto.h"
 #include "proto/config.pb.h"
@@ -151,6 +153,32 @@ TEST(Excerpt, IsOneLineOfWholeCharacters) {
             "\"...f\"");
   EXPECT_EQ(Excerpt("a\xC3(\xE2\x82"), "\"a?(??\"");
   EXPECT_EQ(Excerpt(""), "\"\"");
+}
+
+TEST(Json, WhatWouldEndTheProcessIsAnError) {
+  const auto message = [](absl::string_view text) {
+    return std::string(ParseJson(text, "a.json").status().message());
+  };
+  EXPECT_EQ(message("[1, "), "a.json is not JSON: it goes wrong at byte 5 of 4");
+  EXPECT_EQ(message("[1e999]"), "a.json has a number that no double can hold");
+  const auto nested = [](size_t depth) {
+    return std::string(depth, '[') + "\"]]\\\"\"" + std::string(depth, ']');
+  };
+  EXPECT_EQ(message(nested(501)),
+            "a.json has JSON values within each other more than 500 deep at byte 500, expected "
+            "fewer");
+  const auto parsed = ParseJson(nested(500), "a.json");
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->dump(), nested(500));
+}
+
+TEST(Json, OnlyWholeNumbersThatFitAreWholeNumbers) {
+  const auto whole = [](const char* text) { return WholeNumber(*ParseJson(text, "a.json")); };
+  EXPECT_EQ(whole("-3"), -3);
+  EXPECT_EQ(whole("9223372036854775807"), std::numeric_limits<int64_t>::max());
+  for (const char* other : {"9223372036854775808", "1e300", "4.0", "\"4\"", "null", "true"}) {
+    EXPECT_EQ(whole(other), absl::nullopt) << other;
+  }
 }
 
 TEST(Log, LinesCarryTimeSeverityAndRole) {

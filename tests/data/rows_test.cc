@@ -143,9 +143,18 @@ TEST_F(RowsTest, ABrokenLineIsNamedWithItsFieldAndWhatWasExpected) {
               HasSubstr("\"rows\" is a number, expected a list"));
   EXPECT_THAT(Message(Read("a.json", "{\"a\": [3]}", "format: JSON_TREE")),
               HasSubstr("a.json: a.0: is a number"));
-  const std::string deep = std::string(200000, '[') + std::string(200000, ']');
-  EXPECT_THAT(Message(Read("a.json", "{\"a\": " + deep + "}", "format: JSON_TREE")),
+  const auto deep = [](size_t n) {
+    return "{\"a\": " + std::string(n, '[') + std::string(n, ']') + "}";
+  };
+  EXPECT_THAT(Message(Read("a.json", deep(200), "format: JSON_TREE")),
               HasSubstr("a.json: has values within each other more than 100 deep"));
+  EXPECT_THAT(Message(Read("a.json", deep(1'000'000), "format: JSON_TREE")),
+              HasSubstr("a.json has JSON values within each other more than 500 deep"));
+  EXPECT_THAT(Message(Read("a.jsonl", deep(1'000'000), form)),
+              HasSubstr("a.jsonl:1 has JSON values within each other more than 500 deep"));
+  EXPECT_THAT(Message(Read("a.jsonl", "{\"goal\": 1e999}", form)),
+              HasSubstr("a.jsonl:1: not JSON, expected an object on one line (a number that no "
+                        "double can hold)"));
   EXPECT_THAT(Message(Read("a.dat", "x", form)), HasSubstr("expected `format`"));
 }
 

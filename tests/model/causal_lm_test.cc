@@ -428,6 +428,13 @@ TEST(LoadErrors, AreOneSentenceWithFileFieldFoundAndExpected) {
               HasSubstr("config.json: field \"hidden_size\" is missing"));
   EXPECT_THAT(message("llama", edit_config("hidden_size", "big")),
               HasSubstr("field \"hidden_size\" is \"big\", expected a positive integer"));
+  EXPECT_THAT(message("llama", edit_config("hidden_size", 64.5)),
+              HasSubstr("field \"hidden_size\" is 64.5, expected a positive integer"));
+  EXPECT_THAT(message("llama", edit_config("num_hidden_layers", int64_t{1} << 50)),
+              HasSubstr("field \"num_hidden_layers\" is 1125899906842624, expected a positive "
+                        "integer up to 10000"));
+  EXPECT_THAT(message("llama", edit_config("eos_token_id", {1, -2})),
+              HasSubstr("field \"eos_token_id\" has -2, expected a token id from 0 to 16777216"));
   EXPECT_THAT(message("llama", edit_config("vocab_size", 321)),
               HasSubstr("\"model.embed_tokens.weight\" has shape [320, 64], expected [321, 64]"));
   EXPECT_THAT(message("llama", edit_config("num_hidden_layers", 4)),

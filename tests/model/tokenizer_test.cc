@@ -361,6 +361,20 @@ TEST(TokenizerTest, WhatIsNotSupportedIsNamedWithFileFieldAndChoices) {
       {"/added_tokens/0",
        {{"id", 400}, {"content", "<gap>"}},
        {"the added token \"<gap>\" has id 400, must have 266"}},
+      {"/post_processor",
+       {{"type", "TemplateProcessing"},
+        {"single", {{{"Sequence", {{"id", "A"}}}}, {{"SpecialToken", {{"id", "x"}}}}}},
+        {"special_tokens", {{"x", {{"ids", {400}}}}}}},
+       {"post_processor adds the id 400, which is no token's"}},
+      {"/normalizer",
+       {{"type", "Sequence"},
+        {"normalizers",
+         {{{"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", "aaaaaaaaa"}},
+          {{"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", "aaaaaaaaa"}}}}},
+       {"normalizer.normalizers[1] is", "at most 64 times as long"}},
+      {"/pre_tokenizer",
+       {{"type", "Split"}, {"pattern", {{"Regex", "(*ACCEPT)a"}}}, {"behavior", "Isolated"}},
+       {"pre_tokenizer.pattern: regex \"(*ACCEPT)a\" has \"(*\" at byte 0"}},
       {"/extra", 1, {"has the unknown field \"extra\""}}};
   for (const Case& one : cases) {
     Json json = ByteLevelJson();

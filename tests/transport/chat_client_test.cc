@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <thread>
 
+#include "absl/strings/str_cat.h"
 #include "base/file.h"
 #include "base/text_proto.h"
 #include "tests/testing/paths.h"
@@ -169,6 +170,8 @@ TEST_F(ChatClientTest, AnAnswerThatIsNoChatCompletionIsSaid) {
        "\"<html>busy</html>\""},
       {"{\"choices\": [{\"message\": {\"content\": \"\xC3\"}}]}", "is no JSON"},
       {"{\"choices\": [{\"message\": {\"content\": \"\\ud83d\"}}]}", "is no JSON"},
+      {absl::StrCat("{\"choices\": [", std::string(500'000, '['), std::string(500'000, ']'), "]}"),
+       "is no JSON"},
       {"[1]", "JSON without choices[0].message.content: \"[1]\""},
       {"{\"choices\": []}", "JSON without choices[0].message.content"},
       {"{\"choices\": [[]]}", "JSON without choices[0].message.content"},
