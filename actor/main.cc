@@ -44,6 +44,7 @@
 #include "absl/flags/parse.h"
 #include "absl/flags/usage.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/time/time.h"
 #include "actor/membership.h"
 #include "actor/policy.h"
@@ -135,7 +136,9 @@ absl::StatusOr<std::unique_ptr<transport::HealthPage>> ServeHealth(
     shown.num_items = status.num_items();
     shown.last_error = status.last_error();
     shown.facts = {{"learner", absl::GetFlag(FLAGS_learner)},
-                   {"tokens sampled", absl::StrCat(status.num_tokens())}};
+                   {"tokens sampled", absl::StrCat(status.num_tokens())},
+                   {"paused at the last change of version",
+                    absl::StrFormat("%.1f ms", 1e3 * status.swap_seconds())}};
     return shown;
   };
   return transport::HealthPage::Start(std::move(options));
@@ -209,6 +212,8 @@ absl::Status Work(transport::LearnerClient& learner, const transport::Credential
       metrics.NewGauge("wideberth_tokens_per_second", "Tokens sampled a second, last batch.");
   transport::Gauge* const groups =
       metrics.NewGauge("wideberth_groups_submitted", "Groups handed in since start.");
+  transport::Gauge* const swap = metrics.NewGauge(
+      "wideberth_swap_seconds", "Decoding stood still for so long at the last change of version.");
   WB_ASSIGN_OR_RETURN(const auto health, ServeHealth(config, progress, metrics));
   const Scorers scorers(config, own);
 
@@ -242,6 +247,7 @@ absl::Status Work(transport::LearnerClient& learner, const transport::Credential
     const proto::MemberStatus status = progress.Snapshot();
     version->Set(static_cast<double>(status.policy_version()));
     rate->Set(status.tokens_per_second());
+    swap->Set(status.swap_seconds());
     groups->Set(static_cast<double>(status.num_items()));
     scorers.Report(metrics);
     return status;

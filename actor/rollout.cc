@@ -152,7 +152,9 @@ std::vector<Rollout::Waiting> Rollout::TakeLeases() {
     const bool alone = running_.empty() && taken.empty();
     if (!alone && lease.adapter_off() != adapter_off_) break;
     // A version that is still on its way is waited for only where nothing runs meanwhile.
-    if (!alone && !lease.adapter_off() && !(version_ && *version_ >= lease.policy_version())) break;
+    if (!running_.empty() && !lease.adapter_off() &&
+        !(version_ && *version_ >= lease.policy_version()))
+      break;
     adapter_off_ = lease.adapter_off();
     taken.push_back(std::move(waiting_.front()));
     waiting_.pop_front();
@@ -184,10 +186,12 @@ absl::Status Rollout::Use(const transport::AdapterBlob& blob) {
     for (auto& [index, group] : running_) group.fingerprints[*version_] = fingerprint;
   }
   fingerprint_ = fingerprint;
-  parts_.progress->SetSwap(absl::Now() - began);
+  const absl::Duration paused = absl::Now() - began;
+  parts_.progress->SetSwap(paused);
   parts_.progress->SetVersion(*version_);
   WB_LOG(INFO) << "samples with policy version " << *version_ << " (" << fingerprint << "), "
-               << running_.size() << " groups under way";
+               << running_.size() << " groups under way, paused for "
+               << absl::FormatDuration(absl::Trunc(paused, absl::Microseconds(1)));
   parts_.adapters->Acknowledge(*version_, fingerprint);
   return absl::OkStatus();
 }

@@ -28,7 +28,10 @@ absl::Status BlobAssembly::AddFirst(const proto::AdapterChunk& chunk) {
     return absl::DataLossError("adapter stream: the first chunk has no manifest");
   const proto::AdapterManifest& manifest = chunk.manifest();
   WB_RETURN_IF_ERROR(VerifyAdapterManifest(manifest));
-  const bool goes_on = blob_ != nullptr && manifest.version() == blob_->manifest.version() &&
+  if (chunk.by_broadcast() && !chunk.data().empty())
+    return absl::DataLossError("adapter stream: bytes of a version that comes by broadcast");
+  const bool goes_on = !chunk.by_broadcast() && blob_ != nullptr &&
+                       manifest.version() == blob_->manifest.version() &&
                        manifest.fingerprint() == blob_->manifest.fingerprint() &&
                        chunk.offset_bytes() == blob_->bytes.size();
   if (!goes_on) {

@@ -156,7 +156,7 @@ class RolloutTest : public ::testing::Test {
       if (next_ < rounds_.size()) {
         for (const proto::GroupLease& lease : rounds_[next_]) *response.add_lease() = lease;
         ++next_;
-      } else if (submitted_.size() >= expected_) {
+      } else if (submitted_.size() >= expected_ && acknowledged_.size() >= acknowledgements_) {
         response.set_drain(true);
       } else {
         response.set_retry_after_ms(1);
@@ -209,6 +209,7 @@ class RolloutTest : public ::testing::Test {
     Rollout rollout({&config_, &policy_, &client_, &adapters, &membership, scorers_, &progress_,
                      absl::ZeroDuration()});
     rollout_ = &rollout;
+    adapters_ = &adapters;
     const absl::Status status = rollout.Run();
     rollout_ = nullptr;
     adapters.Stop();
@@ -228,11 +229,12 @@ class RolloutTest : public ::testing::Test {
   FakeClock clock_;
   std::atomic<uint64_t> published_{0};
   std::vector<std::vector<proto::GroupLease>> rounds_;
-  size_t next_ = 0, expected_ = 0;
+  size_t next_ = 0, expected_ = 0, acknowledgements_ = 0;
   int num_failures_ = 0;
   std::map<uint64_t, proto::SubmitGroupRequest> submitted_;
   std::vector<uint64_t> acknowledged_;
   Rollout* rollout_ = nullptr;
+  transport::AdapterReceiver* adapters_ = nullptr;
 };
 
 TEST_F(RolloutTest, GroupsOfALeaseAreOneBatchAndComeBackScored) {
@@ -279,6 +281,8 @@ TEST_F(RolloutTest, ScorersForEvaluationOnlySeeNothingThatIsTrainedOn) {
 }
 
 TEST_F(RolloutTest, WaitsForTheVersionOfTheLeaseAndAcknowledgesItOnce) {
+  config_.mutable_actor()->set_groups_per_lease(1);
+  acknowledgements_ = 2;
   const auto lease = learner_.on_lease;
   learner_.on_lease = [this, lease](const proto::LeasePromptsRequest& request) {
     const auto response = lease(request);
@@ -292,6 +296,33 @@ TEST_F(RolloutTest, WaitsForTheVersionOfTheLeaseAndAcknowledgesItOnce) {
   EXPECT_EQ(submitted_.at(2).adapter_fingerprint(), Blob(1)->manifest.fingerprint());
   EXPECT_EQ(submitted_.at(2).completion(0).logprob(0), -1.0f);
   EXPECT_THAT(acknowledged_, ElementsAre(0, 1));
+}
+
+TEST_F(RolloutTest, AVersionThatComesInTheMiddleIsSwappedInAndEveryTokenIsToldApart) {
+  // After the first token of both completions; the second completion has one more.
+  bool first = true;
+  policy_.before_step = [&] {
+    if (!std::exchange(first, false)) return;
+    published_ = 1;
+    EXPECT_TRUE(adapters_->WaitFor(1, absl::Now() + absl::Minutes(1)).ok());
+  };
+  proto::GroupLease lease = Lease(1, "abc", 0);
+  lease.set_num_completions(3);
+  acknowledgements_ = 2;
+  ASSERT_TRUE(Run({{lease}}, 1).ok());
+  const proto::SubmitGroupRequest& group = submitted_.at(1);
+  EXPECT_EQ(group.policy_version(), 0u);
+  EXPECT_EQ(group.adapter_fingerprint(), Blob(0)->manifest.fingerprint());
+  EXPECT_EQ(group.completion(0).segment_size(), 0) << "all by the group's version";
+  const proto::Completion& last = group.completion(2);
+  ASSERT_EQ(last.token_id_size(), 3);
+  ASSERT_EQ(last.segment_size(), 2);
+  EXPECT_EQ(last.segment(0).policy_version(), 0u);
+  EXPECT_EQ(last.segment(0).num_tokens(), 2);
+  EXPECT_EQ(last.segment(1).policy_version(), 1u);
+  EXPECT_EQ(last.segment(1).num_tokens(), 1);
+  EXPECT_EQ(last.segment(1).adapter_fingerprint(), Blob(1)->manifest.fingerprint());
+  EXPECT_EQ(last.logprob(2), -1.0f);
 }
 
 TEST_F(RolloutTest, BaseAndAdapterAreDifferentBatches) {

@@ -4,6 +4,7 @@
 #include "base/status.h"
 #include "model/verdict_template.h"
 #include "scorer/batcher.h"
+#include "scorer/conversation_key.h"
 #include "scorer/guard_answer.h"
 #include "tests/fuzz/fuzz.h"
 #include "tests/scorer/fake_scoring_model.h"
