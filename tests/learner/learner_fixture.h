@@ -26,7 +26,12 @@ using nlohmann::json;
 
 class LearnerTest : public ::testing::Test {
  protected:
-  static void SetUpTestSuite() { model::ConfigureRuntime(1); }
+  static void SetUpTestSuite() {
+    [[maybe_unused]] static const bool once = [] {
+      model::ConfigureRuntime(1);
+      return true;
+    }();
+  }
   void SetUp() override {
     ASSERT_TRUE(wideberth::testing::WriteTinyModel("llama", dir_.Join("model")).ok());
     std::string prompts;
