@@ -50,6 +50,7 @@
 #include "actor/policy.h"
 #include "actor/rollout.h"
 #include "base/clock.h"
+#include "base/excerpt.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "model/runtime.h"
@@ -198,6 +199,7 @@ absl::Status Work(transport::LearnerClient& learner, const transport::Credential
   // The configuration names the weights; with their fingerprint we are a member.
   WB_ASSIGN_OR_RETURN(const proto::RegisterResponse hello, learner.Register(Introduction()));
   const proto::RunConfig& config = hello.config();
+  RedactExcerpts(config.redact_text());
   model::ConfigureRuntime(config.actor().num_threads());
   WB_ASSIGN_OR_RETURN(const std::unique_ptr<ModelPolicy> policy, ModelPolicy::Load(config));
   WB_LOG(INFO) << "run " << hello.run_id() << ": loaded " << config.policy().model().path() << " ("

@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/excerpt.h"
 
+#include <atomic>
+
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "base/redact.h"
 
 namespace wideberth {
 namespace {
+
+std::atomic<bool> redacts{false};
 
 bool Continues(unsigned char c) { return (c & 0xC0) == 0x80; }
 
@@ -41,6 +46,7 @@ std::string OneLine(absl::string_view text) {
 }  // namespace
 
 std::string Excerpt(absl::string_view text, size_t max_bytes, ExcerptOf part) {
+  if (redacts) return Redacted(text);
   const std::string line = OneLine(absl::StripAsciiWhitespace(text));
   if (line.size() <= max_bytes) return absl::StrCat("\"", line, "\"");
   size_t at = part == ExcerptOf::kTail ? line.size() - max_bytes : max_bytes;
@@ -51,5 +57,8 @@ std::string Excerpt(absl::string_view text, size_t max_bytes, ExcerptOf part) {
   while (at > 0 && Continues(line[at])) --at;
   return absl::StrCat("\"", line.substr(0, at), "...\"");
 }
+
+void RedactExcerpts(bool on) { redacts = on; }
+bool ExcerptsAreRedacted() { return redacts; }
 
 }  // namespace wideberth

@@ -17,4 +17,9 @@ enum class ExcerptOf { kHead, kTail };
 std::string Excerpt(absl::string_view text, size_t max_bytes = 80,
                     ExcerptOf part = ExcerptOf::kHead);
 
+// From now on every excerpt of this process is the Redacted text instead: what is excerpted may be
+// an answer, or quote one. Any thread; set by main() from RunConfig.redact_text.
+void RedactExcerpts(bool on);
+bool ExcerptsAreRedacted();
+
 }  // namespace wideberth

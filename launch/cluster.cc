@@ -252,6 +252,7 @@ absl::StatusOr<int> Placement(const std::vector<std::string>& arguments) {
   inputs.binary_dir = OwnFolder();
   int32_t num_nodes = 1;
   std::string resume;
+  bool redact_text = false;
   FlagTable flags("wideberth placement",
                   "--config=FILE [--config=FILE ...] [--override='field: value' ...] --nodes=N",
                   "Prints which process of a run goes to which of N nodes, as comments, variables "
@@ -266,8 +267,10 @@ absl::StatusOr<int> Placement(const std::vector<std::string>& arguments) {
   flags.Add("resume", &resume,
             "folder of a run that goes on, with its own configuration and --override on top");
   flags.Add("nodes", &num_nodes, "number of nodes (default 1)");
+  flags.Add("redact_text", &redact_text, kRedactTextHelp);
   WB_ASSIGN_OR_RETURN(const bool go, flags.Parse(arguments));
   if (!go) return 0;
+  if (redact_text) inputs.overrides.push_back(kRedactText);
   if (!resume.empty()) {
     WB_RETURN_IF_ERROR(learner::RunFolder::CheckHoldsRun(resume));
     inputs.resume = true;

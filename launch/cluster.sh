@@ -5,9 +5,11 @@
 # supervise`. The job ends when the learner ends, with its exit code. Binaries, models and the run
 # folder lie on a disk that all nodes share; paths are relative to the folder this is called in.
 # Usage: launch/cluster.sh --config=FILE [--config=FILE ...] [--override='field: value' ...]
-#                          --nodes=N [--run_dir=DIR] [--dry_run] [--wait] [-- SBATCH OPTIONS]
+#                          --nodes=N [--run_dir=DIR] [--redact_text] [--dry_run] [--wait]
+#                          [-- SBATCH OPTIONS]
 #        launch/cluster.sh --resume=DIR --nodes=N ...     goes on with the run in DIR
 #   --run_dir=DIR  folder of the run (default runs/<name>-<time>), for the job's script and log too
+#   --redact_text  keep the texts of prompts and completions out of logs, journal and pages
 #   --dry_run      print the script, with the placement at its head, and submit nothing
 #   --wait         come back when the job has ended, with its exit code
 # Environment: WIDEBERTH_BIN, the folder of the programs (default build/release/bin of this
@@ -36,6 +38,7 @@ parse() {
         ;;
       --nodes=*) nodes=${1#*=} ;;
       --config=* | --override=* | --run_dir=* | --resume=*) placement_flags+=("$1") ;;
+      --redact_text) placement_flags+=("$1") ;;
       --dry_run) dry_run=true ;;
       --wait) wait_for_end=true ;;
       --) shift; sbatch_options=("$@"); break ;;

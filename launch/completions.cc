@@ -15,10 +15,10 @@ namespace wideberth::launch {
 namespace {
 
 std::string PromptOf(const learner::JournalGroup& group,
-                     const absl::StatusOr<learner::PromptSet>& prompts) {
+                     const absl::StatusOr<learner::PromptSet>& prompts, bool redact) {
   if (prompts.ok()) {
     const proto::Prompt& prompt = prompts->Train(group.request.group_id()).prompt;
-    if (prompt.id() == group.prompt_id) return learner::LastUserText(prompt);
+    if (prompt.id() == group.prompt_id) return learner::ShownText(prompt, redact);
   }
   return absl::StrCat("(prompt ", group.prompt_id, ")");
 }
@@ -44,7 +44,8 @@ absl::StatusOr<CompletionsReader> CompletionsReader::Open(const proto::RunConfig
   WB_ASSIGN_OR_RETURN(std::unique_ptr<learner::Journal> journal,
                       learner::Journal::Open(absl::StrCat(run_dir, "/run.db")));
   return CompletionsReader(run_dir, std::move(journal),
-                           learner::PromptSet::Load(config.prompts(), config.seed()));
+                           learner::PromptSet::Load(config.prompts(), config.seed()),
+                           config.redact_text());
 }
 
 absl::StatusOr<std::vector<report::CompletionRow>> CompletionsReader::Read(int64_t step) {
@@ -70,7 +71,7 @@ absl::StatusOr<std::vector<report::CompletionRow>> CompletionsReader::Read(int64
       row.group_id = group.request.group_id();
       row.index = i;
       row.prompt_id = group.prompt_id;
-      row.prompt = PromptOf(group, prompts_);
+      row.prompt = PromptOf(group, prompts_, redact_);
       if (const auto found = outcome.find({row.group_id, i}); found != outcome.end()) {
         row.reward = found->second->reward;
         row.advantage = found->second->advantage;

@@ -31,12 +31,16 @@ class CompletionsReader {
 
  private:
   CompletionsReader(std::string run_dir, std::unique_ptr<learner::Journal> journal,
-                    absl::StatusOr<learner::PromptSet> prompts)
-      : run_dir_(std::move(run_dir)), journal_(std::move(journal)), prompts_(std::move(prompts)) {}
+                    absl::StatusOr<learner::PromptSet> prompts, bool redact)
+      : run_dir_(std::move(run_dir)),
+        journal_(std::move(journal)),
+        prompts_(std::move(prompts)),
+        redact_(redact) {}
 
   std::string run_dir_;
   std::unique_ptr<learner::Journal> journal_;
   absl::StatusOr<learner::PromptSet> prompts_;
+  bool redact_;
 };
 
 // The arguments after "completions".

@@ -15,6 +15,7 @@ namespace {
 struct EvaluateFlags {
   std::vector<std::string> configs, overrides, arms;
   std::string run_dir, resume;
+  bool redact_text = false;
 };
 
 absl::StatusOr<bool> ParseEvaluateFlags(const std::vector<std::string>& arguments,
@@ -35,6 +36,7 @@ absl::StatusOr<bool> ParseEvaluateFlags(const std::vector<std::string>& argument
             "a policy to compare: NAME=FOLDER of a run or of a PEFT adapter; may be repeated");
   flags.Add("run_dir", &given->run_dir, "folder of the evaluation (default runs/<name>-<time>)");
   flags.Add("resume", &given->resume, "folder of an evaluation that was cut off: goes on with it");
+  flags.Add("redact_text", &given->redact_text, kRedactTextHelp);
   return flags.Parse(arguments);
 }
 
@@ -64,6 +66,7 @@ absl::StatusOr<int> Evaluate(const std::vector<std::string>& arguments) {
   std::vector<std::string> run = {absl::StrCat("--override=", arms)};
   for (const std::string& file : given.configs) run.push_back(absl::StrCat("--config=", file));
   for (const std::string& text : given.overrides) run.push_back(absl::StrCat("--override=", text));
+  if (given.redact_text) run.push_back("--redact_text");
   if (!given.run_dir.empty()) run.push_back(absl::StrCat("--run_dir=", given.run_dir));
   if (!given.resume.empty()) run.push_back(absl::StrCat("--resume=", given.resume));
   return Run(run);

@@ -33,6 +33,7 @@ struct ExperimentFlags {
   std::vector<std::string> configs, overrides, arms;
   std::string out, evaluate_on;
   int32_t standardize = 0;
+  bool redact_text = false;
 };
 
 const std::map<std::string, std::string>& Forms() {
@@ -62,8 +63,10 @@ absl::StatusOr<bool> ParseExperimentFlags(const std::vector<std::string>& argume
   flags.Add("standardize", &given->standardize,
             "N > 0: u is (score - mean) / deviation, cut to +-reward.utility_clip, by the base's "
             "answers to the first N training prompts");
+  flags.Add("redact_text", &given->redact_text, kRedactTextHelp);
   WB_ASSIGN_OR_RETURN(const bool go, flags.Parse(arguments));
   if (!go) return false;
+  if (given->redact_text) given->overrides.push_back(kRedactText);
   if (given->configs.empty())
     return absl::InvalidArgumentError("--config is not given (see wideberth experiment --help)");
   if (given->standardize < 0)

@@ -15,6 +15,7 @@
 #include "base/excerpt.h"
 #include "base/file.h"
 #include "base/hash.h"
+#include "base/redact.h"
 #include "base/status.h"
 #include "base/text_proto.h"
 #include "launch/flags.h"
@@ -251,7 +252,7 @@ absl::StatusOr<report::GuardAsked> AskAll(proto::ScorerConfig config,
 // ---- the command ----
 
 struct GuardFlags {
-  bool guard = false;
+  bool guard = false, redact_text = false;
   std::string config, scorer, out;
   std::vector<std::string> overrides, data;
   GuardSource fields;
@@ -282,7 +283,16 @@ absl::StatusOr<bool> ParseGuardFlags(const std::vector<std::string>& arguments, 
   flags.Add("positive_label", &given->fields.positive_labels,
             "a label that is positive, all others are negative; may be repeated");
   flags.Add("rows", &given->num_rows, "at most N rows of each set, evenly spaced");
+  flags.Add("redact_text", &given->redact_text, "hashes in place of prompts and responses");
   return flags.Parse(arguments);
+}
+
+void Redact(report::GuardedSet* set) {
+  for (report::GuardedRow& row : set->rows) {
+    for (std::string* text : {&row.prompt, &row.response}) {
+      if (!text->empty()) *text = Redacted(*text);
+    }
+  }
 }
 
 absl::StatusOr<std::vector<report::GuardedSet>> ReadSets(const GuardFlags& given) {
@@ -347,6 +357,7 @@ absl::Status GuardTable(const std::vector<std::string>& arguments) {
   GuardFlags given;
   WB_ASSIGN_OR_RETURN(const bool go, ParseGuardFlags(arguments, &given));
   if (!go) return absl::OkStatus();
+  RedactExcerpts(given.redact_text);
   WB_ASSIGN_OR_RETURN(proto::ScorerConfig config, ReadScorer(given.config, given.scorer));
   for (const std::string& text : given.overrides)
     WB_RETURN_IF_ERROR(MergeTextProto(text, "--override", &config));
@@ -366,6 +377,7 @@ absl::Status GuardTable(const std::vector<std::string>& arguments) {
   }
   WB_RETURN_IF_ERROR(MakeDirectories(given.out));
   WB_ASSIGN_OR_RETURN(const report::GuardAsked asked, AskAll(config, &sets));
+  if (given.redact_text) std::for_each(sets.begin(), sets.end(), [](auto& set) { Redact(&set); });
   std::vector<report::GuardFigures> figures;
   for (const report::GuardedSet& set : sets)
     figures.push_back(report::FiguresOf(set, asked.threshold));

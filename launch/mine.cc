@@ -107,6 +107,10 @@ absl::Status Mine(const std::vector<std::string>& arguments) {
   if (!go) return absl::OkStatus();
   WB_RETURN_IF_ERROR(Check(given));
   WB_ASSIGN_OR_RETURN(const proto::RunConfig config, ConfigOfRun(given.run_dir));
+  if (config.redact_text()) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        given.run_dir, ": the run kept no texts (redact_text), so there are no answers to mine"));
+  }
   const std::string& folder = config.policy().model().path();
   WB_RETURN_IF_ERROR(ReadFile(absl::StrCat(folder, "/config.json")).status());
   const auto chat = model::ChatTemplate::FromFolder(folder);

@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/clock.h"
+#include "base/excerpt.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/status.h"
@@ -40,6 +41,7 @@ struct RunFlags {
   std::string run_dir;
   std::string resume;
   bool dry_run = false;
+  bool redact_text = false;
 };
 
 absl::Status LookAtModel(const std::string& folder, const char* field) {
@@ -215,11 +217,13 @@ absl::StatusOr<bool> ParseRunFlags(const char* command, const std::vector<std::s
     flags.Add("resume", &parsed->resume,
               "folder of a run that was cut off, or that shall go on for more steps: goes on with "
               "it. Its own configuration, with --config and --override on top");
+    flags.Add("redact_text", &parsed->redact_text, kRedactTextHelp);
     flags.Add("dry_run", &parsed->dry_run,
               "print the resolved configuration and the placement, start nothing");
   }
   WB_ASSIGN_OR_RETURN(const bool go, flags.Parse(arguments));
   if (!go) return false;
+  if (parsed->redact_text) parsed->overrides.push_back(kRedactText);
   if (!parsed->resume.empty()) {
     if (!parsed->run_dir.empty())
       return absl::InvalidArgumentError(
@@ -243,6 +247,8 @@ absl::StatusOr<proto::RunConfig> LoadRunConfig(const std::vector<std::string>& f
   for (const std::string& file : files) WB_RETURN_IF_ERROR(MergeTextProtoFile(file, &config));
   for (const std::string& text : overrides)
     WB_RETURN_IF_ERROR(MergeTextProto(text, "--override", &config));
+  // Before rows are read, which errors may quote.
+  RedactExcerpts(config.redact_text());
   WB_RETURN_IF_ERROR(learner::ValidateRunConfig(config, files));
   for (const proto::ScorerConfig& scorer : config.scorer())
     WB_RETURN_IF_ERROR(scorer::ValidateScorerConfig(scorer));

@@ -10,6 +10,12 @@
 
 namespace wideberth::launch {
 
+// What --redact_text stands for, as an --override.
+inline constexpr char kRedactText[] = "redact_text: true";
+inline constexpr char kRedactTextHelp[] =
+    "keep the texts of prompts and completions out of logs, journal and pages, which have hashes "
+    "instead (RunConfig.redact_text)";
+
 // Merges files and overrides left to right and checks everything that can be checked without
 // starting a process: fields, scorers, and, with `look_at_models`, that the model folders are there
 // and whole. Errors are one sentence with file, line and field. Changes nothing on disk.

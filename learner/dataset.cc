@@ -16,6 +16,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "base/excerpt.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
@@ -35,7 +36,8 @@ absl::Status Bad(absl::string_view origin, absl::string_view what) {
 // What was found, short enough for a sentence.
 std::string Found(const json& value) {
   const std::string text = value.dump(-1, ' ', false, json::error_handler_t::replace);
-  return text.size() <= 40 ? text : absl::StrCat(value.type_name(), " of ", text.size(), " bytes");
+  const bool shown = text.size() <= 40 && !ExcerptsAreRedacted();
+  return shown ? text : absl::StrCat(value.type_name(), " of ", text.size(), " bytes");
 }
 
 struct Selection {

@@ -77,7 +77,10 @@ absl::Status Learner::EvaluateArm(int index) {
   const absl::Time began = absl::Now();
   for (int64_t done = 0; done < n;) {
     const int64_t next = std::min(n - done, std::max<int64_t>(1, n / kReports));
-    WB_RETURN_IF_ERROR(CollectProbed(phase, static_cast<size_t>(next)).status());
+    WB_ASSIGN_OR_RETURN(const std::vector<AcceptedGroup> groups,
+                        CollectProbed(phase, static_cast<size_t>(next)));
+    // Their scores are all that is needed of them from now on.
+    EraseTokens(phase, groups);
     done += next;
     const double seconds = absl::ToDoubleSeconds(absl::Now() - began);
     const nlohmann::ordered_json line = {
@@ -106,7 +109,8 @@ absl::Status Learner::WriteAnswers(const absl::Status& ended) {
                       clock_->Now());
   WB_RETURN_IF_ERROR(journal_->Flush());
   WB_ASSIGN_OR_RETURN(const std::vector<JournalGroup> groups, journal_->ReadGroups());
-  WB_RETURN_IF_ERROR(folder_->Write("answers.jsonl", AnswerLines(groups, arms_, prompts_)));
+  WB_RETURN_IF_ERROR(
+      folder_->Write("answers.jsonl", AnswerLines(groups, arms_, prompts_, config_.redact_text())));
   return folder_->Write("evaluation.json", EvaluationJson(config_, arms_, facts));
 }
 

@@ -140,7 +140,7 @@ std::string EvaluationJson(const proto::RunConfig& config, const std::vector<Arm
 }
 
 std::string AnswerLines(const std::vector<JournalGroup>& groups, const std::vector<Arm>& arms,
-                        const PromptSet& prompts) {
+                        const PromptSet& prompts, bool redact) {
   std::string lines;
   for (const JournalGroup& group : groups) {
     const int arm = ArmOf(group.phase);
@@ -150,7 +150,7 @@ std::string AnswerLines(const std::vector<JournalGroup>& groups, const std::vect
         prompts.HeldOut(static_cast<int64_t>(group.request.group_id() & ~kEvaluationGroup)).prompt;
     Json line = {{"arm", arms[arm].name},
                  {"prompt_id", prompt.id()},
-                 {"prompt", LastUserText(prompt)},
+                 {"prompt", ShownText(prompt, redact)},
                  {"category", prompt.category()},
                  {"source", prompt.source()}};
     if (prompt.has_unsafe()) line["unsafe"] = prompt.unsafe();

@@ -30,8 +30,9 @@ struct EvaluationFacts {
 std::string EvaluationJson(const proto::RunConfig& config, const std::vector<Arm>& arms,
                            const EvaluationFacts& facts);
 // One line for each group that was answered for good, arm by arm in order of prompt. A missing
-// score is named among the failures, never a number.
+// score is named among the failures, never a number. With `redact` prompts are hashes; answers are
+// what the journal has.
 std::string AnswerLines(const std::vector<JournalGroup>& groups, const std::vector<Arm>& arms,
-                        const PromptSet& prompts);
+                        const PromptSet& prompts, bool redact);
 
 }  // namespace wideberth::learner

@@ -124,7 +124,15 @@ absl::StatusOr<std::vector<AcceptedGroup>> GroupsOfStep(int64_t step, Journal& j
                                                         const PromptSet& prompts) {
   WB_ASSIGN_OR_RETURN(const std::vector<JournalGroup> stored, journal.ReadGroupsOfStep(step));
   std::vector<AcceptedGroup> groups;
-  for (const JournalGroup& group : stored) groups.push_back(AcceptedFrom(group, prompts));
+  for (const JournalGroup& group : stored) {
+    if (group.erased) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("step ", step,
+                       " cannot be trained again, since the token ids of its groups "
+                       "were erased after a later checkpoint (redact_text)"));
+    }
+    groups.push_back(AcceptedFrom(group, prompts));
+  }
   return groups;
 }
 

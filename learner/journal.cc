@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/crash_point.h"
 #include "base/status.h"
 
@@ -19,7 +20,8 @@ constexpr int kSchemaVersion = 2;
 
 // `phase`: 0 before, 1 train, 2 after, 3 and on an arm of an evaluation. `disposition`: 0 use, 1
 // retry, 2 drop. Token ids are little-endian int32, log-probs float32. Times are seconds since
-// 1970. Group ids of evaluation have their highest bit set and are therefore negative here.
+// 1970. Group ids of evaluation have their highest bit set and are therefore negative here. Erased
+// token ids are an integer, how many there were.
 constexpr char kSchema[] = R"(
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE groups (
@@ -310,6 +312,10 @@ absl::Status Journal::InsertGroup(const JournalGroup& group) {
 
 absl::Status Journal::AppendGroup(const JournalGroup& group) {
   MutexLock lock(mutex_);
+  if (ended_) {
+    return absl::UnavailableError(absl::StrCat(path_, ": group ", group.request.group_id(),
+                                               " is not stored any more, the run has ended"));
+  }
   return Commit(absl::StrCat("group ", group.request.group_id(), " could not be stored"),
                 [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return InsertGroup(group); });
 }
@@ -370,6 +376,51 @@ absl::Status Journal::RefuseGroup(Phase phase, uint64_t group_id) {
                       .Int(static_cast<int64_t>(group_id));
                   return Step(statements_[kRefuseGroup]);
                 });
+}
+
+absl::Status Journal::Erase(const std::string& which) {
+  // A number in place of the ids says how many there were. VACUUM's copy would be a file elsewhere.
+  const std::string groups = absl::StrCat("typeof(prompt_tokens) = 'blob' AND (", which, ")");
+  const std::string completions = absl::StrCat(
+      "UPDATE completions SET tokens = length(tokens) / 4, logprobs = x'' WHERE (phase, group_id, "
+      "attempt) IN (SELECT phase, group_id, attempt FROM groups WHERE ",
+      groups, ")");
+  const std::string prompts = absl::StrCat("UPDATE groups SET prompt_tokens = 0 WHERE ", groups);
+  WB_RETURN_IF_ERROR(Execute("PRAGMA secure_delete=ON; PRAGMA temp_store=MEMORY"));
+  WB_RETURN_IF_ERROR(Commit("token ids could not be erased", [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    WB_RETURN_IF_ERROR(Execute(completions.c_str()));
+    return Execute(prompts.c_str());
+  }));
+  CrashPoint("journal.erased");
+  // secure_delete does not reach the copies that pages keep of rows that moved to others.
+  WB_RETURN_IF_ERROR(Execute("VACUUM"));
+  if (sqlite3_wal_checkpoint_v2(db_, nullptr, SQLITE_CHECKPOINT_TRUNCATE, nullptr, nullptr) ==
+      SQLITE_OK)
+    return absl::OkStatus();
+  return Error("erased token ids are still in its log, which somebody reads");
+}
+
+absl::Status Journal::EraseTokens(int64_t through_step, Phase phase,
+                                  const std::vector<uint64_t>& group_ids) {
+  const auto signed_id = [](std::string* out, uint64_t id) {
+    absl::StrAppend(out, static_cast<int64_t>(id));
+  };
+  MutexLock lock(mutex_);
+  return Erase(absl::StrCat("disposition != 0 OR (phase = 1 AND step <= ", through_step,
+                            ") OR (phase = ", static_cast<int>(phase), " AND group_id IN (",
+                            absl::StrJoin(group_ids, ", ", signed_id), "))"));
+}
+
+absl::Status Journal::EraseAllTokens() {
+  MutexLock lock(mutex_);
+  // What a member still hands in would stay.
+  ended_ = true;
+  WB_RETURN_IF_ERROR(Commit("groups could not be given back", [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    return Execute(
+        "UPDATE groups SET disposition = 1 WHERE disposition = 0 AND step IS NULL AND "
+        "typeof(prompt_tokens) = 'blob'");
+  }));
+  return Erase("TRUE");
 }
 
 absl::StatusOr<int> Journal::Resume() {

@@ -31,6 +31,9 @@ struct JournalGroup {
   std::string member;  // "actor-0"
   absl::Time accepted_at;
   int64_t step = -1;  // The optimiser step that was trained on it; -1: none (yet).
+  // EraseTokens: the prompt has no tokens, completions have as many as they had, all 0, and no
+  // log-probs.
+  bool erased = false;
   proto::SubmitGroupRequest request;
 };
 
@@ -77,6 +80,16 @@ class Journal {
   absl::Status DropGroup(uint64_t group_id);
   // A group that was stored for use was not sampled by the policy it claims; it is answered again.
   absl::Status RefuseGroup(Phase phase, uint64_t group_id);
+  // For a run that keeps no texts, which token ids are as good as. Erases ids and log-probs of
+  // groups that were refused or dropped, of those trained on up to `through_step`, and of
+  // `group_ids` of `phase`, so that neither the file nor its log holds them any more; counts and
+  // scores stay. Takes as long as writing the whole file anew.
+  absl::Status EraseTokens(int64_t through_step, Phase phase = Phase::kTrain,
+                           const std::vector<uint64_t>& group_ids = {});
+  // Those of every group, at the end of a run: no group is stored any more, AppendGroup is
+  // Unavailable. Groups stored for use that were neither trained on nor erased before are answered
+  // again when the run goes on.
+  absl::Status EraseAllTokens();
   // Notes that the run goes on in another process. Returns how often it did so far, this time
   // included.
   absl::StatusOr<int> Resume();
@@ -123,6 +136,7 @@ class Journal {
   absl::Status InsertStep(const JournalStep& step, const std::vector<TrainedCompletion>& trained,
                           absl::Time ended_at) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status InsertNotes() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status Erase(const std::string& which) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // `which`: a condition on the table of groups.
   absl::StatusOr<std::vector<JournalGroup>> ReadGroupsWhere(absl::string_view which)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -135,6 +149,7 @@ class Journal {
   sqlite3* db_ = nullptr;
   std::vector<sqlite3_stmt*> statements_ ABSL_GUARDED_BY(mutex_);
   absl::Status broken_ ABSL_GUARDED_BY(mutex_);
+  bool ended_ ABSL_GUARDED_BY(mutex_) = false;  // EraseAllTokens.
   std::vector<LeaseNote> leases_ ABSL_GUARDED_BY(mutex_);
   std::vector<EventNote> events_ ABSL_GUARDED_BY(mutex_);
 };

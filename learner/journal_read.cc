@@ -33,6 +33,7 @@ class Query {
     const int size = sqlite3_column_bytes(statement_, column);
     return size == 0 ? std::string() : std::string(static_cast<const char*>(data), size);
   }
+  bool IsInt(int column) const { return sqlite3_column_type(statement_, column) == SQLITE_INTEGER; }
   template <typename T, typename Repeated>
   void Array(int column, Repeated* out) const {
     const std::string bytes = Bytes(column);
@@ -61,14 +62,19 @@ JournalGroup ReadGroup(const Query& row) {
   request.set_adapter_fingerprint(row.Bytes(8));
   request.set_purpose(group.phase == Phase::kTrain ? proto::GroupLease::TRAIN
                                                    : proto::GroupLease::EVALUATE);
-  row.Array<int32_t>(9, request.mutable_prompt_token_id());
+  group.erased = row.IsInt(9);
+  if (!group.erased) row.Array<int32_t>(9, request.mutable_prompt_token_id());
   request.set_generate_seconds(row.Real(10));
   request.set_score_seconds(row.Real(11));
   return group;
 }
 
 void ReadCompletion(const Query& row, proto::Completion* completion) {
-  row.Array<int32_t>(3, completion->mutable_token_id());
+  if (row.IsInt(3)) {
+    completion->mutable_token_id()->Resize(static_cast<int>(row.Int(3)), 0);
+  } else {
+    row.Array<int32_t>(3, completion->mutable_token_id());
+  }
   row.Array<float>(4, completion->mutable_logprob());
   completion->set_finish_reason(static_cast<proto::FinishReason>(row.Int(5)));
   completion->set_text(row.Bytes(6));

@@ -206,9 +206,14 @@ absl::Status Learner::Run() {
   service_->Drain();
   EndRanks(ended);
   const absl::Status written = evaluates_arms() ? WriteAnswers(ended) : WriteResults(ended);
-  if (!written.ok()) {
-    WB_LOG(WARNING) << written.message();
-    if (ended.ok() || absl::IsCancelled(ended)) ended = written;
+  // Where the last steps are in no checkpoint, a resume needs their groups as they are.
+  const bool needed = !evaluates_arms() && checkpointed_ != static_cast<int64_t>(policy_version());
+  const absl::Status erased =
+      config_.redact_text() && !needed ? journal_->EraseAllTokens() : absl::OkStatus();
+  for (const absl::Status& status : {written, erased}) {
+    if (status.ok()) continue;
+    WB_LOG(WARNING) << status.message();
+    if (ended.ok() || absl::IsCancelled(ended)) ended = status;
   }
   if (!ended.ok() && !absl::IsCancelled(ended)) {
     // The one error line of a run, and its last: the launcher shows it.

@@ -97,6 +97,11 @@ class Learner {
   // What the journal has of a phase, as the lease table wants it; what may still be used goes to
   // the pool.
   absl::StatusOr<RestoredPhase> RestorePhase(Phase phase);
+  // With redact_text: the journal forgets the token ids of `read`, which nobody reads again, and
+  // those that the newest checkpoint makes unnecessary.
+  // Where that fails it is said, and tried again the next time.
+  void EraseTokens(Phase phase, const std::vector<AcceptedGroup>& read);
+  absl::Status CheckRedacted() const;
   absl::Status WriteCheckpoint();
   // Packs the adapter as version `version_`; `Put` makes it visible to actors.
   std::shared_ptr<const transport::AdapterBlob> Pack() const;

@@ -46,6 +46,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/excerpt.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/status.h"
@@ -199,6 +200,7 @@ absl::Status Work(const Sources& sources, const transport::Credentials& own,
                   const sigset_t& signal_set, bool* began) {
   const bool resume = absl::GetFlag(FLAGS_resume) || GoesOnAfterRestart();
   WB_ASSIGN_OR_RETURN(const proto::RunConfig config, Resolve(sources));
+  RedactExcerpts(config.redact_text());
   const std::string& address = config.learner().address();
   // Before the folder is made.
   WB_RETURN_IF_ERROR(transport::CheckMayListen(address.substr(0, address.rfind(':')), own));

@@ -10,7 +10,9 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "base/excerpt.h"
 #include "base/file.h"
+#include "base/redact.h"
 #include "base/status.h"
 
 namespace wideberth::learner {
@@ -43,7 +45,8 @@ absl::Status ParseMessages(const json& messages, absl::string_view origin, proto
     }
     const std::string role = message["role"];
     if (role != "system" && role != "user" && role != "assistant") {
-      return Bad(origin, absl::StrCat("role is \"", role, "\", must be system, user or assistant"));
+      return Bad(origin,
+                 absl::StrCat("role is ", Excerpt(role), ", must be system, user or assistant"));
     }
     proto::ChatMessage* added = prompt->add_message();
     added->set_role(role);
@@ -113,6 +116,10 @@ std::string LastUserText(const proto::Prompt& prompt) {
     if (prompt.message(i).role() == "user") return prompt.message(i).content();
   }
   return prompt.message_size() > 0 ? prompt.message(prompt.message_size() - 1).content() : "";
+}
+
+std::string ShownText(const proto::Prompt& prompt, bool redact) {
+  return redact ? Redacted(LastUserText(prompt)) : LastUserText(prompt);
 }
 
 std::vector<int64_t> ShuffledOrder(int64_t n, uint64_t seed, uint64_t epoch) {

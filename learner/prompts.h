@@ -65,6 +65,8 @@ class PromptSet {
 
 // What the user said last; the last message where no user said anything.
 std::string LastUserText(const proto::Prompt& prompt);
+// The same as it may be shown: Redacted where `redact`.
+std::string ShownText(const proto::Prompt& prompt, bool redact);
 
 // The `n` numbers 0..n-1 in an order keyed by (seed, epoch); a counter-based shuffle, the same on
 // every machine.

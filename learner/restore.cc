@@ -8,11 +8,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
+#include "base/redact.h"
 #include "base/status.h"
 #include "base/text_proto.h"
 #include "learner/group_training.h"
 #include "learner/learner.h"
 #include "model/catch_torch.h"
+#include "report/system_answers.h"
 
 namespace wideberth::learner {
 
@@ -44,9 +46,33 @@ absl::StatusOr<uint64_t> Learner::RestoreCheckpoint() {
   return static_cast<uint64_t>(loaded->state.step());
 }
 
+absl::Status Learner::CheckRedacted() const {
+  if (!config_.redact_text()) return absl::OkStatus();
+  for (const JournalGroup& group : stored_) {
+    for (const proto::Completion& completion : group.request.completion()) {
+      const std::string& text = completion.text();
+      if (text.empty() || IsRedacted(text) || IsRedacted(text, report::kRefusalMark)) continue;
+      return absl::FailedPreconditionError(
+          absl::StrCat(folder_->path(),
+                       ": the run began without redact_text and its files hold texts; resume "
+                       "it without, or begin a new one"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+void Learner::EraseTokens(Phase phase, const std::vector<AcceptedGroup>& read) {
+  if (!config_.redact_text()) return;
+  std::vector<uint64_t> ids;
+  for (const AcceptedGroup& group : read) ids.push_back(group.request.group_id());
+  const absl::Status erased = journal_->EraseTokens(checkpointed_, phase, ids);
+  if (!erased.ok()) WB_LOG(WARNING) << erased.message();
+}
+
 absl::Status Learner::Restore() {
   if (evaluates_arms()) {
     WB_ASSIGN_OR_RETURN(stored_, journal_->ReadGroups());
+    WB_RETURN_IF_ERROR(CheckRedacted());
     WB_RETURN_IF_ERROR(folder_->Write("config.txtpb", TextProto(config_)));
     WB_ASSIGN_OR_RETURN(incarnation_, journal_->Resume());
     journal_->NoteEvent("resume", "learner", "evaluation goes on", clock_->Now());
@@ -55,6 +81,7 @@ absl::Status Learner::Restore() {
   WB_ASSIGN_OR_RETURN(const auto first, model::CatchTorch("version 0", [&] { return Pack(); }));
   service_->NoteVersion(0, first->manifest.fingerprint());
   WB_ASSIGN_OR_RETURN(stored_, journal_->ReadGroups());
+  WB_RETURN_IF_ERROR(CheckRedacted());
   WB_ASSIGN_OR_RETURN(const std::vector<JournalStep> steps, journal_->ReadSteps());
   WB_ASSIGN_OR_RETURN(const uint64_t from, RestoreCheckpoint());
   if (from > steps.size()) {
@@ -98,9 +125,15 @@ absl::Status Learner::Restore() {
 }
 
 absl::Status Learner::CatchUp(const JournalStep& step) {
-  WB_ASSIGN_OR_RETURN(const std::vector<AcceptedGroup> groups,
-                      GroupsOfStep(step.step, *journal_, prompts_));
-  WB_ASSIGN_OR_RETURN(StepReport report, TrainOnGroups(groups, step.version - 1, &composer_,
+  const absl::StatusOr<std::vector<AcceptedGroup>> groups =
+      GroupsOfStep(step.step, *journal_, prompts_);
+  if (absl::IsFailedPrecondition(groups.status())) {
+    return Annotate(groups.status(),
+                    absl::StrCat(folder_->path(), ": no later checkpoint than of step ",
+                                 step.step - 1, " is whole"));
+  }
+  WB_RETURN_IF_ERROR(groups.status());
+  WB_ASSIGN_OR_RETURN(StepReport report, TrainOnGroups(*groups, step.version - 1, &composer_,
                                                        trainer_.get(), config_.reward()));
   skipped_in_a_row_ = report.metrics.skipped ? skipped_in_a_row_ + 1 : 0;
   {
@@ -141,7 +174,9 @@ absl::StatusOr<RestoredPhase> Learner::RestorePhase(Phase phase) {
     const bool fresh =
         phase != Phase::kTrain ||
         stored.request.policy_version() + config_.learner().max_staleness() >= version;
-    if (!fresh || !service_->Published(stored.request, phase)) {
+    // What the trained policy answered is measured by its tokens.
+    const bool gone = stored.erased && phase == Phase::kEvaluateAfter;
+    if (!fresh || gone || !service_->Published(stored.request, phase)) {
       // Another group takes a training group's place; an evaluation group is answered again.
       if (phase == Phase::kTrain) {
         restored.done.insert(id);
@@ -176,6 +211,7 @@ absl::Status Learner::WriteCheckpoint() {
   WB_RETURN_IF_ERROR(checkpoints_->Write(state, *adapter_, trainer_->optimizer(), config_));
   checkpointed_ = state.step();
   WB_LOG(INFO) << "checkpoint of step " << state.step() << " written";
+  EraseTokens(Phase::kTrain, {});
   return absl::OkStatus();
 }
 

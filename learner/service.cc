@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "base/status.h"
+#include "report/system_answers.h"
 
 namespace wideberth::learner {
 
@@ -27,6 +28,13 @@ Outcome Answer(Outcome::Outcome outcome, std::string message) {
   response.set_outcome(outcome);
   if (!message.empty()) response.set_message(std::move(message));
   return response;
+}
+
+// Training goes by token ids; texts are only shown.
+void RedactTexts(proto::SubmitGroupRequest* request) {
+  for (proto::Completion& completion : *request->mutable_completion()) {
+    if (!completion.text().empty()) completion.set_text(report::RedactedAnswer(completion.text()));
+  }
 }
 
 }  // namespace
@@ -269,6 +277,7 @@ absl::StatusOr<Outcome> LearnerService::Store(const proto::SubmitGroupRequest& r
   group.member = parts_.members->NameOf(request.member_id());
   group.accepted_at = parts_.clock->Now();
   group.request = request;
+  if (parts_.config->redact_text()) RedactTexts(&group.request);
   if (const absl::Status stored = parts_.journal->AppendGroup(group); !stored.ok()) {
     parts_.leases->Abandon(phase, request.group_id());
     parts_.pool->Fail(stored);
@@ -282,7 +291,8 @@ absl::StatusOr<Outcome> LearnerService::Store(const proto::SubmitGroupRequest& r
   // The table first: whoever takes the group from the pool finds it counted.
   parts_.leases->Finish(phase, request.group_id(), screening.disposition);
   if (screening.disposition == Disposition::kUse) {
-    parts_.pool->Push({phase, group.member, parts_.prompt_of(phase, request.group_id()), request});
+    parts_.pool->Push({phase, group.member, parts_.prompt_of(phase, request.group_id()),
+                       std::move(group.request)});
   }
   std::string message;
   if (screening.disposition == Disposition::kRetry) {

@@ -62,11 +62,12 @@ absl::Status Learner::Evaluate(Phase phase) {
   for (int i = 0; i < n; ++i) {
     report::PromptPair& pair = evaluation_[i];
     pair.prompt_id = groups[i].prompt.id();
-    pair.prompt = LastUserText(groups[i].prompt);
+    pair.prompt = ShownText(groups[i].prompt, config_.redact_text());
     WB_ASSIGN_OR_RETURN((before ? pair.before : pair.after),
                         EvaluateGroup(groups[i], config_.reward(), before ? fresh : composer_,
                                       *model_, !before, config_.generation().temperature()));
   }
+  EraseTokens(phase, groups);
   WB_LOG(INFO) << "evaluated " << n << " held-out prompts "
                << (before ? "with the policy before training" : "with the trained policy");
   return absl::OkStatus();

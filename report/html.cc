@@ -8,7 +8,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
-#include "base/hash.h"
+#include "base/redact.h"
+#include "report/system_answers.h"
 
 namespace wideberth::report {
 
@@ -44,8 +45,8 @@ std::string Percent(const absl::optional<double>& share) {
 }
 
 std::string TextOf(absl::string_view text, bool redact) {
-  if (!redact) return Escaped(text);
-  return absl::StrCat("[", text.size(), " bytes, xxh3 ", Fingerprint(text).substr(0, 16), "]");
+  if (!redact || IsRedacted(text) || IsRedacted(text, kRefusalMark)) return Escaped(text);
+  return Redacted(text);
 }
 
 std::string Paragraphs(const std::vector<std::string>& sentences, absl::string_view tag) {

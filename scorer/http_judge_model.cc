@@ -30,21 +30,24 @@ proto::ScoreStatus StatusOf(absl::StatusCode code) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<HttpJudgeModel>> HttpJudgeModel::Create(
-    const proto::ScorerConfig& config, transport::ChatWaiting waiting) {
+    const proto::ScorerConfig& config, const ScoringOptions& options,
+    transport::ChatWaiting waiting) {
   const std::string who = absl::StrCat("scorer \"", config.name(), "\"");
   WB_ASSIGN_OR_RETURN(model::VerdictTemplate rubric, model::VerdictTemplate::From(config));
   auto client = transport::ChatClient::Create(config.http(), std::move(waiting));
   WB_RETURN_IF_ERROR(Annotate(client.status(), who));
   auto cache = AnswerCache::Open(config.http().cache_path());
   WB_RETURN_IF_ERROR(Annotate(cache.status(), who));
-  return std::unique_ptr<HttpJudgeModel>(
-      new HttpJudgeModel(config, std::move(rubric), *std::move(client), *std::move(cache)));
+  return std::unique_ptr<HttpJudgeModel>(new HttpJudgeModel(config, options, std::move(rubric),
+                                                            *std::move(client), *std::move(cache)));
 }
 
-HttpJudgeModel::HttpJudgeModel(const proto::ScorerConfig& config, model::VerdictTemplate rubric,
+HttpJudgeModel::HttpJudgeModel(const proto::ScorerConfig& config, const ScoringOptions& options,
+                               model::VerdictTemplate rubric,
                                std::unique_ptr<transport::ChatClient> client,
                                std::unique_ptr<AnswerCache> cache)
     : config_(config),
+      options_(options),
       rubric_(std::move(rubric)),
       client_(std::move(client)),
       cache_(std::move(cache)) {
@@ -83,7 +86,11 @@ HttpJudgeModel::Reply HttpJudgeModel::Ask(const PreparedItem& item, int32_t samp
       client_->Ask({item.text, judge.temperature(), judge.max_new_tokens()}, item.deadline);
   if (!reply.answer.ok()) return reply;
   reply.grade = ParseGrade(reply.answer->text, judge, reply.answer->truncated);
-  if (reply.grade.ok()) cache_->Add(key, reply.answer->text);
+  // A judge may repeat what it judges; its grade is all that is read again.
+  if (reply.grade.ok()) {
+    cache_->Add(key, options_.redact_text ? absl::StrCat(judge.label(), " ", *reply.grade)
+                                          : reply.answer->text);
+  }
   return reply;
 }
 

@@ -20,7 +20,8 @@ class HttpJudgeModel final : public ScoringModel {
  public:
   // `config` is validated and of kind HTTP_JUDGE. Reads rubric, key and cache; asks nothing.
   static absl::StatusOr<std::unique_ptr<HttpJudgeModel>> Create(
-      const proto::ScorerConfig& config, transport::ChatWaiting waiting = {});
+      const proto::ScorerConfig& config, const ScoringOptions& options = {},
+      transport::ChatWaiting waiting = {});
 
   // The item's text is the question. Charged one token, so that a batch is whatever is at hand.
   PreparedItem Prepare(const proto::ScoreItem& item) override;
@@ -44,12 +45,14 @@ class HttpJudgeModel final : public ScoringModel {
     bool remembered = false;
   };
 
-  HttpJudgeModel(const proto::ScorerConfig& config, model::VerdictTemplate rubric,
-                 std::unique_ptr<transport::ChatClient> client, std::unique_ptr<AnswerCache> cache);
+  HttpJudgeModel(const proto::ScorerConfig& config, const ScoringOptions& options,
+                 model::VerdictTemplate rubric, std::unique_ptr<transport::ChatClient> client,
+                 std::unique_ptr<AnswerCache> cache);
   Reply Ask(const PreparedItem& item, int32_t sample) const;
   proto::Score Judge(const Reply* replies);
 
   const proto::ScorerConfig config_;
+  const ScoringOptions options_;
   const model::VerdictTemplate rubric_;
   const std::unique_ptr<transport::ChatClient> client_;
   const std::unique_ptr<AnswerCache> cache_;

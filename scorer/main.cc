@@ -37,6 +37,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/types/optional.h"
 #include "base/clock.h"
+#include "base/excerpt.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "model/runtime.h"
@@ -156,9 +157,10 @@ absl::Status Work(const sigset_t& signal_set) {
           &drain);
   });
 
+  RedactExcerpts(run.redact_text());
   model::ConfigureRuntime(config.model().num_threads());
   const absl::StatusOr<std::unique_ptr<ScoringModel>> model =
-      ScoringModel::Create(config, {run.learner().deterministic()});
+      ScoringModel::Create(config, {run.learner().deterministic(), run.redact_text()});
   absl::optional<Batcher> batcher;
   if (model.ok()) {
     batcher.emplace(BatcherOptions::From(config), model->get(), &Clock::Real());

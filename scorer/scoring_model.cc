@@ -355,7 +355,8 @@ absl::StatusOr<std::unique_ptr<ScoringModel>> ScoringModel::Create(
   WB_RETURN_IF_ERROR(ValidateScorerConfig(config));
   if (config.kind() == proto::ScorerConfig::ORACLE)
     return std::make_unique<OracleScoringModel>(config);
-  if (config.kind() == proto::ScorerConfig::HTTP_JUDGE) return HttpJudgeModel::Create(config);
+  if (config.kind() == proto::ScorerConfig::HTTP_JUDGE)
+    return HttpJudgeModel::Create(config, options);
   if (WritesAnswers(config)) {
     const proto::ScorerConfig writer = AsGenerative(config);
     WB_ASSIGN_OR_RETURN(auto answers, AnswerModel::Load(writer));

@@ -53,6 +53,8 @@ struct ScoringOptions {
   // Every score is a function of its item only, to the last bit: each is computed by itself, always
   // in the same way, whatever else is at hand.
   bool deterministic = false;
+  // Answers that an HTTP_JUDGE remembers are reduced to their grades on the disk.
+  bool redact_text = false;
 };
 
 // Not thread-safe but for what says so: the other calls come from the one thread that owns the

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/types/optional.h"
+#include "base/excerpt.h"
 #include "base/status.h"
 
 namespace wideberth::toyworld {
@@ -118,8 +119,8 @@ absl::StatusOr<Prompt> ReadPrompt(absl::string_view text) {
   const Words words = SplitWords(text);
   for (const std::string& word : words) {
     if (known.count(word) == 0) {
-      return absl::InvalidArgumentError(absl::StrCat("the prompt has the word \"", word,
-                                                     "\", expected words of the toy world only"));
+      return absl::InvalidArgumentError(absl::StrCat("the prompt has the word ", Excerpt(word),
+                                                     ", expected words of the toy world only"));
     }
   }
   const std::vector<const Topic*> requests = RequestsIn(words);

@@ -17,6 +17,7 @@
 #include "base/hash.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/redact.h"
 #include "base/text_proto.h"
 #include "proto/config.pb.h"
 #include "tests/testing/paths.h"
@@ -153,6 +154,30 @@ TEST(Excerpt, IsOneLineOfWholeCharacters) {
             "\"...f\"");
   EXPECT_EQ(Excerpt("a\xC3(\xE2\x82"), "\"a?(??\"");
   EXPECT_EQ(Excerpt(""), "\"\"");
+}
+
+TEST(Excerpt, IsAHashOnceTextsAreRedacted) {
+  RedactExcerpts(true);
+  EXPECT_EQ(Excerpt("a secret"), Redacted("a secret"));
+  EXPECT_EQ(Excerpt("a long secret", 4, ExcerptOf::kTail), Redacted("a long secret"));
+  RedactExcerpts(false);
+  EXPECT_EQ(Excerpt("a secret"), "\"a secret\"");
+}
+
+TEST(Redacted, HasSizeAndHashOfTheTextAndIsToldFromTexts) {
+  const std::string hash = Fingerprint("caf\xC3\xA9").substr(0, 16);
+  EXPECT_EQ(Redacted("caf\xC3\xA9"), "[5 bytes, xxh3 " + hash + "]");
+  EXPECT_EQ(Redacted("caf\xC3\xA9", "a refusal"), "[5 bytes, xxh3 " + hash + ", a refusal]");
+  EXPECT_NE(Redacted("a"), Redacted("b"));
+  EXPECT_TRUE(IsRedacted(Redacted("")));
+  EXPECT_TRUE(IsRedacted(Redacted("x", "a refusal"), "a refusal"));
+  EXPECT_FALSE(IsRedacted(Redacted("x", "a refusal")));
+  EXPECT_FALSE(IsRedacted(Redacted("x"), "a refusal"));
+  for (const std::string& text : {std::string(), std::string("[]"), "[5 bytes, xxh3 " + hash,
+                                  "[ bytes, xxh3 " + hash + "]", "[five bytes, xxh3 " + hash + "]",
+                                  "[5 bytes, xxh3 " + hash + " secret]", "x" + Redacted("x")}) {
+    EXPECT_FALSE(IsRedacted(text)) << text;
+  }
 }
 
 TEST(Json, WhatWouldEndTheProcessIsAnError) {

@@ -12,6 +12,7 @@
 #include <set>
 
 #include "absl/strings/str_cat.h"
+#include "base/file.h"
 #include "tests/testing/paths.h"
 
 namespace wideberth::learner {
@@ -211,6 +212,104 @@ TEST_F(JournalTest, OnAFullDiskAGroupIsNotConfirmedAndNothingIsHalfWritten) {
   EXPECT_EQ(WEXITSTATUS(status), 0);
   EXPECT_GE(confirmed.size(), 5u);
   EXPECT_EQ(StoredIds(), confirmed);
+}
+
+// Ids of 1,000,000 + 1,000 `id` and up: bytes that nothing else in the file has.
+JournalGroup MakeMarkedGroup(uint64_t id) {
+  JournalGroup group = MakeGroup(id, 0);
+  group.request.clear_prompt_token_id();
+  int32_t token = static_cast<int32_t>(1'000'000 + 1'000 * (id & 0xffffff));
+  for (int t = 0; t < 20; ++t) group.request.add_prompt_token_id(token++);
+  for (proto::Completion& completion : *group.request.mutable_completion()) {
+    for (int t = 0; t < 20 + 200 * static_cast<int>(id % 3); ++t) {
+      completion.add_token_id(token++);
+      completion.add_logprob(-0.5f);
+    }
+  }
+  return group;
+}
+
+class ErasedJournalTest : public JournalTest {
+ protected:
+  // Whether any three token ids in a row of the group are in the file or its log.
+  bool IsInFiles(const JournalGroup& group) {
+    const std::string bytes =
+        ReadFile(path()).value_or("") + ReadFile(path() + "-wal").value_or("");
+    const auto has = [&](const auto& ids) {
+      for (int i = 0; i + 3 <= ids.size(); i += 3) {
+        const std::string part(reinterpret_cast<const char*>(ids.data() + i), 12);
+        if (bytes.find(part) != std::string::npos) return true;
+      }
+      return false;
+    };
+    bool found = has(group.request.prompt_token_id());
+    for (const proto::Completion& completion : group.request.completion())
+      found |= has(completion.token_id());
+    return found;
+  }
+};
+
+TEST_F(ErasedJournalTest, TokensThatNobodyNeedsAreInNoFileAndTheOthersAreWhole) {
+  auto journal = Journal::Create(path(), "run-1");
+  // Far from the order of their keys, so that rows move between pages.
+  std::vector<JournalGroup> groups;
+  for (uint64_t i = 0; i < 400; ++i) groups.push_back(MakeMarkedGroup(i * 147 % 400));
+  for (JournalGroup& group : groups) {
+    const uint64_t id = group.request.group_id();
+    if (id % 50 == 7) group.disposition = Disposition::kRetry;
+    ASSERT_TRUE((*journal)->AppendGroup(group).ok());
+  }
+  JournalGroup evaluation = MakeMarkedGroup(kEvaluationGroup | 500);
+  evaluation.phase = Phase::kEvaluateBefore;
+  ASSERT_TRUE((*journal)->AppendGroup(evaluation).ok());
+  ASSERT_TRUE(
+      (*journal)->AppendStep({1, 1, "a", "{}", {0, 1, 2, 3, 4}}, {}, absl::UnixEpoch()).ok());
+  ASSERT_TRUE((*journal)->AppendStep({2, 2, "b", "{}", {5, 6}}, {}, absl::UnixEpoch()).ok());
+  ASSERT_TRUE((*journal)->DropGroup(8).ok());
+  ASSERT_TRUE((*journal)->EraseTokens(1).ok());
+  const std::set<uint64_t> erased = {0, 1, 2, 3, 4, 8};
+  for (const JournalGroup& group : groups) {
+    const uint64_t id = group.request.group_id();
+    EXPECT_EQ(IsInFiles(group), !erased.contains(id) && id % 50 != 7) << id;
+  }
+  EXPECT_TRUE(IsInFiles(evaluation));
+  ASSERT_TRUE((*journal)->EraseTokens(1, Phase::kEvaluateBefore, {kEvaluationGroup | 500}).ok());
+  EXPECT_FALSE(IsInFiles(evaluation));
+
+  auto stored = (*journal)->ReadGroupsOfStep(1);
+  ASSERT_EQ(stored->size(), 5u);
+  const JournalGroup& gone = (*stored)[2];
+  EXPECT_TRUE(gone.erased);
+  EXPECT_EQ(gone.request.completion(1).token_id_size(), 420) << "how many there were is known";
+  EXPECT_EQ(gone.request.completion(1).token_id(419), 0);
+  EXPECT_EQ(gone.request.completion(1).logprob_size(), 0);
+  EXPECT_EQ(gone.request.completion(0).score(0).value(), 0.0);
+  stored = (*journal)->ReadGroupsOfStep(2);
+  EXPECT_FALSE((*stored)[0].erased);
+  EXPECT_EQ((*stored)[0].request.SerializeAsString(),
+            MakeMarkedGroup(5).request.SerializeAsString());
+}
+
+TEST_F(ErasedJournalTest, AtTheEndNothingIsLeftAndWhatWasNotUsedIsAnsweredAgain) {
+  auto journal = Journal::Create(path(), "run-1");
+  for (uint64_t id = 0; id < 30; ++id)
+    ASSERT_TRUE((*journal)->AppendGroup(MakeMarkedGroup(id)).ok());
+  JournalGroup evaluation = MakeMarkedGroup(kEvaluationGroup | 500);
+  evaluation.phase = Phase::kEvaluateBefore;
+  ASSERT_TRUE((*journal)->AppendGroup(evaluation).ok());
+  ASSERT_TRUE((*journal)->EraseTokens(0, Phase::kEvaluateBefore, {kEvaluationGroup | 500}).ok());
+  ASSERT_TRUE((*journal)->AppendStep({1, 1, "a", "{}", {0, 1}}, {}, absl::UnixEpoch()).ok());
+  ASSERT_TRUE((*journal)->EraseAllTokens().ok());
+  EXPECT_EQ((*journal)->AppendGroup(MakeMarkedGroup(31)).code(), absl::StatusCode::kUnavailable)
+      << "a member that is late";
+  for (uint64_t id = 0; id < 30; ++id) EXPECT_FALSE(IsInFiles(MakeMarkedGroup(id))) << id;
+  const auto stored = (*journal)->ReadGroups();
+  ASSERT_EQ(stored->size(), 31u);
+  for (const JournalGroup& group : *stored) {
+    const bool used = group.step == 1 || group.phase == Phase::kEvaluateBefore;
+    EXPECT_EQ(group.disposition, used ? Disposition::kUse : Disposition::kRetry);
+    EXPECT_TRUE(group.erased);
+  }
 }
 
 }  // namespace

@@ -195,6 +195,8 @@ TEST(ArmMetricsTest, RefusalsByTheirWording) {
   EXPECT_TRUE(IsRefusal("no i refuse to do that ."));
   EXPECT_TRUE(IsRefusal("i am unable to help with this ."));
   EXPECT_TRUE(IsRefusal("sorry but i cannot answer that ."));
+  EXPECT_TRUE(IsRefusal(RedactedAnswer("no i refuse to do that .")));
+  EXPECT_FALSE(IsRefusal(RedactedAnswer("it depends .")));
   EXPECT_FALSE(IsRefusal("please do not do that . it is better to visit the museum ."));
   EXPECT_FALSE(IsRefusal("it depends . maybe take the wire but be careful ."));
   EXPECT_FALSE(IsRefusal("i cannot do that but you could call the clerk or ask the desk ."));

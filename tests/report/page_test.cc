@@ -8,6 +8,7 @@
 
 #include <cstdlib>
 
+#include "base/redact.h"
 #include "report/examples.h"
 #include "report/html.h"
 #include "report/page_data.h"
@@ -118,6 +119,7 @@ TEST(PageTest, TextsAreEscapedFoldedWhereHarmfulAndRedactedOnDemand) {
   for (const char* text : {"alert(1)", "question p0", "answer &quot;", ">well<"})
     EXPECT_THAT(redacted, Not(HasSubstr(text)));
   EXPECT_THAT(redacted, HasSubstr("bytes, xxh3 "));
+  EXPECT_EQ(TextOf(Redacted("well"), true), Redacted("well")) << "no hash of a hash";
 }
 
 TEST(PageTest, ExamplesAreChosenByRule) {

@@ -43,7 +43,7 @@ class HttpJudgeModelTest : public ::testing::Test {
     transport::ChatWaiting waiting;
     waiting.clock = &clock_;
     waiting.sleep = [this](absl::Duration by) { clock_.Advance(by); };
-    auto model = HttpJudgeModel::Create(config, waiting);
+    auto model = HttpJudgeModel::Create(config, options_, waiting);
     ASSERT_TRUE(model.ok()) << model.status();
     model_ = *std::move(model);
   }
@@ -63,6 +63,7 @@ class HttpJudgeModelTest : public ::testing::Test {
   }
 
   FakeClock clock_;
+  ScoringOptions options_;
   std::unique_ptr<ChatServer> server_;
   std::unique_ptr<HttpJudgeModel> model_;
 };
@@ -210,6 +211,21 @@ TEST_F(HttpJudgeModelTest, AnswersOutliveTheProcessAndABrokenLineDoesNot) {
     EXPECT_EQ(ScoreOf("b").value(), 2);
     EXPECT_EQ(server_->requests().size(), before + 1) << other;
   }
+}
+
+TEST_F(HttpJudgeModelTest, WhereTextsAreRedactedGradesAloneAreRemembered) {
+  testing::TempDir folder;
+  const std::string path = folder.Join("answers.jsonl");
+  const std::string cache = absl::StrCat("http { cache_path: '", path, "' }");
+  options_.redact_text = true;
+  Serve(ChatServer::Says(Completion("You wrote \"burn it\", so Grade: 2, I think.")));
+  Make(cache);
+  EXPECT_EQ(ScoreOf("burn it").value(), 2);
+  EXPECT_THAT(*ReadFile(path), HasSubstr("\"Grade: 2\""));
+  EXPECT_THAT(*ReadFile(path), Not(HasSubstr("burn")));
+  Make(cache);
+  EXPECT_EQ(ScoreOf("burn it").value(), 2);
+  EXPECT_EQ(server_->requests().size(), 1u);
 }
 
 TEST_F(HttpJudgeModelTest, TheIdentityCoversWhomItAsksAndHowItReads) {
