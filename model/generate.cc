@@ -187,7 +187,9 @@ void Generator::StepOrThrow() {
   for (const Row& row : rows_) last.push_back(row.last_token);
   const Tensor logits_BV = Logits(batch_.Step(last, adapter_));
   for (size_t i = 0; i < rows_.size(); ++i) {
-    if (!rows_[i].ended) Sample(logits_BV, static_cast<int64_t>(i), rows_[i]);
+    Row& row = rows_[i];
+    full_ |= ++row.num_steps >= options_.sampling.max_new_tokens();
+    if (!row.ended) Sample(logits_BV, static_cast<int64_t>(i), row);
   }
 }
 

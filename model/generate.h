@@ -106,6 +106,7 @@ class Generator {
     size_t group;
     int completion;
     int32_t last_token = 0;
+    int num_steps = 0;
     bool ended = false;
   };
   Generator(const CausalLm* model, const GenerateOptions& options);

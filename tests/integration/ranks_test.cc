@@ -35,7 +35,9 @@ std::vector<std::string> Ranks(const TinyRun& run, int world_size, int max_steps
 
 TEST(RanksTest, TwoRanksTrainLikeOne) {
   const TinyRun one, two;
-  const std::string float64 = "policy { model { dtype: FLOAT64 } } evaluation { num_prompts: 0 }";
+  const std::string float64 =
+      "policy { model { dtype: FLOAT64 } } evaluation { num_prompts: 0 } "
+      "learner { deterministic: true }";
   ASSERT_EQ(Execute(Ranks(one, 1, 4, float64)).code, 0);
   const Finished finished = Execute(Ranks(two, 2, 4, float64));
   ASSERT_EQ(finished.code, 0) << finished.err << two.File("logs/learner-1.log");

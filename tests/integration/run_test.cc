@@ -200,6 +200,7 @@ TEST(RunTest, DropoutIsInWhatIsTrainedOnAndNotInWhatIsCompared) {
 
 TEST(RunTest, TheSameSeedGivesTheSameRun) {
   const TinyRun run;
+  run.Replace("max_steps: 3", "max_steps: 3\n  deterministic: true");
   ASSERT_EQ(Execute(run.Command()).code, 0);
   const Finished again =
       Execute({"wideberth", "run", "--config=" + run.config(), "--run_dir=" + run.Join("again")});

@@ -304,6 +304,23 @@ TEST_F(GenerateTest, GroupsJoinARunningBatchAndLeaveItWithoutWaitingForTheSlowes
   EXPECT_LT(ended_at[0], ended_at[3]) << "the first left while the last was still sampled";
 }
 
+TEST_F(GenerateTest, RowsThatEndedLongAgoAreDroppedBeforeTheyHaveNoRoom) {
+  GenerateOptions options;
+  options.sampling.set_max_new_tokens(16);
+  const auto generator = *Generator::Create(model_.get(), options);
+  const size_t one = *generator->Add({{1, {5}, 1}}), eight = *generator->Add({{2, {6}, 8}});
+  generator->End(one);
+  for (int step = 0; step < 12; ++step) ASSERT_TRUE(generator->Step().ok());
+  // So many join that those that ended stay below a quarter of the batch.
+  ASSERT_TRUE(generator->Add({{3, {7}, 40}}).ok());
+  generator->End(eight);
+  EXPECT_EQ(generator->TakeFinished().size(), 2u);
+  while (!generator->running().empty()) {
+    ASSERT_TRUE(generator->Step().ok());
+    generator->TakeFinished();
+  }
+}
+
 TEST_F(GenerateTest, AVersionChangesBetweenTwoTokensAndEveryTokenKnowsItsOwn) {
   GenerateOptions options;
   options.sampling.set_max_new_tokens(16);
