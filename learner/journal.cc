@@ -55,8 +55,7 @@ enum StatementIndex {
   kInsertStep,
   kMarkTrained,
   kInsertTrained,
-  kDropGroup,
-  kRefuseGroup,
+  kChangeDisposition,
   kInsertLease,
   kInsertEvent
 };
@@ -67,8 +66,7 @@ constexpr const char* kStatements[] = {
     "INSERT OR REPLACE INTO steps VALUES (?,?,?,?,?)",
     "UPDATE groups SET step = ? WHERE phase = 1 AND group_id = ? AND disposition = 0",
     "INSERT OR REPLACE INTO trained VALUES (?,?,?,?,?)",
-    "UPDATE groups SET disposition = 2 WHERE phase = 1 AND group_id = ? AND disposition = 0",
-    "UPDATE groups SET disposition = 1 WHERE phase = ? AND group_id = ? AND disposition = 0",
+    "UPDATE groups SET disposition = ? WHERE phase = ? AND group_id = ? AND disposition = 0",
     "INSERT INTO leases VALUES (?,?,?,?,?,?)",
     "INSERT INTO events VALUES (?,?,?,?)",
 };
@@ -358,23 +356,16 @@ absl::Status Journal::AppendStep(const JournalStep& step,
                     ABSL_NO_THREAD_SAFETY_ANALYSIS { return InsertStep(step, trained, ended_at); });
 }
 
-absl::Status Journal::DropGroup(uint64_t group_id) {
+absl::Status Journal::ChangeDisposition(Phase phase, uint64_t group_id, Disposition disposition) {
   MutexLock lock(mutex_);
-  return Commit(absl::StrCat("group ", group_id, " could not be marked as dropped"),
+  return Commit(absl::StrCat("group ", group_id, " could not be marked as ",
+                             disposition == Disposition::kDrop ? "dropped" : "refused"),
                 [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-                  Binder(statements_[kDropGroup]).Int(static_cast<int64_t>(group_id));
-                  return Step(statements_[kDropGroup]);
-                });
-}
-
-absl::Status Journal::RefuseGroup(Phase phase, uint64_t group_id) {
-  MutexLock lock(mutex_);
-  return Commit(absl::StrCat("group ", group_id, " could not be marked as refused"),
-                [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-                  Binder(statements_[kRefuseGroup])
+                  Binder(statements_[kChangeDisposition])
+                      .Int(static_cast<int>(disposition))
                       .Int(static_cast<int>(phase))
                       .Int(static_cast<int64_t>(group_id));
-                  return Step(statements_[kRefuseGroup]);
+                  return Step(statements_[kChangeDisposition]);
                 });
 }
 

@@ -76,10 +76,9 @@ class Journal {
   // already is replaced.
   absl::Status AppendStep(const JournalStep& step, const std::vector<TrainedCompletion>& trained,
                           absl::Time ended_at);
-  // A group that was stored for use is not trained on after all.
-  absl::Status DropGroup(uint64_t group_id);
-  // A group that was stored for use was not sampled by the policy it claims; it is answered again.
-  absl::Status RefuseGroup(Phase phase, uint64_t group_id);
+  // A group that was stored for use is dropped (too old when its turn came) or to be answered again
+  // (not sampled by the policy it claims) after all.
+  absl::Status ChangeDisposition(Phase phase, uint64_t group_id, Disposition disposition);
   // For a run that keeps no texts, which token ids are as good as. Erases ids and log-probs of
   // groups that were refused or dropped, of those trained on up to `through_step`, and of
   // `group_ids` of `phase`, so that neither the file nor its log holds them any more; counts and

@@ -154,8 +154,9 @@ void Learner::MakeService() {
 }
 
 absl::Status Learner::Publish(std::shared_ptr<const transport::AdapterBlob> blob) {
-  WB_RETURN_IF_ERROR(probe_->Remember(*blob));
-  return service_->Publish(std::move(blob));
+  // Actors first: nothing is probed before the thread that is here asks for groups again.
+  WB_RETURN_IF_ERROR(service_->Publish(blob));
+  return probe_->Remember(*blob);
 }
 
 uint64_t Learner::policy_version() const {
@@ -277,7 +278,8 @@ absl::StatusOr<std::vector<AcceptedGroup>> Learner::CollectProbed(Phase phase, s
         continue;
       }
       leases_->DropAccepted(group.request.group_id());
-      WB_RETURN_IF_ERROR(journal_->DropGroup(group.request.group_id()));
+      WB_RETURN_IF_ERROR(
+          journal_->ChangeDisposition(phase, group.request.group_id(), Disposition::kDrop));
     }
     std::vector<absl::Status> found(fresh.size());
     if (!gives_text) {

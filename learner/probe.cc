@@ -59,24 +59,13 @@ bool Probe::Choose(const AcceptedGroup& group, Sample* sample) {
 std::vector<Probe::Difference> Probe::Compare(const std::vector<const Sample*>& samples,
                                               const model::Adapter* adapter) const {
   const c10::InferenceMode inference;
-  model::TokenTree tree;
-  std::vector<int64_t> rows, targets;
-  for (const Sample* sample : samples) {
-    const int root = tree.Add(sample->prompt);
-    int64_t first = -1;
-    if (sample->tokens.size() > 1) {
-      const int node = tree.Add({sample->tokens.begin(), sample->tokens.end() - 1}, root);
-      first = tree.nodes[node].first_row;
-    }
-    for (size_t i = 0; i < sample->tokens.size(); ++i) {
-      rows.push_back(i == 0 ? tree.LastRow(root) : first + static_cast<int64_t>(i) - 1);
-      targets.push_back(sample->tokens[i]);
-    }
-  }
+  model::GroupTree trees;
+  for (const Sample* sample : samples) model::AddGroup(sample->prompt, {sample->tokens}, &trees);
   model::ForwardOptions forward;
   forward.adapter = adapter;
   const at::Tensor logprobs =
-      model::LogProbsOfTokens(model_.Hidden(tree, forward), model_.HeadOf(adapter), rows, targets,
+      model::LogProbsOfTokens(model_.Hidden(trees.tree, forward), model_.HeadOf(adapter),
+                              trees.rows, trees.targets,
                               options_.temperature > 0 ? options_.temperature : 1.0)
           .logprob.to(at::kCPU, at::kDouble)
           .contiguous();

@@ -180,7 +180,7 @@ absl::StatusOr<RestoredPhase> Learner::RestorePhase(Phase phase) {
       // Another group takes a training group's place; an evaluation group is answered again.
       if (phase == Phase::kTrain) {
         restored.done.insert(id);
-        WB_RETURN_IF_ERROR(journal_->DropGroup(id));
+        WB_RETURN_IF_ERROR(journal_->ChangeDisposition(phase, id, Disposition::kDrop));
       }
       continue;
     }

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "report/system_answers.h"
+#include "transport/message_limits.h"
 
 namespace wideberth::learner {
 
@@ -131,8 +132,8 @@ absl::StatusOr<proto::LeasePromptsResponse> LearnerService::LeasePrompts(
   WB_RETURN_IF_ERROR(parts_.members->Trusts(request.member_id()));
   if (parts_.members->MayLease(request.member_id())) {
     const std::string name = parts_.members->NameOf(request.member_id());
-    for (proto::GroupLease& lease :
-         parts_.leases->Take(request.member_id(), std::clamp(request.max_groups(), 1, 1024))) {
+    for (proto::GroupLease& lease : parts_.leases->Take(
+             request.member_id(), std::clamp(request.max_groups(), 1, transport::kMaxLeases))) {
       parts_.journal->NoteLease(lease, name, parts_.clock->Now());
       *response.add_lease() = std::move(lease);
     }
@@ -171,7 +172,6 @@ std::string LearnerService::ForeignPolicy(const proto::SubmitGroupRequest& reque
 
 std::string LearnerService::ForeignSegment(const proto::SubmitGroupRequest& request) const {
   for (const proto::Completion& completion : request.completion()) {
-    uint64_t least = request.policy_version();
     for (const proto::Segment& segment : completion.segment()) {
       const auto version = versions_.find(segment.policy_version());
       if (version == versions_.end() ||
@@ -180,12 +180,6 @@ std::string LearnerService::ForeignSegment(const proto::SubmitGroupRequest& requ
                             segment.policy_version(), " with adapter ",
                             segment.adapter_fingerprint(), ", which was never published");
       }
-      if (segment.policy_version() < least) {
-        return absl::StrCat("group ", request.group_id(), " has tokens of version ",
-                            segment.policy_version(), " after version ", least,
-                            ", versions must grow");
-      }
-      least = segment.policy_version() + 1;
     }
   }
   return "";
@@ -227,7 +221,8 @@ absl::Status LearnerService::Refuse(const AcceptedGroup& group, const absl::Stat
   parts_.journal->NoteEvent("refused", group.member, message, parts_.clock->Now());
   WB_LOG(WARNING) << message;
   Distrust(group.request.member_id(), message);
-  return parts_.journal->RefuseGroup(group.phase, group.request.group_id());
+  return parts_.journal->ChangeDisposition(group.phase, group.request.group_id(),
+                                           Disposition::kRetry);
 }
 
 absl::StatusOr<Outcome> LearnerService::SubmitGroup(const proto::SubmitGroupRequest& request) {

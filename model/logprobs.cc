@@ -131,23 +131,29 @@ TokenLogProbs LogProbsOfTokens(const Tensor& hidden_NH, const Tensor& head_VH,
   return {outputs[0], outputs[1]};
 }
 
-GroupTree MakeGroupTree(const std::vector<int32_t>& prompt,
-                        const std::vector<std::vector<int32_t>>& completions) {
-  GroupTree group;
-  const int root = group.tree.Add(prompt);
+void AddGroup(const std::vector<int32_t>& prompt,
+              const std::vector<std::vector<int32_t>>& completions, GroupTree* trees) {
+  const int root = trees->tree.Add(prompt);
   for (const std::vector<int32_t>& completion : completions) {
     // The last token predicts nothing, so it needs no row.
     int64_t first = -1;
     if (completion.size() > 1) {
       const int node =
-          group.tree.Add(std::vector<int32_t>(completion.begin(), completion.end() - 1), root);
-      first = group.tree.nodes[node].first_row;
+          trees->tree.Add(std::vector<int32_t>(completion.begin(), completion.end() - 1), root);
+      first = trees->tree.nodes[node].first_row;
     }
     for (size_t i = 0; i < completion.size(); ++i) {
-      group.rows.push_back(i == 0 ? group.tree.LastRow(root) : first + static_cast<int64_t>(i) - 1);
-      group.targets.push_back(completion[i]);
+      trees->rows.push_back(i == 0 ? trees->tree.LastRow(root)
+                                   : first + static_cast<int64_t>(i) - 1);
+      trees->targets.push_back(completion[i]);
     }
   }
+}
+
+GroupTree MakeGroupTree(const std::vector<int32_t>& prompt,
+                        const std::vector<std::vector<int32_t>>& completions) {
+  GroupTree group;
+  AddGroup(prompt, completions, &group);
   return group;
 }
 

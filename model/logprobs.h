@@ -34,6 +34,9 @@ struct GroupTree {
   std::vector<int64_t> rows;     // [M]
   std::vector<int64_t> targets;  // [M]
 };
+// Adds a group to what is there, as a tree of its own beside the others; rows and targets follow.
+void AddGroup(const std::vector<int32_t>& prompt,
+              const std::vector<std::vector<int32_t>>& completions, GroupTree* trees);
 GroupTree MakeGroupTree(const std::vector<int32_t>& prompt,
                         const std::vector<std::vector<int32_t>>& completions);
 

@@ -144,11 +144,7 @@ class ShelfServer final : public AdapterServer, private AdapterOffer {
     return absl::OkStatus();
   }
   std::string address() const override { return listening_.address; }
-  void Shutdown(absl::Duration grace) override {
-    if (listening_.server == nullptr) return;
-    listening_.server->Shutdown(absl::ToChronoTime(absl::Now() + grace));
-    listening_.server->Wait();
-  }
+  void Shutdown(absl::Duration grace) override { listening_.Shutdown(grace); }
 
  private:
   absl::StatusOr<std::shared_ptr<const AdapterBlob>> NewestAdapter(

@@ -57,6 +57,11 @@ void AdapterShelf::PassOn(std::shared_ptr<const AdapterBlob> blob) {
 std::shared_ptr<const AdapterBlob> AdapterShelf::Newest(
     const proto::FetchAdapterRequest& request) const {
   MutexLock lock(mutex_);
+  return NewestLocked(request);
+}
+
+std::shared_ptr<const AdapterBlob> AdapterShelf::NewestLocked(
+    const proto::FetchAdapterRequest& request) const {
   if (newest_ == nullptr) return nullptr;
   if (request.have_any() && newest_->manifest.version() <= request.have_version()) return nullptr;
   return newest_;
@@ -65,10 +70,8 @@ std::shared_ptr<const AdapterBlob> AdapterShelf::Newest(
 std::shared_ptr<const AdapterBlob> AdapterShelf::NewestOrWait(
     const proto::FetchAdapterRequest& request, const std::weak_ptr<Waiter>& waiter) {
   MutexLock lock(mutex_);
-  if (newest_ != nullptr &&
-      (!request.have_any() || newest_->manifest.version() > request.have_version())) {
-    return newest_;
-  }
+  if (std::shared_ptr<const AdapterBlob> newest = NewestLocked(request); newest != nullptr)
+    return newest;
   waiters_.erase(std::remove_if(waiters_.begin(), waiters_.end(),
                                 [](const auto& other) { return other.expired(); }),
                  waiters_.end());

@@ -44,6 +44,8 @@ class AdapterShelf final {
   static constexpr int kMaxVersions = 4;
 
  private:
+  std::shared_ptr<const AdapterBlob> NewestLocked(const proto::FetchAdapterRequest& request) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Put(std::shared_ptr<const AdapterBlob> blob, std::vector<std::weak_ptr<Waiter>>* waiters)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 

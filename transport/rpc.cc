@@ -101,6 +101,12 @@ absl::StatusOr<ListeningServer> Listen(absl::string_view address,
   return listening;
 }
 
+void ListeningServer::Shutdown(absl::Duration grace) const {
+  if (server == nullptr) return;
+  server->Shutdown(absl::ToChronoTime(absl::Now() + grace));
+  server->Wait();
+}
+
 std::string PublicAddress(absl::string_view listen_host, int port) {
   std::string host(listen_host);
   if (host.empty() || host == "0.0.0.0" || host == "::") {

@@ -31,6 +31,9 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address, const Cre
 struct ListeningServer {
   std::unique_ptr<grpc::Server> server;
   std::string address;  // What to tell others.
+  // Refuses new calls, lets running ones end within `grace`, then cancels them. Blocks until no
+  // call is running. Idempotent; nothing where nothing listens.
+  void Shutdown(absl::Duration grace) const;
 };
 // Serves `services` on `address` to callers that call_gate.h lets through; a larger message is
 // refused with ResourceExhausted before it is read. A port in use is an error, never shared.

@@ -90,11 +90,7 @@ class GrpcScorerServer final : public ScorerServer {
     return absl::OkStatus();
   }
   std::string address() const override { return listening_.address; }
-  void Shutdown(absl::Duration grace) override {
-    if (listening_.server == nullptr) return;
-    listening_.server->Shutdown(absl::ToChronoTime(absl::Now() + grace));
-    listening_.server->Wait();
-  }
+  void Shutdown(absl::Duration grace) override { listening_.Shutdown(grace); }
 
  private:
   ScorerCalls calls_;

@@ -165,6 +165,13 @@ std::string Cast::AllLogs() const {
   return all;
 }
 
+void PrepareForFaults(const TinyRun& run, const std::string& learner) {
+  run.Replace("max_steps: 3", learner);
+  run.Replace("lease_timeout: 20", "lease_timeout: 4");
+  run.Replace("member_timeout: 20", "member_timeout: 4");
+  run.Replace("evaluation { num_prompts: 2 num_completions: 1 num_examples: 1 }", "");
+}
+
 void ExpectNothingLostOrCountedTwice(const TinyRun& run, size_t steps, bool every_score) {
   const std::vector<nlohmann::json> metrics = run.Metrics();
   ASSERT_EQ(metrics.size(), steps);

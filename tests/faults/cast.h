@@ -75,6 +75,10 @@ class Cast final {
   absl::Duration leaving_;
 };
 
+// Makes the run one for faults: `learner` in place of its step count, short timeouts, no
+// evaluation.
+void PrepareForFaults(const TinyRun& run, const std::string& learner);
+
 // What has to hold after every run that ended well: each of `steps` steps once and in order, every
 // group in one step, every score a number that a scorer gave or a typed absence; without
 // `every_score` there may be absences.

@@ -31,6 +31,7 @@ using testing::Execute;
 using testing::ExpectNothingLostOrCountedTwice;
 using testing::Finished;
 using ::testing::HasSubstr;
+using testing::PrepareForFaults;
 using testing::Process;
 using testing::TinyRun;
 
@@ -56,11 +57,8 @@ void WriteNaNModel(const std::string& folder) {
 }
 
 void Prepare(const TinyRun& run) {
-  run.Replace("max_steps: 3", absl::StrCat("max_steps: ", kSteps,
-                                           "\n  deterministic: true\n  checkpoint_every: 3"));
-  run.Replace("lease_timeout: 20", "lease_timeout: 4");
-  run.Replace("member_timeout: 20", "member_timeout: 4");
-  run.Replace("evaluation { num_prompts: 2 num_completions: 1 num_examples: 1 }", "");
+  PrepareForFaults(
+      run, absl::StrCat("max_steps: ", kSteps, "\n  deterministic: true\n  checkpoint_every: 3"));
 }
 
 // The adapter of the run that nobody disturbs.

@@ -79,11 +79,8 @@ class Soak {
  public:
   Soak(double minutes, double every, uint64_t seed)
       : every_(absl::Seconds(every)), random_(seed), began_(absl::Now()) {
-    run_.Replace("max_steps: 3",
-                 "max_steps: 100000000\n  checkpoint_every: 50\n  max_staleness: 1");
-    run_.Replace("lease_timeout: 20", "lease_timeout: 5");
-    run_.Replace("member_timeout: 20", "member_timeout: 5");
-    run_.Replace("evaluation { num_prompts: 2 num_completions: 1 num_examples: 1 }", "");
+    testing::PrepareForFaults(run_,
+                              "max_steps: 100000000\n  checkpoint_every: 50\n  max_staleness: 1");
     until_ = began_ + absl::Minutes(minutes);
     Cast::Options options;
     options.num_actors = 3;

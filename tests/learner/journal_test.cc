@@ -265,7 +265,7 @@ TEST_F(ErasedJournalTest, TokensThatNobodyNeedsAreInNoFileAndTheOthersAreWhole) 
   ASSERT_TRUE(
       (*journal)->AppendStep({1, 1, "a", "{}", {0, 1, 2, 3, 4}}, {}, absl::UnixEpoch()).ok());
   ASSERT_TRUE((*journal)->AppendStep({2, 2, "b", "{}", {5, 6}}, {}, absl::UnixEpoch()).ok());
-  ASSERT_TRUE((*journal)->DropGroup(8).ok());
+  ASSERT_TRUE((*journal)->ChangeDisposition(Phase::kTrain, 8, Disposition::kDrop).ok());
   ASSERT_TRUE((*journal)->EraseTokens(1).ok());
   const std::set<uint64_t> erased = {0, 1, 2, 3, 4, 8};
   for (const JournalGroup& group : groups) {

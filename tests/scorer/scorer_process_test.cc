@@ -126,6 +126,19 @@ class ScorerProcessTest : public ::testing::Test {
     return client;
   }
   std::string Log() { return ReadFile(folder_.Join("log")).value_or(""); }
+  // A scorer that is told to end in the middle of an item leaves in time, and without a score.
+  void ExpectEndsWhileItScores() {
+    const pid_t pid = Start(0);
+    const auto client = ClientOf("scorer-safety-0");
+    auto scores = std::async(std::launch::async,
+                             [&] { return client->Score({MakeItem("p", "c")}, absl::Minutes(5)); });
+    ASSERT_TRUE(WaitUntil([&] { return states_["scorer-safety-0"] == "scoring"; }));
+    ::kill(pid, SIGTERM);
+    EXPECT_EQ(Wait(pid), 0) << Log();
+    EXPECT_THAT(Log(), ::testing::Not(HasSubstr("left behind")));
+    client->Cancel();
+    EXPECT_NE(scores.get()[0].status(), proto::SCORED);
+  }
 
   testing::TempDir folder_;
   testing::FakeLearner learner_;
@@ -246,16 +259,7 @@ TEST_F(ScorerProcessTest, AGenerationUnderWayDoesNotHoldUpTheEnd) {
   config_.mutable_generative()->set_max_new_tokens(150);
   config_.mutable_generative()->set_temperature(1);
   config_.mutable_generative()->set_num_samples(5000);
-  const pid_t pid = Start(0);
-  const auto client = ClientOf("scorer-safety-0");
-  auto scores = std::async(std::launch::async,
-                           [&] { return client->Score({MakeItem("p", "c")}, absl::Minutes(5)); });
-  ASSERT_TRUE(WaitUntil([&] { return states_["scorer-safety-0"] == "scoring"; }));
-  ::kill(pid, SIGTERM);
-  EXPECT_EQ(Wait(pid), 0) << Log();
-  EXPECT_THAT(Log(), ::testing::Not(HasSubstr("left behind")));
-  client->Cancel();
-  EXPECT_NE(scores.get()[0].status(), proto::SCORED);
+  ExpectEndsWhileItScores();
 }
 
 // Nor does a judge's server that wants to be left alone for an hour.
@@ -269,16 +273,7 @@ TEST_F(ScorerProcessTest, AJudgesBackOffDoesNotHoldUpTheEnd) {
   config_.mutable_judge()->set_rubric("{prompt} {completion} Grade:");
   config_.mutable_http()->set_base_url(judge.url());
   config_.mutable_http()->set_model("judge-1");
-  const pid_t pid = Start(0);
-  const auto client = ClientOf("scorer-safety-0");
-  auto scores = std::async(std::launch::async,
-                           [&] { return client->Score({MakeItem("p", "c")}, absl::Minutes(5)); });
-  ASSERT_TRUE(WaitUntil([&] { return states_["scorer-safety-0"] == "scoring"; }));
-  ::kill(pid, SIGTERM);
-  EXPECT_EQ(Wait(pid), 0) << Log();
-  EXPECT_THAT(Log(), ::testing::Not(HasSubstr("left behind")));
-  client->Cancel();
-  EXPECT_NE(scores.get()[0].status(), proto::SCORED);
+  ExpectEndsWhileItScores();
 }
 
 TEST_F(ScorerProcessTest, ItemsOfAScorerKilledMidBatchAreScoredByAnother) {
