@@ -33,12 +33,11 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <map>
+#include <functional>
 #include <memory>
 #include <string>
 #include <thread>
 #include <utility>
-#include <vector>
 
 #include "absl/flags/flag.h"
 #include "absl/flags/parse.h"
@@ -49,19 +48,18 @@
 #include "actor/membership.h"
 #include "actor/policy.h"
 #include "actor/rollout.h"
+#include "actor/scorers.h"
+#include "actor/weight_source.h"
 #include "base/clock.h"
 #include "base/excerpt.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "model/runtime.h"
 #include "transport/adapter_carrier.h"
-#include "transport/adapter_relay.h"
 #include "transport/adapter_service.h"
 #include "transport/health.h"
 #include "transport/learner_client.h"
 #include "transport/metrics.h"
-#include "transport/scorer_client.h"
-#include "transport/weight_broadcast.h"
 
 ABSL_FLAG(std::string, learner, "", "HOST:PORT of the learner");
 ABSL_FLAG(std::string, name, "actor-0", "name of this process, the same after a restart");
@@ -145,55 +143,6 @@ absl::StatusOr<std::unique_ptr<transport::HealthPage>> ServeHealth(
   return transport::HealthPage::Start(std::move(options));
 }
 
-// The run's scorers by name; heartbeats bring their addresses.
-class Scorers final {
- public:
-  Scorers(const proto::RunConfig& config, const transport::Credentials& own) {
-    transport::ScorerClient::Options options;
-    options.own = own;
-    for (const proto::ScorerConfig& scorer : config.scorer()) {
-      options.hedge_quantile = scorer.hedge_quantile();
-      clients_[scorer.name()] = transport::ScorerClient::Create(scorer.name(), options);
-      named_.push_back({scorer.name(), clients_[scorer.name()].get(),
-                        absl::Seconds(scorer.timeout()),
-                        scorer.evaluation_only() || scorer.kind() == proto::ScorerConfig::ORACLE});
-    }
-  }
-  const std::vector<NamedScorer>& named() const { return named_; }
-  void SetEndpoints(const proto::HeartbeatResponse& response) const {
-    for (const auto& [name, client] : clients_) {
-      std::vector<std::string> addresses;
-      for (const proto::ScorerEndpoint& endpoint : response.scorer()) {
-        if (endpoint.scorer_name() == name)
-          addresses.assign(endpoint.address().begin(), endpoint.address().end());
-      }
-      client->SetEndpoints(std::move(addresses));
-    }
-  }
-  void Cancel() const {
-    for (const auto& [name, client] : clients_) client->Cancel();
-  }
-  void Report(transport::Metrics& metrics) const {
-    const auto set = [&](const char* gauge, const char* help, const std::string& name,
-                         int64_t value) {
-      metrics.NewGauge(gauge, help, {{"scorer", name}})->Set(static_cast<double>(value));
-    };
-    for (const auto& [name, client] : clients_) {
-      const transport::ScorerClient::Stats stats = client->stats();
-      set("wideberth_score_calls", "Calls to scorers since start.", name, stats.num_calls);
-      set("wideberth_score_hedges", "Of these, made since another replica was slow.", name,
-          stats.num_hedges);
-      set("wideberth_score_hedges_won", "Hedges that answered first.", name, stats.num_hedges_won);
-      set("wideberth_score_rescues", "Calls made since another replica was silent.", name,
-          stats.num_rescues);
-    }
-  }
-
- private:
-  std::map<std::string, std::unique_ptr<transport::ScorerClient>> clients_;
-  std::vector<NamedScorer> named_;
-};
-
 absl::Status Work(transport::LearnerClient& learner, const transport::Credentials& own,
                   Ending& ending) {
   // The configuration names the weights; with their fingerprint we are a member.
@@ -229,21 +178,9 @@ absl::Status Work(transport::LearnerClient& learner, const transport::Credential
   WB_ASSIGN_OR_RETURN(const auto relay,
                       transport::AdapterServer::Start(absl::GetFlag(FLAGS_listen), &shelf, own));
   registration.set_adapter_address(relay->address());
-  transport::GrpcAdapterSource direct(&learner, member_id);
-  transport::RelayedSource::Parts relays;
-  relays.learner = &direct;
-  relays.member_id = member_id;
-  relays.hurry = [&joined] { joined->Hurry(); };
-  relays.own = own;
-  transport::RelayedSource relayed(relays);
-  std::unique_ptr<transport::BroadcastSource> broadcast;
-  if (auto gpu = transport::MakeCommunicators(config.policy().model().device()); gpu != nullptr) {
-    registration.set_wants_broadcast(true);
-    broadcast =
-        std::make_unique<transport::BroadcastSource>(&relayed, &learner, member_id, std::move(gpu));
-  }
-  transport::AdapterSource& source =
-      broadcast == nullptr ? static_cast<transport::AdapterSource&>(relayed) : *broadcast;
+  WeightSource weights(
+      &learner, member_id, [&joined] { joined->Hurry(); }, own, policy->model().device().str());
+  registration.set_wants_broadcast(weights.wants_broadcast());
   Membership::Callbacks callbacks;
   callbacks.status = [&] {
     const proto::MemberStatus status = progress.Snapshot();
@@ -256,30 +193,25 @@ absl::Status Work(transport::LearnerClient& learner, const transport::Credential
   };
   callbacks.scorers = [&](const proto::HeartbeatResponse& response) {
     scorers.SetEndpoints(response);
-    relayed.Announce(response);
-    if (broadcast != nullptr) broadcast->Offer(response);
+    weights.Announce(response);
   };
   callbacks.ended = [&](const absl::Status& why) {
     ending.End(why, "the learner says that the run ends");
   };
-  callbacks.tell = [&](proto::HeartbeatRequest* request) {
-    if (const std::string failed = relayed.TakeFailed(); !failed.empty())
-      request->set_failed_adapter_address(failed);
-    if (broadcast != nullptr) request->set_weight_generation(broadcast->generation());
-  };
+  callbacks.tell = [&](proto::HeartbeatRequest* request) { weights.Tell(request); };
   Membership membership(&learner, registration, absl::Seconds(member_timeout), callbacks,
                         Clock::Real());
   joined = &membership;
   WB_RETURN_IF_ERROR(membership.Register().status());
 
-  transport::AdapterReceiver adapters(&source, &learner, member_id, absl::Seconds(1), &shelf);
+  transport::AdapterReceiver adapters(weights.source(), &learner, member_id, absl::Seconds(1),
+                                      &shelf);
   Rollout rollout(
       {&config, policy.get(), &learner, &adapters, &membership, scorers.named(), &progress});
   ending.Arm([&] {
     rollout.Stop();
     learner.Cancel();  // Before the receiver, which waits for its thread to come back from a call.
-    relayed.Cancel();
-    if (broadcast != nullptr) broadcast->Cancel();
+    weights.Cancel();
     scorers.Cancel();
     adapters.Stop();
   });

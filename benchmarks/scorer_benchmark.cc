@@ -146,15 +146,15 @@ std::vector<proto::ScoreItem> MakeCall(std::mt19937& random, int64_t* serial) {
 
 void Run(const Case& row, absl::Duration length) {
   std::vector<std::unique_ptr<RunningReplica>> replicas;
-  std::vector<std::string> addresses;
+  std::vector<transport::ScorerClient::Endpoint> endpoints;
   for (int r = 0; r < kReplicas; ++r) {
     replicas.push_back(std::make_unique<RunningReplica>(row.stalls && r == 0));
-    addresses.push_back(replicas.back()->address());
+    endpoints.emplace_back(replicas.back()->address());
   }
   transport::ScorerClient::Options options;
   options.hedge_quantile = row.hedge_quantile;
   const auto client = transport::ScorerClient::Create("modelled", options);
-  client->SetEndpoints(addresses);
+  client->SetEndpoints(endpoints);
 
   struct Call {
     absl::Time due;

@@ -248,7 +248,7 @@ absl::Status Learner::RunPhases() {
 std::string Learner::WhatItWaitsFor(Phase phase) const {
   const LeaseTable::Outstanding out = leases_->outstanding();
   std::vector<std::string> holders;
-  for (const std::string& id : out.member_ids) holders.push_back(members_->NameOf(id));
+  for (const std::string& id : out.member_ids) holders.push_back(members_->Describe(id));
   std::vector<std::string> absent;
   const std::vector<proto::ScorerEndpoint> endpoints = members_->ScorerEndpoints();
   for (const proto::ScorerConfig& scorer : config_.scorer()) {
@@ -258,7 +258,7 @@ std::string Learner::WhatItWaitsFor(Phase phase) const {
   }
   return absl::StrCat(
       "; ", phase == Phase::kTrain ? "" : "evaluation, ", out.leased, " groups are leased",
-      holders.empty() ? "" : absl::StrCat(" to ", absl::StrJoin(holders, ", ")), ", ", out.waiting,
+      holders.empty() ? "" : absl::StrCat(" to ", absl::StrJoin(holders, "; ")), "; ", out.waiting,
       " wait for an actor; actors alive: ", members_->NumAlive(proto::ACTOR),
       "; scorers absent: ", absent.empty() ? "none" : absl::StrJoin(absent, ", "),
       " (learner.step_timeout)");

@@ -137,16 +137,15 @@ std::vector<Members::Member> Members::ReapLost() {
 
 std::vector<proto::ScorerEndpoint> Members::ScorerEndpoints() const {
   MutexLock lock(mutex_);
-  std::map<std::string, proto::ScorerEndpoint> by_scorer;
+  std::vector<proto::ScorerEndpoint> endpoints;
   for (const auto& [name, member] : by_name_) {
     if (member.lost || member.registration.role() != proto::SCORER) continue;
     if (member.status.state() == "draining") continue;
-    proto::ScorerEndpoint& endpoint = by_scorer[member.registration.scorer_name()];
+    proto::ScorerEndpoint& endpoint = endpoints.emplace_back();
     endpoint.set_scorer_name(member.registration.scorer_name());
-    endpoint.add_address(member.registration.address());
+    endpoint.set_name(name);
+    endpoint.set_address(member.registration.address());
   }
-  std::vector<proto::ScorerEndpoint> endpoints;
-  for (auto& [name, endpoint] : by_scorer) endpoints.push_back(std::move(endpoint));
   return endpoints;
 }
 
@@ -174,6 +173,18 @@ std::string Members::NameOf(const std::string& member_id) const {
   return name == name_of_id_.end() ? "unknown member" : name->second;
 }
 
+std::string Members::Describe(const std::string& member_id) const {
+  MutexLock lock(mutex_);
+  const auto name = name_of_id_.find(member_id);
+  if (name == name_of_id_.end()) return "unknown member";
+  const Member& member = by_name_.at(name->second);
+  if (member.id != member_id) return absl::StrCat(name->second, ", since started again");
+  return absl::StrCat(
+      name->second, " on ", member.registration.host(), ", heard of ",
+      absl::FormatDuration(absl::Trunc(clock_->Now() - member.last_heard, absl::Seconds(1))),
+      " ago");
+}
+
 int Members::NumAlive(proto::Role role) const {
   MutexLock lock(mutex_);
   int n = 0;
@@ -182,13 +193,15 @@ int Members::NumAlive(proto::Role role) const {
   return n;
 }
 
-bool Members::AllTold(absl::Duration silence) const {
+std::vector<std::string> Members::NotTold(absl::Duration silence) const {
   MutexLock lock(mutex_);
+  std::vector<std::string> ids;
   const absl::Time since = clock_->Now() - silence;
   for (const auto& [name, member] : by_name_) {
-    if (!member.lost && !member.told_to_drain && member.last_heard >= since) return false;
+    if (!member.lost && !member.told_to_drain && member.last_heard >= since)
+      ids.push_back(member.id);
   }
-  return true;
+  return ids;
 }
 
 std::pair<int, int> Members::ActorsAt(uint64_t version) const {

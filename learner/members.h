@@ -62,7 +62,7 @@ class Members {
   // The members that became lost since the last call.
   std::vector<Member> ReapLost();
 
-  // Addresses of the scorers that are alive and not ending, by scorer name.
+  // The scorers that are alive and not ending, in order of the processes' names.
   std::vector<proto::ScorerEndpoint> ScorerEndpoints() const;
   // In order of name.
   std::vector<Member> Snapshot() const;
@@ -72,10 +72,12 @@ class Members {
   std::optional<std::vector<Member>> ActorsSince(uint64_t* as_of) const;
   // Name of an incarnation, also of an ended one; "unknown member" where it never registered.
   std::string NameOf(const std::string& member_id) const;
+  // For messages: "actor-3 on node7, heard of 2s ago".
+  std::string Describe(const std::string& member_id) const;
   int NumAlive(proto::Role role) const;
-  // No member still has to be told that the run ends, but those that are lost or have been silent
-  // for longer than `silence`.
-  bool AllTold(absl::Duration silence) const;
+  // The ids of those that still have to be told that the run ends; not of those that are lost or
+  // have been silent for longer than `silence`.
+  std::vector<std::string> NotTold(absl::Duration silence) const;
   // Living actors that have acknowledged `version` or a later one, and all living actors.
   std::pair<int, int> ActorsAt(uint64_t version) const;
 

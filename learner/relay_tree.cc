@@ -20,10 +20,14 @@ int RelayTree::NumChildren(const std::string& name) const {
   return node == nodes_.end() ? 0 : static_cast<int>(node->second.children.size());
 }
 
-std::string RelayTree::ParentAddress(const std::string& name) const {
+std::string RelayTree::Parent(const std::string& name) const {
   const auto node = nodes_.find(name);
-  if (node == nodes_.end() || node->second.parent.empty()) return "";
-  return nodes_.at(node->second.parent).address;
+  return node == nodes_.end() ? "" : node->second.parent;
+}
+
+std::string RelayTree::ParentAddress(const std::string& name) const {
+  const std::string parent = Parent(name);
+  return parent.empty() ? "" : nodes_.at(parent).address;
 }
 
 int RelayTree::Depth(const std::string& name) const {
@@ -149,13 +153,13 @@ void RelayTree::Update(const std::vector<Actor>& alive) {
   MoveUp();
 }
 
-void RelayTree::Bar(absl::string_view address) {
+std::string RelayTree::Bar(absl::string_view address) {
   for (auto& [name, node] : nodes_) {
-    if (node.address != address || address.empty() || node.barred) continue;
-    node.barred = true;
-    if (!node.children.empty()) BecomeLeaf(name);
-    return;
+    if (node.address != address || address.empty()) continue;
+    if (!std::exchange(node.barred, true) && !node.children.empty()) BecomeLeaf(name);
+    return name;
   }
+  return "";
 }
 
 void RelayTree::Readmit(absl::string_view name) {

@@ -32,12 +32,13 @@ class RelayTree {
   // The actors that are alive now; names are unique.
   void Update(const std::vector<Actor>& alive);
   // The actor at `address` did not pass a version on: it has no children until Readmit. Nothing
-  // happens where nobody is known to be there.
-  void Bar(absl::string_view address);
+  // happens where nobody is known to be there. Its name, or an empty string.
+  std::string Bar(absl::string_view address);
   void Readmit(absl::string_view name);
 
   // Address of the actor that passes versions on to `name`; empty: the learner does.
   std::string ParentAddress(const std::string& name) const;
+  std::string Parent(const std::string& name) const;  // Its name.
   // 1: directly from the learner; 0: not an actor of the tree.
   int Depth(const std::string& name) const;
   int NumChildren(const std::string& name) const;  // "": of the learner.

@@ -52,7 +52,7 @@ void LearnerService::ReturnLeases(const std::string& member_id, const std::strin
 void LearnerService::ReapLost() {
   for (const Members::Member& member : parts_.members->ReapLost()) {
     ReturnLeases(member.id, member.registration.name(),
-                 absl::StrCat("has not been heard of for ",
+                 absl::StrCat("on ", member.registration.host(), " has not been heard of for ",
                               parts_.config->learner().member_timeout(), " s and counts as lost"));
   }
 }
@@ -79,7 +79,8 @@ absl::StatusOr<proto::RegisterResponse> LearnerService::Register(
   return response;
 }
 
-std::string LearnerService::RelayOf(const proto::HeartbeatRequest& request) {
+void LearnerService::NameRelay(const proto::HeartbeatRequest& request,
+                               proto::HeartbeatResponse* response) {
   const std::string name = parts_.members->NameOf(request.member_id());
   MutexLock lock(relays_mutex_);
   if (const auto actors = parts_.members->ActorsSince(&relays_as_of_); actors.has_value()) {
@@ -89,11 +90,14 @@ std::string LearnerService::RelayOf(const proto::HeartbeatRequest& request) {
     relays_.Update(alive);
   }
   if (const std::string& failed = request.failed_adapter_address(); !failed.empty()) {
-    WB_LOG(WARNING) << name << " had no version from the relay at " << failed
-                    << ": others pass versions on instead";
-    relays_.Bar(failed);
+    const std::string relay = relays_.Bar(failed);
+    WB_LOG(WARNING) << name << " had no version from " << (relay.empty() ? "a former relay" : relay)
+                    << " at " << failed << ": others pass versions on instead";
   }
-  return relays_.ParentAddress(name);
+  if (const std::string relay = relays_.Parent(name); !relay.empty()) {
+    response->set_adapter_address(relays_.ParentAddress(name));
+    response->set_adapter_name(relay);
+  }
 }
 
 absl::StatusOr<proto::HeartbeatResponse> LearnerService::Heartbeat(
@@ -114,8 +118,7 @@ absl::StatusOr<proto::HeartbeatResponse> LearnerService::Heartbeat(
         parts_.broadcast->Heartbeat(request.member_id(), request.weight_generation());
     if (group.has_value()) *response.mutable_weight_group() = *group;
   }
-  if (const std::string relay = RelayOf(request); !relay.empty())
-    response.set_adapter_address(relay);
+  NameRelay(request, &response);
   return response;
 }
 

@@ -99,8 +99,8 @@ class LearnerService final : public transport::LearnerHandler {
     absl::Time published_at;
     absl::optional<absl::Time> last_acknowledged;
   };
-  // Who passes versions on to the member; empty: the learner.
-  std::string RelayOf(const proto::HeartbeatRequest& request);
+  // Who passes versions on to the member; left unset where the learner does.
+  void NameRelay(const proto::HeartbeatRequest& request, proto::HeartbeatResponse* response);
   void ReturnLeases(const std::string& member_id, const std::string& name, absl::string_view why);
   // The sentence that refuses the group; empty: version and fingerprint are ours.
   std::string ForeignPolicy(const proto::SubmitGroupRequest& request, Phase phase) const;

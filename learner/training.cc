@@ -3,10 +3,13 @@
 // end. Further members of Learner.
 #include <algorithm>
 #include <cmath>
+#include <string>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "base/crash_point.h"
 #include "base/log.h"
@@ -243,12 +246,16 @@ void Learner::TellEverybody() {
                                            absl::Seconds(config_.learner().member_timeout()));
   const absl::Time deadline = absl::Now() + patience;
   const auto all_told = [&] {
-    return members_->AllTold(kSilence) && (ranks_ == nullptr || ranks_->AllTold());
+    return members_->NotTold(kSilence).empty() && (ranks_ == nullptr || ranks_->AllTold());
   };
   while (!all_told() && absl::Now() < deadline) absl::SleepFor(absl::Milliseconds(20));
-  if (!all_told())
-    WB_LOG(WARNING) << "not every member asked again within " << absl::FormatDuration(patience)
-                    << ", leaving without them";
+  if (all_told()) return;
+  std::vector<std::string> left;
+  for (const std::string& id : members_->NotTold(kSilence)) left.push_back(members_->Describe(id));
+  if (left.empty()) left.push_back("a further rank of the learner");
+  WB_LOG(WARNING) << absl::StrJoin(left, "; ") << ": did not ask within "
+                  << absl::FormatDuration(patience)
+                  << " whether the run goes on, which has ended; leaving without them";
 }
 
 }  // namespace wideberth::learner

@@ -63,6 +63,7 @@ std::shared_ptr<const AdapterBlob> AdapterReceiver::TakeNewer(std::optional<uint
 
 absl::StatusOr<std::shared_ptr<const AdapterBlob>> AdapterReceiver::WaitFor(uint64_t version,
                                                                             absl::Time deadline) {
+  const absl::Time started = absl::Now();
   MutexLock lock(mutex_);
   ++num_waiting_;
   wake_.SignalAll();
@@ -76,8 +77,9 @@ absl::StatusOr<std::shared_ptr<const AdapterBlob>> AdapterReceiver::WaitFor(uint
     return absl::CancelledError(
         absl::StrCat("waiting for adapter version ", version, ": the receiver was stopped"));
   return absl::DeadlineExceededError(absl::StrCat(
-      "adapter version ", version, " did not arrive in time; newest here is ",
-      staged_ == nullptr ? "none" : absl::StrCat(staged_->manifest.version()),
+      "adapter version ", version, " did not arrive within ",
+      absl::FormatDuration(absl::Trunc(absl::Now() - started, absl::Milliseconds(1))),
+      "; newest here is ", staged_ == nullptr ? "none" : absl::StrCat(staged_->manifest.version()),
       last_error_.ok() ? std::string() : absl::StrCat("; last failure: ", last_error_.message())));
 }
 

@@ -26,8 +26,9 @@ constexpr absl::Duration kMostPatience = absl::Seconds(30);
 
 class RelayedSource::Relay {
  public:
-  Relay(std::string address, const Credentials& own)
+  Relay(std::string address, std::string name, const Credentials& own)
       : address_(std::move(address)),
+        name_(std::move(name)),
         channel_(MakeChannel(address_, own, proto::ACTOR, kMaxLearnerAnswerBytes)),
         stub_(proto::Adapters::NewStub(channel_)) {}
 
@@ -46,9 +47,12 @@ class RelayedSource::Relay {
   }
   void Cancel() { calls_.Cancel(); }
   const std::string& address() const { return address_; }
+  // For messages: "actor-3 at 10.0.0.7:4711".
+  std::string where() const { return absl::StrCat(name_, " at ", address_); }
 
  private:
   const std::string address_;
+  const std::string name_;
   const std::shared_ptr<grpc::Channel> channel_;
   const std::unique_ptr<proto::Adapters::Stub> stub_;
   CallsUnderWay calls_;
@@ -69,7 +73,8 @@ void RelayedSource::Announce(const proto::HeartbeatResponse& response) {
   announced_.SignalAll();
   const std::string& address = response.adapter_address();
   if (address == (relay_ == nullptr ? "" : relay_->address())) return;
-  relay_ = address.empty() ? nullptr : std::make_shared<Relay>(address, parts_.own);
+  relay_ = address.empty() ? nullptr
+                           : std::make_shared<Relay>(address, response.adapter_name(), parts_.own);
   not_before_ = absl::InfinitePast();
 }
 
@@ -121,6 +126,14 @@ bool RelayedSource::TooLate(std::optional<uint64_t> have) {
          absl::Now() - newest_since_ > patience_;
 }
 
+std::string RelayedSource::Lateness() {
+  MutexLock lock(mutex_);
+  return absl::StrCat(
+      "it does not offer version ", newest_.newest_version(), ", published ",
+      absl::FormatDuration(absl::Trunc(absl::Now() - newest_since_, absl::Milliseconds(100))),
+      " ago");
+}
+
 void RelayedSource::NoteArrival(const AdapterBlob& blob) {
   MutexLock lock(mutex_);
   if (blob.manifest.version() != newest_.newest_version()) return;
@@ -128,7 +141,7 @@ void RelayedSource::NoteArrival(const AdapterBlob& blob) {
 }
 
 void RelayedSource::NoteFailure(const Relay& relay, const absl::Status& why) {
-  WB_LOG(WARNING) << "the relay at " << relay.address()
+  WB_LOG(WARNING) << relay.where()
                   << " did not pass a version on, the learner is asked: " << why.message();
   MutexLock lock(mutex_);
   not_before_ = absl::Now() + kRelayPause;
@@ -150,7 +163,7 @@ absl::StatusOr<std::shared_ptr<const AdapterBlob>> RelayedSource::Receive(
   if (Current() == nullptr) return parts_.learner->Receive(have);  // Cancelled.
   if (blob.ok() || behind) {
     if (!TooLate(have)) return std::shared_ptr<const AdapterBlob>();
-    blob = absl::DeadlineExceededError("it stays behind the learner");
+    blob = absl::DeadlineExceededError(Lateness());
   }
   NoteFailure(*relay, blob.status());
   parts_.hurry();

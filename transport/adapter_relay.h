@@ -59,6 +59,7 @@ class RelayedSource final : public AdapterSource {
   void NoteArrival(const AdapterBlob& blob);
   void NoteFailure(const Relay& relay, const absl::Status& why);
   bool TooLate(std::optional<uint64_t> have);
+  std::string Lateness();
 
   const Parts parts_;
   Mutex mutex_;

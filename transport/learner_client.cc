@@ -98,9 +98,9 @@ class GrpcLearnerClient final : public LearnerClient {
                                                                               Response*),
                                  absl::Duration timeout) {
     if (request.ByteSizeLong() > kMaxLearnerCallBytes) {
-      return absl::InvalidArgumentError(absl::StrCat(call, " to the learner at ", address_, " has ",
-                                                     request.ByteSizeLong(), " bytes, at most ",
-                                                     kMaxLearnerCallBytes, " are taken"));
+      return absl::InvalidArgumentError(absl::StrCat(
+          call, " to the learner rank 0 at ", address_, " has ", request.ByteSizeLong(),
+          " bytes, at most ", kMaxLearnerCallBytes, " are taken"));
     }
     Response response;
     WB_RETURN_IF_ERROR(
@@ -108,7 +108,8 @@ class GrpcLearnerClient final : public LearnerClient {
           response.Clear();
           return FromGrpc((stub_.get()->*method)(context, request, &response));
         }));
-    WB_RETURN_IF_ERROR(Annotate(CheckMessage(response), absl::StrCat("learner at ", address_)));
+    WB_RETURN_IF_ERROR(
+        Annotate(CheckMessage(response), absl::StrCat("learner rank 0 at ", address_)));
     return response;
   }
 
@@ -128,8 +129,8 @@ class GrpcLearnerClient final : public LearnerClient {
       if (status.ok()) return status;
       if (cancelled) return Cancelled(call);
       if (absl::IsDeadlineExceeded(status) && unreachable.ok()) {
-        return absl::DeadlineExceededError(absl::StrCat("learner at ", address_, " did not answer ",
-                                                        call, " within ",
+        return absl::DeadlineExceededError(absl::StrCat("learner rank 0 at ", address_,
+                                                        " did not answer ", call, " within ",
                                                         absl::FormatDuration(timeout)));
       }
       if (absl::IsUnavailable(status)) {
@@ -140,8 +141,8 @@ class GrpcLearnerClient final : public LearnerClient {
       const absl::Duration delay = backoff.Next();
       if (absl::IsDeadlineExceeded(status) || absl::Now() + delay >= deadline) {
         return absl::UnavailableError(
-            absl::StrCat("learner at ", address_, " could not be reached for ", call, " within ",
-                         absl::FormatDuration(timeout), ": ", unreachable.message()));
+            absl::StrCat("learner rank 0 at ", address_, " could not be reached for ", call,
+                         " within ", absl::FormatDuration(timeout), ": ", unreachable.message()));
       }
       if (!calls_.Pause(delay)) return Cancelled(call);
     }
@@ -149,7 +150,7 @@ class GrpcLearnerClient final : public LearnerClient {
 
   absl::Status Cancelled(absl::string_view call) const {
     return absl::CancelledError(
-        absl::StrCat(call, " to the learner at ", address_, " was cancelled here"));
+        absl::StrCat(call, " to the learner rank 0 at ", address_, " was cancelled here"));
   }
 
   const std::string address_;
@@ -171,7 +172,7 @@ absl::StatusOr<std::unique_ptr<LearnerClient>> LearnerClient::Connect(absl::stri
   auto client = std::make_unique<GrpcLearnerClient>(address, options);
   if (!client->WaitForConnected(absl::Now() + timeout)) {
     return absl::UnavailableError(
-        absl::StrCat("learner at ", address, " could not be reached within ",
+        absl::StrCat("learner rank 0 at ", address, " could not be reached within ",
                      absl::FormatDuration(timeout), ": ", WhyUnreachable(host, port, options.own)));
   }
   return client;

@@ -18,10 +18,9 @@ namespace wideberth::transport {
 // Thread-safe. Calls block, each at most its total deadline; a learner that cannot be reached
 // meanwhile (it restarts, say) is tried again with jittered exponential back-off. Everything is
 // idempotent by id, so a retry never counts twice. DeadlineExceeded and Unavailable name the
-// learner, its address and the call: "learner at 127.0.0.1:4770 did not answer LeasePrompts within
-// 30 s". Errors of the learner's own keep their code and message;
-// Unauthenticated and PermissionDenied are final. An answer beyond message_limits.h is
-// InvalidArgument.
+// learner, its address and the call: "learner rank 0 at 127.0.0.1:4770 did not answer LeasePrompts
+// within 30 s". Errors of the learner's own keep their code and message; Unauthenticated and
+// PermissionDenied are final. An answer beyond message_limits.h is InvalidArgument.
 class LearnerClient {
  public:
   struct Options {
@@ -34,8 +33,8 @@ class LearnerClient {
     Credentials own;  // With certificates, only a process with the learner's is spoken to.
   };
 
-  // Waits until the learner at `address` ("host:port") accepts connections, at most `timeout`;
-  // Unavailable otherwise.
+  // Waits until the learner rank 0 at `address` ("host:port") accepts connections, at most
+  // `timeout`; Unavailable otherwise.
   static absl::StatusOr<std::unique_ptr<LearnerClient>> Connect(absl::string_view address,
                                                                 absl::Duration timeout,
                                                                 const Options& options);

@@ -220,11 +220,12 @@ absl::Status CheckMessage(const proto::HeartbeatResponse& response) {
   Check check("answer to Heartbeat");
   check.Count(response.scorer_size(), kMaxEndpoints, "scorer")
       .Address(response.adapter_address(), "adapter_address")
+      .Id(response.adapter_name(), "adapter_name")
       .Id(response.newest_fingerprint(), "newest_fingerprint");
   for (const proto::ScorerEndpoint& endpoint : response.scorer()) {
     check.Id(endpoint.scorer_name(), "scorer.scorer_name")
-        .Count(endpoint.address_size(), kMaxEndpoints, "scorer.address");
-    for (const std::string& address : endpoint.address()) check.Address(address, "scorer.address");
+        .Id(endpoint.name(), "scorer.name")
+        .Address(endpoint.address(), "scorer.address");
     if (!check.ok()) break;
   }
   if (response.has_weight_group()) {

@@ -56,22 +56,25 @@ absl::Status NcclCommunicator::Open(const std::string& unique_id, absl::Time dea
                 deadline);
 }
 
-absl::Status NcclCommunicator::Expired(absl::string_view what, absl::Time deadline) const {
+absl::Status NcclCommunicator::Expired(absl::string_view what, absl::Time started,
+                                       absl::Time deadline) const {
   if (interrupted_ != nullptr && *interrupted_)
     return absl::CancelledError(absl::StrCat(name_, ": ", what, " was ended here"));
   if (absl::Now() < deadline) return absl::OkStatus();
-  return absl::DeadlineExceededError(
-      absl::StrCat(name_, ": not every member took part in the ", what, " in time"));
+  return absl::DeadlineExceededError(absl::StrCat(
+      name_, ": not every member took part in the ", what, " within ",
+      absl::FormatDuration(absl::Now() - started), ", asked by rank ", rank_, " of ", size_));
 }
 
 // Waits for a non-blocking call to be through.
 absl::Status NcclCommunicator::Settle(ncclResult_t result, absl::string_view what,
                                       absl::Time deadline) {
+  const absl::Time started = absl::Now();
   while (result == ncclInProgress) {
     const ncclResult_t asked = ncclCommGetAsyncError(communicator_, &result);
     if (asked != ncclSuccess) result = asked;
     if (result != ncclInProgress) break;
-    WB_RETURN_IF_ERROR(Expired(what, deadline));
+    WB_RETURN_IF_ERROR(Expired(what, started, deadline));
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
   if (result == ncclSuccess) return absl::OkStatus();
@@ -115,6 +118,7 @@ absl::Status NcclCommunicator::AllReduceSum(const FlatBuffer& buffer, absl::Time
 }
 
 absl::Status NcclCommunicator::WaitForStream(absl::string_view what, absl::Time deadline) {
+  const absl::Time started = absl::Now();
   WB_RETURN_IF_ERROR(CudaStatus(cudaEventRecord(done_, stream_), name_));
   while (true) {
     const cudaError_t state = cudaEventQuery(done_);
@@ -126,7 +130,7 @@ absl::Status NcclCommunicator::WaitForStream(absl::string_view what, absl::Time 
       return absl::UnavailableError(
           absl::StrCat(name_, ": ", what, ": ", ncclGetErrorString(error)));
     }
-    WB_RETURN_IF_ERROR(Expired(what, deadline));
+    WB_RETURN_IF_ERROR(Expired(what, started, deadline));
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
 }

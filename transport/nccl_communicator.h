@@ -48,7 +48,7 @@ class NcclCommunicator {
 
  private:
   absl::Status Settle(ncclResult_t result, absl::string_view what, absl::Time deadline);
-  absl::Status Expired(absl::string_view what, absl::Time deadline) const;
+  absl::Status Expired(absl::string_view what, absl::Time started, absl::Time deadline) const;
   absl::Status Reserve(uint64_t num_bytes);
   absl::Status WaitForStream(absl::string_view what, absl::Time deadline);
 

@@ -9,8 +9,9 @@
 
 namespace wideberth::transport {
 
-Replica::Replica(const std::string& address, const Credentials& own)
-    : address(address),
+Replica::Replica(const ScorerClient::Endpoint& endpoint, const Credentials& own)
+    : address(endpoint.address),
+      name(endpoint.name),
       channel(MakeChannel(address, own, proto::SCORER, kMaxScoreAnswerBytes)),
       stub(proto::Scorer::NewStub(channel)) {}
 
@@ -30,12 +31,12 @@ void Replica::NoteRefusal(absl::Time until) {
   avoid_until = std::max(avoid_until, until);
 }
 
-void Replicas::Set(const std::vector<std::string>& addresses) {
+void Replicas::Set(const std::vector<ScorerClient::Endpoint>& endpoints) {
   std::map<std::string, std::shared_ptr<Replica>> replicas;
-  for (const std::string& address : addresses) {
-    const auto known = by_address_.find(address);
-    replicas[address] =
-        known != by_address_.end() ? known->second : std::make_shared<Replica>(address, own_);
+  for (const ScorerClient::Endpoint& endpoint : endpoints) {
+    const auto known = by_address_.find(endpoint.address);
+    const bool same = known != by_address_.end() && known->second->name == endpoint.name;
+    replicas[endpoint.address] = same ? known->second : std::make_shared<Replica>(endpoint, own_);
   }
   by_address_ = std::move(replicas);
 }

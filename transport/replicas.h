@@ -10,14 +10,16 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "proto/wire.grpc.pb.h"
 #include "transport/rpc.h"
+#include "transport/scorer_client.h"
 
 namespace wideberth::transport {
 
 struct Replica {
-  Replica(const std::string& address, const Credentials& own);
+  Replica(const ScorerClient::Endpoint& endpoint, const Credentials& own);
 
   void NoteCall(int64_t num_items, absl::Time now);
   // The call is over, answered or not.
@@ -35,7 +37,11 @@ struct Replica {
     return now - unanswered_since >= patience;
   }
 
+  // For messages: "scorer-safety-0 at 10.0.0.7:4711".
+  std::string where() const { return absl::StrCat(name, " at ", address); }
+
   const std::string address;
+  const std::string name;
   const std::shared_ptr<grpc::Channel> channel;
   const std::unique_ptr<proto::Scorer::Stub> stub;
   int64_t num_outstanding = 0;  // Items.
@@ -52,7 +58,7 @@ class Replicas final {
 
   // Replaces the list; a replica that stays keeps what is known of it, one that goes is kept alive
   // by the calls to it.
-  void Set(const std::vector<std::string>& addresses);
+  void Set(const std::vector<ScorerClient::Endpoint>& endpoints);
 
   // The one with the fewest items outstanding that is not in `except`, of equals the one that was
   // not called for longest. One to be avoided, or that

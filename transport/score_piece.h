@@ -36,7 +36,7 @@ struct Piece {
   Piece(std::vector<size_t> items, const ScorerClient::Options& options)
       : items(std::move(items)), backoff(options.first_backoff, options.max_backoff) {}
 
-  std::string where() const { return attempts.back()->replica->address; }
+  std::string where() const { return attempts.back()->replica->where(); }
 
   std::vector<size_t> items;  // Those without a result.
   Backoff backoff;

@@ -74,9 +74,9 @@ class GrpcScorerClient final : public ScorerClient {
     return std::move(batch.scores);
   }
 
-  void SetEndpoints(std::vector<std::string> addresses) override {
+  void SetEndpoints(const std::vector<Endpoint>& endpoints) override {
     MutexLock lock(shared_->mutex);
-    replicas_.Set(addresses);
+    replicas_.Set(endpoints);
     shared_->changed.SignalAll();
   }
 
@@ -283,8 +283,7 @@ class GrpcScorerClient final : public ScorerClient {
       if (score.status() == proto::OVERLOADED ||
           (!IsVerdict(score.status()) && !piece.attempts.empty())) {
         room &= score.status() != proto::OVERLOADED;
-        piece.last_trouble =
-            absl::StrCat("replica at ", attempt.replica->address, ": ", score.message());
+        piece.last_trouble = absl::StrCat(attempt.replica->where(), ": ", score.message());
         continue;
       }
       if (!score.has_scorer_name()) score.set_scorer_name(name_);
@@ -334,13 +333,11 @@ class GrpcScorerClient final : public ScorerClient {
     const absl::Time now = absl::Now();
     if (absl::IsDeadlineExceeded(status)) {
       if (!piece.overloaded)
-        piece.last_trouble =
-            absl::StrCat("replica at ", attempt.replica->address, " did not answer");
+        piece.last_trouble = absl::StrCat(attempt.replica->where(), " did not answer");
       // The batch's own deadline has come too.
       return TryElsewhere(piece, attempt, batch);
     }
-    piece.last_trouble =
-        absl::StrCat("replica at ", attempt.replica->address, ": ", status.message());
+    piece.last_trouble = absl::StrCat(attempt.replica->where(), ": ", status.message());
     piece.overloaded = absl::IsResourceExhausted(status);
     if (absl::IsUnavailable(status) || absl::IsCancelled(status)) {
       attempt.replica->Avoid(now + kAvoid);
@@ -365,7 +362,7 @@ class GrpcScorerClient final : public ScorerClient {
     for (const std::shared_ptr<Piece>& piece : batch.pieces) {
       // After a full queue the last attempt only had no time left to be told the same.
       if (!piece->attempts.empty() && !piece->overloaded)
-        piece->last_trouble = absl::StrCat("replica at ", piece->where(), " did not answer");
+        piece->last_trouble = absl::StrCat(piece->where(), " did not answer");
       while (!piece->attempts.empty()) Abandon(*piece, 0);
       if (cancelled) {
         Settle(*piece, name_, proto::MODEL_ERROR, "cancelled here", &batch.scores);

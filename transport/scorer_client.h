@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/string_view.h"
@@ -37,6 +38,13 @@ class ScorerClient {
     absl::Duration min_silence = absl::Seconds(1);
     Credentials own;  // With certificates, only processes with a scorer's are spoken to.
   };
+  struct Endpoint {
+    // NOLINTNEXTLINE(google-explicit-constructor): an address alone will do.
+    Endpoint(std::string address, std::string name = "replica")
+        : address(std::move(address)), name(std::move(name)) {}
+    std::string address;  // "host:port".
+    std::string name;     // Of the process there, for messages: "scorer-safety-0".
+  };
   // Counted since the start. A call is one piece of a batch at one replica.
   struct Stats {
     int64_t num_calls = 0;
@@ -60,9 +68,9 @@ class ScorerClient {
   virtual std::vector<proto::Score> Score(const std::vector<proto::ScoreItem>& items,
                                           absl::Duration timeout) = 0;
 
-  // The replicas to use from now on ("host:port"); calls under way to one that is gone from the
-  // list go on. May be empty.
-  virtual void SetEndpoints(std::vector<std::string> addresses) = 0;
+  // The replicas to use from now on; calls under way to one that is gone from the list go on. May
+  // be empty.
+  virtual void SetEndpoints(const std::vector<Endpoint>& endpoints) = 0;
 
   // Ends every Score that is running or comes later with MODEL_ERROR results, at once. Used to
   // drain. Idempotent.

@@ -90,19 +90,19 @@ TEST_F(MembershipTest, EndsOnceWhenTheRunDrains) {
 
 TEST_F(MembershipTest, ALearnerThatIsAwayIsWaitedForAndThenCountsAsGone) {
   ASSERT_TRUE(membership_->Register().ok());
-  client_.Fail(absl::UnavailableError("learner at x did not answer"));
+  client_.Fail(absl::UnavailableError("learner rank 0 at x did not answer"));
   clock_.Advance(absl::Seconds(59));
   EXPECT_TRUE(membership_->Beat());
   client_.Fail(absl::OkStatus());
   EXPECT_TRUE(membership_->Beat());
-  client_.Fail(absl::UnavailableError("learner at x did not answer"));
+  client_.Fail(absl::UnavailableError("learner rank 0 at x did not answer"));
   clock_.Advance(absl::Seconds(59));
   EXPECT_TRUE(membership_->Beat());
   clock_.Advance(absl::Seconds(1));
   EXPECT_FALSE(membership_->Beat());
   EXPECT_EQ(num_ends_, 1);
   EXPECT_THAT(std::string(why_.message()),
-              HasSubstr("the learner has not answered for 1m: learner at x did not answer"));
+              HasSubstr("the learner has not answered for 1m: learner rank 0 at x did not answer"));
 }
 
 TEST_F(MembershipTest, ACallerThatIsRefusedDoesNotWait) {

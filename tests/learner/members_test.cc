@@ -47,6 +47,17 @@ TEST_F(MembersTest, ARegistrationUnderTheSameNameEndsTheFormer) {
   EXPECT_EQ(members_.NumAlive(proto::ACTOR), 1);
 }
 
+TEST_F(MembersTest, AMemberIsDescribedByNameHostAndSilence) {
+  proto::RegisterRequest request = Actor("actor-0");
+  request.set_host("node7");
+  const auto first = members_.Register(request);
+  clock_.Advance(absl::Milliseconds(2900));
+  EXPECT_EQ(members_.Describe(first->member_id), "actor-0 on node7, heard of 2s ago");
+  ASSERT_TRUE(members_.Register(request).ok());
+  EXPECT_EQ(members_.Describe(first->member_id), "actor-0, since started again");
+  EXPECT_EQ(members_.Describe("actor-0#77"), "unknown member");
+}
+
 TEST_F(MembersTest, AnActorOnOtherWeightsIsRefusedWithASentence) {
   proto::RegisterRequest request = Actor("actor-0");
   request.set_base_fingerprint("other");
@@ -79,16 +90,17 @@ TEST_F(MembersTest, ScorersAreFoundByNameAndOnlyWhileTheyLive) {
   ASSERT_TRUE(members_.Register(Scorer("scorer-safety-1", "safety", "h:2")).ok());
   ASSERT_TRUE(members_.Register(Scorer("scorer-helpful-0", "helpful", "h:3")).ok());
   auto endpoints = members_.ScorerEndpoints();
-  ASSERT_EQ(endpoints.size(), 2u);
+  ASSERT_EQ(endpoints.size(), 3u);
   EXPECT_EQ(endpoints[0].scorer_name(), "helpful");
-  EXPECT_EQ(endpoints[1].address_size(), 2);
+  EXPECT_EQ(endpoints[1].scorer_name(), "safety");
+  EXPECT_EQ(endpoints[2].name(), "scorer-safety-1");
+  EXPECT_EQ(endpoints[2].address(), "h:2");
   clock_.Advance(absl::Seconds(61));
   members_.Heartbeat(first, {}, false);
   members_.ReapLost();
   endpoints = members_.ScorerEndpoints();
   ASSERT_EQ(endpoints.size(), 1u);
-  EXPECT_EQ(endpoints[0].address_size(), 1);
-  EXPECT_EQ(endpoints[0].address(0), "h:1");
+  EXPECT_EQ(endpoints[0].address(), "h:1");
 }
 
 TEST_F(MembersTest, AScorerThatEndsIsNotFoundAnyMore) {
@@ -99,23 +111,22 @@ TEST_F(MembersTest, AScorerThatEndsIsNotFoundAnyMore) {
   members_.Heartbeat(first, status, false);
   const auto endpoints = members_.ScorerEndpoints();
   ASSERT_EQ(endpoints.size(), 1u);
-  ASSERT_EQ(endpoints[0].address_size(), 1);
-  EXPECT_EQ(endpoints[0].address(0), "h:2");
+  EXPECT_EQ(endpoints[0].address(), "h:2");
 }
 
 TEST_F(MembersTest, TheRunEndsForAMemberWhenItWasToldOrIsLost) {
   const auto a = members_.Register(Actor("actor-0"))->member_id;
   ASSERT_TRUE(members_.Register(Actor("actor-1")).ok());
   const absl::Duration silence = absl::Seconds(100);
-  EXPECT_FALSE(members_.AllTold(silence));
+  EXPECT_FALSE(members_.NotTold(silence).empty());
   members_.Heartbeat(a, {}, /*drain=*/true);
-  EXPECT_FALSE(members_.AllTold(silence));
+  EXPECT_FALSE(members_.NotTold(silence).empty());
   clock_.Advance(absl::Seconds(5));
-  EXPECT_TRUE(members_.AllTold(absl::Seconds(4)));  // Nobody waits for the silent.
+  EXPECT_TRUE(members_.NotTold(absl::Seconds(4)).empty());  // Nobody waits for the silent.
   clock_.Advance(absl::Seconds(61));
   members_.Touch(a, true);
   members_.ReapLost();
-  EXPECT_TRUE(members_.AllTold(silence));
+  EXPECT_TRUE(members_.NotTold(silence).empty());
 }
 
 TEST_F(MembersTest, KnowsWhichActorsSampleFromAVersionAndKeepsTheLastError) {

@@ -136,9 +136,10 @@ class FakeScorerClient final : public transport::ScorerClient {
     for (const proto::ScoreItem& item : items) scores.push_back(answer_(item));
     return scores;
   }
-  void SetEndpoints(std::vector<std::string> addresses) override {
+  void SetEndpoints(const std::vector<Endpoint>& endpoints) override {
     MutexLock lock(mutex_);
-    endpoints_ = std::move(addresses);
+    endpoints_.clear();
+    for (const Endpoint& endpoint : endpoints) endpoints_.push_back(endpoint.address);
   }
   void Cancel() override {}
   std::vector<std::string> endpoints() const {

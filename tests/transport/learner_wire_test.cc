@@ -178,7 +178,7 @@ TEST_F(LearnerWireTest, AnUnreachableLearnerIsOneSentence) {
   const absl::Status status = LearnerClient::Connect(address, absl::Milliseconds(300)).status();
   EXPECT_TRUE(absl::IsUnavailable(status));
   EXPECT_EQ(status.message(),
-            absl::StrCat("learner at ", address,
+            absl::StrCat("learner rank 0 at ", address,
                          " could not be reached within 300ms: nothing accepts connections there"));
   EXPECT_THAT(std::string(LearnerClient::Connect("no-such-host.invalid:1", absl::Milliseconds(300))
                               .status()
@@ -195,9 +195,9 @@ TEST_F(LearnerWireTest, ALearnerThatGoesAwayForGoodEndsTheCallWithASentence) {
   server_.reset();
   const absl::Status status = client->SubmitGroup({}).status();
   EXPECT_TRUE(absl::IsUnavailable(status)) << status;
-  EXPECT_THAT(
-      std::string(status.message()),
-      HasSubstr(absl::StrCat("learner at ", address, " could not be reached for SubmitGroup")));
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr(absl::StrCat("learner rank 0 at ", address,
+                                     " could not be reached for SubmitGroup")));
 }
 
 TEST_F(LearnerWireTest, ASilentLearnerEndsTheCallAtItsDeadlineWithASentence) {
@@ -209,7 +209,7 @@ TEST_F(LearnerWireTest, ASilentLearnerEndsTheCallAtItsDeadlineWithASentence) {
   Serve();
   const absl::Status status = Client(Quick(absl::Milliseconds(200)))->LeasePrompts({}).status();
   EXPECT_TRUE(absl::IsDeadlineExceeded(status));
-  EXPECT_EQ(status.message(), absl::StrCat("learner at ", server_->address(),
+  EXPECT_EQ(status.message(), absl::StrCat("learner rank 0 at ", server_->address(),
                                            " did not answer LeasePrompts within 200ms"));
   release.Notify();
   server_.reset();  // Before the notification its handler still looks at.

@@ -84,13 +84,15 @@ TEST(MessageLimitsTest, Heartbeats) {
               },
               "status.last_error"}});
   proto::HeartbeatResponse answer;
-  answer.add_scorer()->add_address("127.0.0.1:4000");
+  answer.add_scorer()->set_address("127.0.0.1:4000");
   answer.mutable_weight_group()->set_size(2);
   ExpectRefused<proto::HeartbeatResponse>(
       answer,
-      {{[](auto& m) { m.mutable_scorer(0)->add_address("/etc/passwd"); }, "scorer.address"},
+      {{[](auto& m) { m.mutable_scorer(0)->set_address("/etc/passwd"); }, "scorer.address"},
        {[](auto& m) { m.mutable_scorer(0)->set_scorer_name(kLongId); }, "scorer.scorer_name"},
+       {[](auto& m) { m.mutable_scorer(0)->set_name(kLongId); }, "scorer.name"},
        {[](auto& m) { m.set_adapter_address("nowhere"); }, "adapter_address"},
+       {[](auto& m) { m.set_adapter_name(kLongId); }, "adapter_name"},
        {[](auto& m) { m.mutable_weight_group()->set_rank(2); }, "weight_group.rank is 2"},
        {[](auto& m) { m.mutable_weight_group()->set_size(0); }, "weight_group.size is 0"}});
 }

@@ -11,7 +11,7 @@ constexpr absl::Duration kPatience = absl::Seconds(1);
 
 class ReplicasTest : public ::testing::Test {
  protected:
-  ReplicasTest() { replicas_.Set({"127.0.0.1:1", "127.0.0.1:2"}); }
+  ReplicasTest() { replicas_.Set({{"127.0.0.1:1"}, {"127.0.0.1:2"}}); }
   std::string Pick(const std::set<std::string>& except = {}, bool trusted = false) const {
     const auto replica = replicas_.Pick(except, now_, kPatience, trusted);
     return replica == nullptr ? "none" : replica->address;
@@ -97,7 +97,7 @@ TEST_F(ReplicasTest, ARefusalIsNoSignOfWorkDone) {
 
 TEST_F(ReplicasTest, OneThatStaysOnTheListKeepsWhatIsKnownOfIt) {
   At("127.0.0.1:1")->NoteCall(5, now_);
-  replicas_.Set({"127.0.0.1:1", "127.0.0.1:3"});
+  replicas_.Set({{"127.0.0.1:1"}, {"127.0.0.1:3"}});
   EXPECT_EQ(Pick(), "127.0.0.1:3");
   EXPECT_EQ(Pick({"127.0.0.1:3"}), "127.0.0.1:1");
   replicas_.Set({});

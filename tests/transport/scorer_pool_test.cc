@@ -40,7 +40,7 @@ class TwoReplicas {
   void WarmUp(ScorerClient& client) const {
     for (int i = 0; i < 20; ++i) ExpectLengths(client.Score(Items(8), absl::Seconds(30)), 8);
   }
-  std::vector<std::string> addresses() const {
+  std::vector<ScorerClient::Endpoint> endpoints() const {
     return {a_server_->address(), b_server_->address()};
   }
 
@@ -70,7 +70,7 @@ TEST(ScorerPoolTest, ASlowCallIsMadeToAnotherReplicaAndTheFirstAnswerCounts) {
   ScorerClient::Options options = Quick();
   options.min_silence = absl::Hours(1);
   const auto client = ScorerClient::Create("safety", options);
-  client->SetEndpoints(replicas.addresses());
+  client->SetEndpoints(replicas.endpoints());
   replicas.WarmUp(*client);
   const ScorerClient::Stats before = client->stats();
   BoundedQueue<Done> held(8);
@@ -122,9 +122,9 @@ TEST(ScorerPoolTest, HedgingCanBeSwitchedOffAndNeverAsksTheSameReplica) {
     options.hedge_quantile = c.hedge_quantile;
     options.min_silence = c.min_silence;
     const auto client = ScorerClient::Create("safety", options);
-    std::vector<std::string> addresses = replicas.addresses();
-    addresses.resize(c.num_replicas);
-    client->SetEndpoints(addresses);
+    auto endpoints = replicas.endpoints();
+    endpoints.resize(c.num_replicas, {""});
+    client->SetEndpoints(endpoints);
     replicas.WarmUp(*client);
     BoundedQueue<Done> held(64);
     replicas.Arm(
@@ -143,7 +143,7 @@ TEST(ScorerPoolTest, WhatGoesWrongWithAHedgeIsNoFailureWhileTheFirstCallIsInFlig
     options.max_attempts = 1;
     options.min_silence = absl::Hours(1);
     const auto client = ScorerClient::Create("safety", options);
-    client->SetEndpoints(replicas.addresses());
+    client->SetEndpoints(replicas.endpoints());
     replicas.WarmUp(*client);
     const int64_t hedges_before = client->stats().num_hedges;
     BoundedQueue<std::function<void()>> first(1);
