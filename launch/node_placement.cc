@@ -2,10 +2,9 @@
 #include "launch/node_placement.h"
 
 #include <algorithm>
+#include <set>
 #include <utility>
 
-#include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/status.h"
@@ -49,17 +48,24 @@ absl::Status GiveGpus(int gpus_per_node, int num_nodes, std::vector<NodeProcess>
   std::vector<int> next(num_nodes, 0);
   for (NodeProcess& process : processes) {
     const std::string& device = process.process.device;
-    if (!absl::StartsWith(device, "cuda")) continue;
-    int index = 0;
-    if (device != "cuda" && !absl::SimpleAtoi(device.substr(5), &index)) continue;
-    if (index >= gpus_per_node) {
+    const std::optional<int> index = GpuOf(device);
+    if (!index) continue;
+    if (*index >= gpus_per_node) {
       return absl::InvalidArgumentError(absl::StrCat(process.process.name, " is to run on \"",
                                                      device, "\", but cluster.gpus_per_node is ",
                                                      gpus_per_node));
     }
-    if (index == 0) process.gpu = next[process.node]++ % gpus_per_node;
+    if (*index == 0) process.gpu = next[process.node]++ % gpus_per_node;
   }
   return absl::OkStatus();
+}
+
+void SeparateOnSharedGpus(std::vector<NodeProcess>& processes) {
+  std::set<std::pair<int, int>> taken;
+  for (NodeProcess& process : processes) {
+    if (const std::optional<int> index = GpuOf(process.process.device); index)
+      SeparateOnSharedGpu(process.node, process.gpu.value_or(*index), taken, process.process);
+  }
 }
 
 }  // namespace
@@ -73,7 +79,7 @@ absl::StatusOr<std::vector<NodeProcess>> PlaceOnNodes(const proto::RunConfig& co
   LaunchInputs on_nodes = inputs;
   on_nodes.gpu_by_rank = false;  // Every process sees a GPU of its own as the first.
   for (PlacedProcess& process : PlaceLocally(config, on_nodes))
-    processes.push_back({std::move(process), kUnplaced, absl::nullopt});
+    processes.push_back({std::move(process), kUnplaced, std::nullopt});
   for (int i = 0; i < config.cluster().placement_size(); ++i) {
     WB_RETURN_IF_ERROR(Apply(config.cluster().placement(i), i, num_nodes, processes));
   }
@@ -88,6 +94,7 @@ absl::StatusOr<std::vector<NodeProcess>> PlaceOnNodes(const proto::RunConfig& co
     ++load[process.node];
   }
   WB_RETURN_IF_ERROR(GiveGpus(config.cluster().gpus_per_node(), num_nodes, processes));
+  SeparateOnSharedGpus(processes);
   return processes;
 }
 

@@ -4,11 +4,11 @@
 // launch/cluster.sh renders its job.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "absl/types/optional.h"
 #include "launch/placement.h"
 #include "proto/config.pb.h"
 
@@ -17,7 +17,7 @@ namespace wideberth::launch {
 struct NodeProcess {
   PlacedProcess process;
   int node = 0;  // 0 .. num_nodes - 1
-  absl::optional<int>
+  std::optional<int>
       gpu;  // Of the node's; set for a process on "cuda" or "cuda:0", which then sees no other.
 };
 

@@ -38,10 +38,8 @@ PlacedProcess Place(const std::string& role, const std::string& name,
 
 // "cuda:2" for rank 2 of a learner on "cuda" or "cuda:0".
 std::string DeviceOfRank(const std::string& device, int rank) {
-  if (!absl::StartsWith(device, "cuda")) return device;
-  int first = 0;
-  if (device.size() > 5 && !absl::SimpleAtoi(device.substr(5), &first)) return device;
-  return absl::StrCat("cuda:", first + rank);
+  const std::optional<int> first = GpuOf(device);
+  return first ? absl::StrCat("cuda:", *first + rank) : device;
 }
 
 // Rank 0 tells it everything else, and it ends with rank 0: another start could not join again.
@@ -94,7 +92,29 @@ std::vector<PlacedProcess> PlaceLocally(const proto::RunConfig& config,
     placed.spec.argv.push_back(absl::StrCat("--name=", placed.name));
     processes.push_back(std::move(placed));
   }
+  if (inputs.gpu_by_rank) {
+    std::set<std::pair<int, int>> taken;
+    for (PlacedProcess& process : processes) {
+      if (const std::optional<int> gpu = GpuOf(process.device); gpu)
+        SeparateOnSharedGpu(0, *gpu, taken, process);
+    }
+  }
   return processes;
+}
+
+std::optional<int> GpuOf(const std::string& device) {
+  int index = 0;
+  if (device == "cuda") return index;
+  if (!absl::StartsWith(device, "cuda:") || !absl::SimpleAtoi(device.substr(5), &index))
+    return std::nullopt;
+  return index;
+}
+
+void SeparateOnSharedGpu(int node, int gpu, std::set<std::pair<int, int>>& taken,
+                         PlacedProcess& process) {
+  if (process.role == "scorer") return;
+  if (!taken.emplace(node, gpu).second)
+    process.spec.environment.emplace_back("NCCL_HOSTID", process.name);
 }
 
 std::string AddressFile(const std::string& run_dir) {

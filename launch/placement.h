@@ -3,7 +3,10 @@
 // threads. Used by `wideberth run`.
 #pragma once
 
+#include <optional>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -33,8 +36,18 @@ struct LaunchInputs {
 
 // The learner first, its further ranks, then scorers, then actors. Every process gets one passive
 // OpenMP thread unless the configuration says otherwise: spinning threads make a shared core many
-// times slower.
+// times slower. Unless PlaceOnNodes, which has gpu_by_rank off, gives the GPUs, those that share
+// one are told apart for NCCL.
 std::vector<PlacedProcess> PlaceLocally(const proto::RunConfig& config, const LaunchInputs& inputs);
+
+// "cuda:2" -> 2, "cuda" -> 0; nothing for what names no GPU.
+std::optional<int> GpuOf(const std::string& device);
+
+// NCCL refuses a GPU that it meets twice on one host. Of the learners and actors that share one,
+// all but the first therefore count as hosts of their own (NCCL_HOSTID) and reach the others
+// through sockets. `taken` holds the node and GPU of those before; `process` is on `gpu` of `node`.
+void SeparateOnSharedGpu(int node, int gpu, std::set<std::pair<int, int>>& taken,
+                         PlacedProcess& process);
 
 std::string AddressFile(const std::string& run_dir);
 std::string LogFile(const std::string& run_dir, const std::string& name);

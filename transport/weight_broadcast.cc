@@ -189,13 +189,16 @@ void BroadcastCarrier::SendNext() {
     MutexLock lock(mutex_);
     blob = sending_ = std::exchange(next_, nullptr);
   }
+  const absl::Time start = absl::Now();
   const absl::Status sent =
-      SendBlob(communicator_.get(), *blob, {absl::Now() + times_.send, &interrupted_});
+      SendBlob(communicator_.get(), *blob, {start + times_.send, &interrupted_});
   if (!sent.ok()) communicator_.reset();
   MutexLock lock(mutex_);
   sending_ = nullptr;
   if (!sent.ok()) return Fail(absl::StrCat("version ", blob->manifest.version()), sent);
   num_failures_ = 0;
+  WB_LOG(INFO) << "weight group " << generation_ << ": version " << blob->manifest.version()
+               << " broadcast to " << offer_.size() - 1 << " in " << absl::Now() - start;
 }
 
 void BroadcastCarrier::Run() {
@@ -317,6 +320,8 @@ void BroadcastSource::Run() {
     }
     MutexLock lock(mutex_);
     session->ready = true;
+    WB_LOG(INFO) << "weight group " << session->group.generation() << ": joined as rank "
+                 << session->group.rank() << " of " << session->group.size();
   }
 }
 

@@ -100,6 +100,33 @@ TEST(PlacementTest, OnOneMachineEveryRankTakesTheNextGpu) {
   EXPECT_EQ(absl::StrJoin(on_cpu[1].spec.argv, " "), "/b/wideberth-learner --rank=1");
 }
 
+// The names of those that are hosts of their own to NCCL.
+std::string Separated(const std::vector<NodeProcess>& placed) {
+  std::string names;
+  for (const NodeProcess& process : placed) {
+    for (const auto& [variable, value] : process.process.spec.environment) {
+      if (variable == "NCCL_HOSTID") absl::StrAppend(&names, names.empty() ? "" : " ", value);
+    }
+  }
+  return names;
+}
+
+TEST(NodePlacementTest, LearnersAndActorsThatShareAGpuAreHostsOfTheirOwnToNccl) {
+  const auto two_nodes = Placed("cluster { gpus_per_node: 2 }", 2);
+  ASSERT_TRUE(two_nodes.ok());
+  EXPECT_EQ(Separated(*two_nodes), "actor-0");  // On the learner's; the others are alone.
+  const auto no_counts = Placed("", 1);
+  ASSERT_TRUE(no_counts.ok());
+  EXPECT_EQ(Separated(*no_counts), "actor-0 actor-1 actor-2");
+  std::vector<NodeProcess> local;
+  for (const PlacedProcess& process :
+       PlaceLocally(Config("learner { world_size: 2 } actor { device: \"cuda:1\" replicas: 2 }"),
+                    {"/bin", {}, {}, "/r"})) {
+    local.push_back({process, 0, std::nullopt});
+  }
+  EXPECT_EQ(Separated(local), "actor-0 actor-1");  // Rank 1 of the learner has GPU 1.
+}
+
 TEST(NodePlacementTest, WhatCannotBePlacedIsNamed) {
   EXPECT_EQ(Summary("cluster { placement { role: \"actor\" node: 2 } }", 2),
             "cluster.placement[0].node is 2, must be at most 1 with --nodes=2");
