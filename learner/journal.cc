@@ -29,6 +29,7 @@ CREATE TABLE groups (
   prompt_id TEXT NOT NULL, lease_id TEXT NOT NULL, member TEXT NOT NULL, policy_version INTEGER NOT NULL,
   adapter_fingerprint TEXT NOT NULL, prompt_tokens BLOB NOT NULL, generate_seconds REAL, score_seconds REAL,
   accepted_at REAL NOT NULL, step INTEGER, PRIMARY KEY (phase, group_id, attempt)) WITHOUT ROWID;
+CREATE INDEX groups_of_step ON groups (step);
 CREATE TABLE completions (
   phase INTEGER NOT NULL, group_id INTEGER NOT NULL, attempt INTEGER NOT NULL, idx INTEGER NOT NULL,
   tokens BLOB NOT NULL, logprobs BLOB NOT NULL, finish_reason INTEGER NOT NULL, text TEXT NOT NULL,
