@@ -2,7 +2,7 @@
 // The journal's way back: stored groups as the messages they came in. Further members of Journal.
 #include <sqlite3.h>
 
-#include <cstring>
+#include <algorithm>
 #include <map>
 #include <tuple>
 #include <utility>
@@ -38,7 +38,8 @@ class Query {
   void Array(int column, Repeated* out) const {
     const std::string bytes = Bytes(column);
     out->Resize(static_cast<int>(bytes.size() / sizeof(T)), 0);
-    std::memcpy(out->mutable_data(), bytes.data(), out->size() * sizeof(T));
+    std::copy_n(bytes.data(), out->size() * sizeof(T),
+                reinterpret_cast<char*>(out->mutable_data()));
   }
 
  private:

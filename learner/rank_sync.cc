@@ -4,7 +4,7 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
-#include <cstring>
+#include <algorithm>
 #include <string>
 #include <utility>
 
@@ -43,7 +43,7 @@ absl::StatusOr<at::Tensor> AllGatherValues(transport::Collective& ranks,
   for (const std::string& one : all) joined += one;
   at::Tensor result =
       at::empty({static_cast<int64_t>(joined.size() / sizeof(double))}, at::kDouble);
-  std::memcpy(result.data_ptr(), joined.data(), joined.size());
+  std::copy(joined.begin(), joined.end(), static_cast<char*>(result.data_ptr()));
   return result;
 }
 

@@ -2,7 +2,6 @@
 #include "transport/collective.h"
 
 #include <algorithm>
-#include <cstring>
 #include <thread>
 #include <utility>
 
@@ -67,7 +66,7 @@ absl::Status StarCollective::AllReduceSum(absl::string_view operation, const Fla
             operation, ": the sum of chunk ", chunk, " has ",
             sum->data_size() == 1 ? sum->data(0).size() : 0, " bytes, expected ", size)));
       }
-      std::memcpy(begin, sum->data(0).data(), size);
+      std::copy_n(sum->data(0).data(), size, begin);  // Which is null where nothing is summed.
     }
   };
   {
