@@ -75,8 +75,10 @@ void Cast::StartMember(Member& member) {
   if (learner && (member.num_starts > 0 || options_.resume)) argv.push_back("--restarted");
   if (!learner) argv.push_back("--learner=" + member.proxy->address());
   const auto given = options_.environment.find(member.name);
-  if (given != options_.environment.end())
-    argv.insert(argv.begin(), {"/usr/bin/env", given->second});
+  if (given != options_.environment.end()) {
+    argv.insert(argv.begin(), given->second.begin(), given->second.end());
+    argv.insert(argv.begin(), "/usr/bin/env");
+  }
   if (learner && !options_.learner_prefix.empty() && member.num_starts == 0) {
     argv = {"/bin/bash", "-c", absl::StrCat(options_.learner_prefix, " exec \"$@\""), "bash"};
     argv.insert(argv.end(), member.argv.begin(), member.argv.end());

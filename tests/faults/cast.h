@@ -22,11 +22,11 @@ class Cast final {
  public:
   struct Options {
     int num_actors = 1;
-    std::vector<std::string> overrides;              // Of the learner.
-    std::string learner_prefix;                      // Shell words before its program.
-    std::map<std::string, std::string> environment;  // "actor-0" -> "NAME=VALUE"
-    bool resume = false;                             // The run has begun before.
-    uint64_t seed = 1;                               // Of the proxies.
+    std::vector<std::string> overrides;                           // Of the learner.
+    std::string learner_prefix;                                   // Shell words before its program.
+    std::map<std::string, std::vector<std::string>> environment;  // "actor-0" -> "NAME=VALUE" ...
+    bool resume = false;                                          // The run has begun before.
+    uint64_t seed = 1;                                            // Of the proxies.
   };
   Cast(const TinyRun* run, Options options);
   ~Cast();
