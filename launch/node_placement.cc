@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "base/device.h"
 #include "base/status.h"
 
 namespace wideberth::launch {

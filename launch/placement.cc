@@ -6,12 +6,12 @@
 #include <algorithm>
 #include <climits>
 #include <cstdlib>
+#include <optional>
 #include <thread>
 
-#include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "base/device.h"
 #include "learner/run_folder.h"
 
 namespace wideberth::launch {
@@ -100,14 +100,6 @@ std::vector<PlacedProcess> PlaceLocally(const proto::RunConfig& config,
     }
   }
   return processes;
-}
-
-std::optional<int> GpuOf(const std::string& device) {
-  int index = 0;
-  if (device == "cuda") return index;
-  if (!absl::StartsWith(device, "cuda:") || !absl::SimpleAtoi(device.substr(5), &index))
-    return std::nullopt;
-  return index;
 }
 
 void SeparateOnSharedGpu(int node, int gpu, std::set<std::pair<int, int>>& taken,

@@ -3,7 +3,6 @@
 // threads. Used by `wideberth run`.
 #pragma once
 
-#include <optional>
 #include <set>
 #include <string>
 #include <utility>
@@ -39,9 +38,6 @@ struct LaunchInputs {
 // times slower. Unless PlaceOnNodes, which has gpu_by_rank off, gives the GPUs, those that share
 // one are told apart for NCCL.
 std::vector<PlacedProcess> PlaceLocally(const proto::RunConfig& config, const LaunchInputs& inputs);
-
-// "cuda:2" -> 2, "cuda" -> 0; nothing for what names no GPU.
-std::optional<int> GpuOf(const std::string& device);
 
 // NCCL refuses a GPU that it meets twice on one host. Of the learners and actors that share one,
 // all but the first therefore count as hosts of their own (NCCL_HOSTID) and reach the others

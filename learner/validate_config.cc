@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "base/device.h"
 #include "base/file.h"
 #include "base/status.h"
 #include "base/text_proto.h"
@@ -67,12 +68,7 @@ class Checker {
   absl::Status status_;
 };
 
-bool KnownDevice(absl::string_view device) {
-  int index = 0;
-  return device == "cpu" || device == "cuda" ||
-         (device.substr(0, 5) == "cuda:" && absl::SimpleAtoi(device.substr(5), &index) &&
-          index >= 0);
-}
+bool KnownDevice(absl::string_view device) { return device == "cpu" || GpuOf(device).has_value(); }
 
 void CheckModel(const proto::ModelConfig& model, const std::string& field, Checker* check) {
   check->Present(!model.path().empty(), field + ".path", "a Hugging Face folder")

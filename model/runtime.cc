@@ -6,7 +6,10 @@
 #include <ATen/Parallel.h>
 #include <malloc.h>
 
+#include <optional>
+
 #include "absl/strings/str_cat.h"
+#include "base/device.h"
 #include "base/status.h"
 
 // The GEMMs of a CPU build are MKL's. MKL asks this function whether it may take its AVX-512 and
@@ -68,9 +71,8 @@ std::string StoredName(at::ScalarType type) {
 
 absl::StatusOr<at::Device> ParseDevice(const std::string& name) {
   if (name == "cpu" || name.empty()) return at::Device(at::kCPU);
-  const bool numbered = name.rfind("cuda:", 0) == 0 && name.size() > 5 &&
-                        name.find_first_not_of("0123456789", 5) == std::string::npos;
-  if (!numbered && name != "cuda") {
+  const std::optional<int> index = GpuOf(name);
+  if (!index) {
     return absl::InvalidArgumentError(
         absl::StrCat("device is \"", name, "\", expected \"cpu\" or \"cuda:N\""));
   }
@@ -79,13 +81,12 @@ absl::StatusOr<at::Device> ParseDevice(const std::string& name) {
         "device is \"", name,
         "\", but no GPU can be used here: this needs the gpu preset and a visible CUDA device"));
   }
-  const int index = numbered ? std::stoi(name.substr(5)) : 0;
   const int available = static_cast<int>(at::getNumGPUs());
-  if (index >= available) {
+  if (*index >= available) {
     return absl::FailedPreconditionError(
         absl::StrCat("device is \"", name, "\", but this machine has ", available, " GPU(s)"));
   }
-  return at::Device(at::kCUDA, static_cast<at::DeviceIndex>(index));
+  return at::Device(at::kCUDA, static_cast<at::DeviceIndex>(*index));
 }
 
 }  // namespace wideberth::model

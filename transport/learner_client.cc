@@ -22,9 +22,10 @@ constexpr int kMaxFruitlessStreams = 3;
 class GrpcLearnerClient final : public LearnerClient {
  public:
   GrpcLearnerClient(absl::string_view address, const Options& options)
-      : address_(address),
+      : peer_(absl::StrCat("learner rank 0 at ", address)),
         options_(options),
-        channel_(MakeChannel(address_, options.own, proto::LEARNER, kMaxLearnerAnswerBytes)),
+        channel_(
+            MakeChannel(std::string(address), options.own, proto::LEARNER, kMaxLearnerAnswerBytes)),
         stub_(proto::Learner::NewStub(channel_)),
         adapters_(proto::Adapters::NewStub(channel_)) {}
 
@@ -98,9 +99,9 @@ class GrpcLearnerClient final : public LearnerClient {
                                                                               Response*),
                                  absl::Duration timeout) {
     if (request.ByteSizeLong() > kMaxLearnerCallBytes) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          call, " to the learner rank 0 at ", address_, " has ", request.ByteSizeLong(),
-          " bytes, at most ", kMaxLearnerCallBytes, " are taken"));
+      return absl::InvalidArgumentError(absl::StrCat(call, " to the ", peer_, " has ",
+                                                     request.ByteSizeLong(), " bytes, at most ",
+                                                     kMaxLearnerCallBytes, " are taken"));
     }
     Response response;
     WB_RETURN_IF_ERROR(
@@ -108,8 +109,7 @@ class GrpcLearnerClient final : public LearnerClient {
           response.Clear();
           return FromGrpc((stub_.get()->*method)(context, request, &response));
         }));
-    WB_RETURN_IF_ERROR(
-        Annotate(CheckMessage(response), absl::StrCat("learner rank 0 at ", address_)));
+    WB_RETURN_IF_ERROR(Annotate(CheckMessage(response), peer_));
     return response;
   }
 
@@ -129,8 +129,7 @@ class GrpcLearnerClient final : public LearnerClient {
       if (status.ok()) return status;
       if (cancelled) return Cancelled(call);
       if (absl::IsDeadlineExceeded(status) && unreachable.ok()) {
-        return absl::DeadlineExceededError(absl::StrCat("learner rank 0 at ", address_,
-                                                        " did not answer ", call, " within ",
+        return absl::DeadlineExceededError(absl::StrCat(peer_, " did not answer ", call, " within ",
                                                         absl::FormatDuration(timeout)));
       }
       if (absl::IsUnavailable(status)) {
@@ -140,20 +139,19 @@ class GrpcLearnerClient final : public LearnerClient {
       }
       const absl::Duration delay = backoff.Next();
       if (absl::IsDeadlineExceeded(status) || absl::Now() + delay >= deadline) {
-        return absl::UnavailableError(
-            absl::StrCat("learner rank 0 at ", address_, " could not be reached for ", call,
-                         " within ", absl::FormatDuration(timeout), ": ", unreachable.message()));
+        return absl::UnavailableError(absl::StrCat(peer_, " could not be reached for ", call,
+                                                   " within ", absl::FormatDuration(timeout), ": ",
+                                                   unreachable.message()));
       }
       if (!calls_.Pause(delay)) return Cancelled(call);
     }
   }
 
   absl::Status Cancelled(absl::string_view call) const {
-    return absl::CancelledError(
-        absl::StrCat(call, " to the learner rank 0 at ", address_, " was cancelled here"));
+    return absl::CancelledError(absl::StrCat(call, " to the ", peer_, " was cancelled here"));
   }
 
-  const std::string address_;
+  const std::string peer_;  // For messages.
   const Options options_;
   const std::shared_ptr<grpc::Channel> channel_;
   const std::unique_ptr<proto::Learner::Stub> stub_;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Broadcasts of the weight wire over NCCL, of the `gpu` preset.
 #include <memory>
+#include <optional>
 #include <string>
 
-#include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "base/device.h"
 #include "base/status.h"
 #include "transport/nccl_communicator.h"
 #include "transport/weight_broadcast.h"
@@ -49,10 +49,8 @@ class NcclMembers final : public Communicators {
 }  // namespace
 
 std::unique_ptr<Communicators> MakeCommunicators(const std::string& device) {
-  if (!absl::StartsWith(device, "cuda")) return nullptr;
-  int index = 0;
-  if (device.size() > 5 && !absl::SimpleAtoi(device.substr(5), &index)) return nullptr;
-  return std::make_unique<NcclMembers>(index);
+  const std::optional<int> gpu = GpuOf(device);
+  return gpu ? std::make_unique<NcclMembers>(*gpu) : nullptr;
 }
 
 }  // namespace wideberth::transport

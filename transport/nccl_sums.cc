@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sums between GPUs over NCCL, of the `gpu` preset.
 #include <memory>
+#include <optional>
 #include <string>
 
-#include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/device.h"
 #include "base/status.h"
 #include "transport/device_collective.h"
 #include "transport/nccl_communicator.h"
@@ -46,10 +46,8 @@ class NcclSums final : public DeviceSums {
 }  // namespace
 
 std::unique_ptr<DeviceSums> MakeDeviceSums(const std::string& device) {
-  if (!absl::StartsWith(device, "cuda")) return nullptr;
-  int index = 0;
-  if (device.size() > 5 && !absl::SimpleAtoi(device.substr(5), &index)) return nullptr;
-  return std::make_unique<NcclSums>(index);
+  const std::optional<int> gpu = GpuOf(device);
+  return gpu ? std::make_unique<NcclSums>(*gpu) : nullptr;
 }
 
 }  // namespace wideberth::transport

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "base/bounded_queue.h"
+#include "base/device.h"
 #include "base/excerpt.h"
 #include "base/file.h"
 #include "base/hash.h"
@@ -215,6 +216,14 @@ TEST(Log, LinesCarryTimeSeverityAndRole) {
   const std::string text = *ReadFile(folder.Join("a.log"));
   EXPECT_THAT(text, ::testing::MatchesRegex("[0-9-]+T[0-9:.]+Z W actor-3\\] lease 7 is late\n"));
   EXPECT_FALSE(OpenLog("x", folder.Join("no/such/folder.log")).ok());
+}
+
+TEST(DeviceTest, GpusAreCountedFromZeroAndNothingElseIsOne) {
+  EXPECT_EQ(GpuOf("cuda"), 0);
+  EXPECT_EQ(GpuOf("cuda:2"), 2);
+  for (const char* other : {"", "cpu", "cuda:", "cuda:-1", "cuda:+1", "cuda: 1", "cuda:1x", "cudax",
+                            "cuda:99999999999"})
+    EXPECT_FALSE(GpuOf(other).has_value()) << other;
 }
 
 }  // namespace

@@ -32,6 +32,7 @@ using testing::Execute;
 using testing::ExpectNothingLostOrCountedTwice;
 using testing::Finished;
 using ::testing::HasSubstr;
+using ::testing::Matches;
 using testing::PrepareForFaults;
 using testing::Process;
 using testing::TinyRun;
@@ -192,17 +193,16 @@ TEST_F(FaultsTest, AHalfOpenConnectionCostsTheLeasesOfOneActorForTheirTime) {
   options_.num_actors = 2;
   Begin();
   ASSERT_TRUE(PassUntilStep(3));
+  constexpr char kLost[] = "actor-0 on [^ ]+ has not been heard of for 4 s and counts as lost";
   cast_->proxy("actor-0").Freeze(true);
   // The other one would be done before anybody misses the first.
   cast_->Signal("actor-1", SIGSTOP);
-  ASSERT_TRUE(Eventually(
-      [&] { return cast_->Log("learner-0").find("has not been heard of") != std::string::npos; }));
+  ASSERT_TRUE(Eventually([&] { return Matches(ContainsRegex(kLost))(cast_->Log("learner-0")); }));
   cast_->Signal("actor-1", SIGCONT);
   ASSERT_TRUE(PassUntilStep(12)) << "the other actor has its groups";
   cast_->proxy("actor-0").Freeze(false);
   ExpectTheRightEnd();
-  EXPECT_THAT(cast_->Log("learner-0"),
-              ContainsRegex("actor-0 on [^ ]+ has not been heard of for 4 s and counts as lost"));
+  EXPECT_THAT(cast_->Log("learner-0"), ContainsRegex(kLost));
 }
 
 TEST_F(FaultsTest, ConnectionsThatBreakAtAnyByteAreMadeAgain) {

@@ -4,7 +4,8 @@
 # processes, the weight wire of a run whose actors get versions by broadcast and one of which is
 # killed, the model's numbers beside those of transformers on the same GPU, a toy world's experiment
 # with every role on the GPU and then on the CPU, speed beside transformers and PEFT, and a run of a
-# 1.5B model with random weights. Seven minutes on one H100. Exit code 1 if a part failed.
+# 1.5B model with random weights. Five minutes on one H100 without `wire`. Exit code 1 if a part
+# failed.
 # Usage: tests/gpu/run.sh BUNDLE OUT WORLD TOKENIZER [PART ...]
 #   BUNDLE     the folder that launch/bundle.sh made
 #   OUT        a folder for logs
@@ -31,7 +32,7 @@ on_gpu() { sed -E 's/model \{ path: "[^"]*"/& device: "cuda:0"/' "$1"; }
 part_nccl() { "$bundle/bin/nccl_carrier_test"; }
 
 # Two actors and everybody else on one GPU, 1.5B parameters, adapters of rank 64 (148 MB in
-# bfloat16). Actor 1 is killed once a version was broadcast; a group of both must stand again.
+# bfloat16). Actor 1 is killed once three versions were broadcast; a group of both must stand again.
 part_wire() {
   random_qwen || return
   "$wideberth" run --config="$work/run.txtpb" --run_dir="$work/wire" --override='prompts { num_held_out: 0 }
