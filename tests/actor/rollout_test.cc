@@ -216,6 +216,18 @@ class RolloutTest : public ::testing::Test {
     return status;
   }
 
+  // A version that the next one overtakes before its acknowledgement went out has none.
+  void PublishOnceAcknowledged(uint64_t version) {
+    const auto acknowledged = [&] {
+      MutexLock lock(mutex_);
+      return !acknowledged_.empty() && acknowledged_.back() == version - 1;
+    };
+    const absl::Time deadline = absl::Now() + absl::Minutes(1);
+    while (!acknowledged() && absl::Now() < deadline) absl::SleepFor(absl::Milliseconds(1));
+    EXPECT_TRUE(acknowledged());
+    published_ = version;
+  }
+
   Mutex mutex_;
   testing::FakeLearner learner_;
   testing::InMemoryLearnerClient client_;
@@ -286,8 +298,8 @@ TEST_F(RolloutTest, WaitsForTheVersionOfTheLeaseAndAcknowledgesItOnce) {
   const auto lease = learner_.on_lease;
   learner_.on_lease = [this, lease](const proto::LeasePromptsRequest& request) {
     const auto response = lease(request);
-    if (next_ == 2)
-      published_ = 1;  // Published when it is leased, as the learner does at the latest.
+    // Published when it is leased, as the learner does at the latest.
+    if (next_ == 2 && published_ == 0) PublishOnceAcknowledged(1);
     return response;
   };
   ASSERT_TRUE(Run({{Lease(1, "a", 0)}, {Lease(2, "b", 1)}, {Lease(3, "c", 1)}}, 3).ok());
@@ -303,7 +315,7 @@ TEST_F(RolloutTest, AVersionThatComesInTheMiddleIsSwappedInAndEveryTokenIsToldAp
   bool first = true;
   policy_.before_step = [&] {
     if (!std::exchange(first, false)) return;
-    published_ = 1;
+    PublishOnceAcknowledged(1);
     EXPECT_TRUE(adapters_->WaitFor(1, absl::Now() + absl::Minutes(1)).ok());
   };
   proto::GroupLease lease = Lease(1, "abc", 0);
