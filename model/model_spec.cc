@@ -42,8 +42,11 @@ class Fields {
     Json found;
     Read(field, &found, required, "a positive integer");
     if (!status_.ok() || found.is_null()) return;
-    *value = WholeNumber(found).value_or(0);
-    if (*value > 0 && *value <= most) return;
+    const int64_t number = WholeNumber(found).value_or(0);
+    if (number > 0 && number <= most) {
+      *value = number;
+      return;
+    }
     status_ =
         absl::InvalidArgumentError(absl::StrCat(file_, ": field \"", field, "\" is ", found.dump(),
                                                 ", expected a positive integer up to ", most));
@@ -189,8 +192,13 @@ absl::StatusOr<ModelSpec> ReadModelSpec(absl::string_view folder) {
   fields.Require(spec.num_kv_heads > 0 && spec.num_heads % spec.num_kv_heads == 0,
                  absl::StrCat("num_attention_heads ", spec.num_heads,
                               " is no multiple of num_key_value_heads ", spec.num_kv_heads));
-  fields.Require(spec.head_dim % 2 == 0,
-                 absl::StrCat("head_dim is ", spec.head_dim, ", expected an even number"));
+  fields.Require(spec.head_dim > 0 && spec.head_dim % 2 == 0,
+                 absl::StrCat("head_dim is ", spec.head_dim,
+                              " (where it is absent: hidden_size over num_attention_heads), "
+                              "expected a positive even number"));
+  fields.Require(spec.num_heads * spec.head_dim <= kMostTokens,
+                 absl::StrCat("num_attention_heads ", spec.num_heads, " times head_dim ",
+                              spec.head_dim, " is more than ", kMostTokens));
   fields.Require(!spec.sequence_classification || NumLabels(json) == 1,
                  absl::StrCat("a reward model needs one label, found ", NumLabels(json)));
   WB_RETURN_IF_ERROR(fields.status());

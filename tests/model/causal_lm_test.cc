@@ -433,6 +433,16 @@ TEST(LoadErrors, AreOneSentenceWithFileFieldFoundAndExpected) {
   EXPECT_THAT(message("llama", edit_config("num_hidden_layers", int64_t{1} << 50)),
               HasSubstr("field \"num_hidden_layers\" is 1125899906842624, expected a positive "
                         "integer up to 10000"));
+  EXPECT_THAT(message("llama", edit_config("head_dim", 1 << 24)),
+              HasSubstr("times head_dim 16777216 is more than 16777216"));
+  EXPECT_THAT(message("llama",
+                      [&](const std::string& path) {  // Heads that get nothing each.
+                        edit_config("head_dim", nullptr)(path);
+                        edit_config("num_key_value_heads", nullptr)(path);
+                        edit_config("num_attention_heads", 128)(path);
+                      }),
+              HasSubstr("head_dim is 0 (where it is absent: hidden_size over "
+                        "num_attention_heads), expected a positive even number"));
   EXPECT_THAT(message("llama", edit_config("eos_token_id", {1, -2})),
               HasSubstr("field \"eos_token_id\" has -2, expected a token id from 0 to 16777216"));
   EXPECT_THAT(message("llama", edit_config("vocab_size", 321)),
