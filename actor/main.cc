@@ -205,7 +205,7 @@ absl::Status Work(transport::LearnerClient& learner, const transport::Credential
   WB_RETURN_IF_ERROR(membership.Register().status());
 
   transport::AdapterReceiver adapters(weights.source(), &learner, member_id, absl::Seconds(1),
-                                      &shelf);
+                                      &shelf, [&](auto blob) { policy->Prepare(std::move(blob)); });
   Rollout rollout(
       {&config, policy.get(), &learner, &adapters, &membership, scorers.named(), &progress});
   ending.Arm([&] {

@@ -55,22 +55,48 @@ std::string ModelPolicy::Decode(const std::vector<int32_t>& tokens) const {
   return tokenizer_->Decode(tokens);
 }
 
-absl::Status ModelPolicy::Use(const transport::AdapterBlob& blob) {
+absl::StatusOr<std::shared_ptr<model::Adapter>> ModelPolicy::Unpack(
+    const transport::AdapterBlob& blob) const {
   if (blob.manifest.base_fingerprint() != fingerprint()) {
     return absl::InvalidArgumentError(absl::StrCat(
         "adapter version ", blob.manifest.version(), " is for a base with fingerprint ",
         blob.manifest.base_fingerprint(), ", this one has ", fingerprint()));
   }
-  return model::CatchTorch(
+  std::shared_ptr<model::Adapter> adapter;
+  WB_RETURN_IF_ERROR(model::CatchTorch(
       absl::StrCat("adapter version ", blob.manifest.version()), [&]() -> absl::Status {
-        WB_ASSIGN_OR_RETURN(auto adapter,
+        WB_ASSIGN_OR_RETURN(adapter,
                             model::Adapter::Unpack(blob.manifest, blob.bytes, model_->spec(),
                                                    model_->dtype(), model_->device()));
-        version_ = blob.manifest.version();
-        if (generator_ != nullptr && !adapter_off_) generator_->Use(adapter.get(), version_);
-        adapter_ = std::move(adapter);
         return absl::OkStatus();
-      });
+      }));
+  return adapter;
+}
+
+void ModelPolicy::Prepare(std::shared_ptr<const transport::AdapterBlob> blob) {
+  {
+    MutexLock lock(mutex_);
+    prepared_ = {};  // Before the next is there: the device holds no third.
+  }
+  const auto adapter = Unpack(*blob);
+  if (!adapter.ok()) return;
+  MutexLock lock(mutex_);
+  prepared_ = {std::move(blob), *adapter};
+}
+
+absl::Status ModelPolicy::Use(const transport::AdapterBlob& blob) {
+  std::shared_ptr<model::Adapter> adapter;
+  {
+    MutexLock lock(mutex_);
+    if (prepared_.blob.get() == &blob) adapter = std::exchange(prepared_, {}).adapter;
+  }
+  if (adapter == nullptr) {
+    WB_ASSIGN_OR_RETURN(adapter, Unpack(blob));
+  }
+  version_ = blob.manifest.version();
+  if (generator_ != nullptr && !adapter_off_) generator_->Use(adapter.get(), version_);
+  adapter_ = std::move(adapter);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<size_t> ModelPolicy::Add(const std::vector<model::PromptGroup>& groups,

@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/optional.h"
+#include "base/mutex.h"
 #include "model/causal_lm.h"
 #include "model/chat_template.h"
 #include "model/conversation.h"
@@ -67,6 +68,10 @@ class ModelPolicy final : public Policy {
   std::vector<int32_t> EncodeText(const std::string& text) const override;
   std::string Decode(const std::vector<int32_t>& tokens) const override;
   int64_t context_tokens() const override { return model_->spec().max_positions; }
+
+  // Unpacks a version onto the device beside the one in use, so that Use only swaps the two; at
+  // most one waits. Any thread. What fails here fails again in Use, which says why.
+  void Prepare(std::shared_ptr<const transport::AdapterBlob> blob);
   absl::Status Use(const transport::AdapterBlob& blob) override;
   absl::StatusOr<size_t> Add(const std::vector<model::PromptGroup>& groups,
                              bool adapter_off) override;
@@ -78,6 +83,7 @@ class ModelPolicy final : public Policy {
 
  private:
   explicit ModelPolicy(const proto::RunConfig& config) : config_(config) {}
+  absl::StatusOr<std::shared_ptr<model::Adapter>> Unpack(const transport::AdapterBlob& blob) const;
 
   const proto::RunConfig config_;
   std::unique_ptr<model::CausalLm> model_;
@@ -88,6 +94,13 @@ class ModelPolicy final : public Policy {
   uint64_t version_ = 0;
   bool adapter_off_ = false;
   std::unique_ptr<model::Generator> generator_;
+
+  struct Prepared {
+    std::shared_ptr<const transport::AdapterBlob> blob;
+    std::shared_ptr<model::Adapter> adapter;
+  };
+  Mutex mutex_;
+  Prepared prepared_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace wideberth::actor

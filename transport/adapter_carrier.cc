@@ -31,12 +31,13 @@ absl::StatusOr<std::shared_ptr<const AdapterBlob>> GrpcAdapterSource::Receive(
 
 AdapterReceiver::AdapterReceiver(AdapterSource* source, LearnerClient* client,
                                  std::function<std::string()> member_id,
-                                 absl::Duration poll_interval, AdapterShelf* shelf)
+                                 absl::Duration poll_interval, AdapterShelf* shelf, Prepare prepare)
     : source_(source),
       client_(client),
       member_id_(std::move(member_id)),
       poll_interval_(poll_interval),
-      shelf_(shelf) {
+      shelf_(shelf),
+      prepare_(std::move(prepare)) {
   thread_ = std::thread([this] { Run(); });
   acknowledging_ = std::thread([this] { AcknowledgeLoop(); });
 }
@@ -134,6 +135,7 @@ absl::Status AdapterReceiver::FetchOnce() {
                                             ", asked for one above ", *have));
   }
   if (shelf_ != nullptr) shelf_->PassOn(blob);
+  if (prepare_ != nullptr) prepare_(blob);
   MutexLock lock(mutex_);
   staged_ = std::move(blob);
   staged_changed_.SignalAll();

@@ -58,10 +58,13 @@ class AdapterReceiver final {
  public:
   // Looks for a newer version every `poll_interval`, and every 50 ms while somebody waits for one,
   // from the beginning of one look to that of the next: a source that waits itself is asked again
-  // at once. What is staged is also put on `shelf` where there is one, for others.
+  // at once. What is staged is also put on `shelf` where there is one, for others, and before the
+  // owner gets it `prepare` is called, on a thread of the receiver.
+  using Prepare = std::function<void(std::shared_ptr<const AdapterBlob>)>;
   AdapterReceiver(AdapterSource* source, LearnerClient* client,
                   std::function<std::string()> member_id,
-                  absl::Duration poll_interval = absl::Seconds(1), AdapterShelf* shelf = nullptr);
+                  absl::Duration poll_interval = absl::Seconds(1), AdapterShelf* shelf = nullptr,
+                  Prepare prepare = nullptr);
   ~AdapterReceiver();
   AdapterReceiver(const AdapterReceiver&) = delete;
   AdapterReceiver& operator=(const AdapterReceiver&) = delete;
@@ -94,6 +97,7 @@ class AdapterReceiver final {
   const std::function<std::string()> member_id_;
   const absl::Duration poll_interval_;
   AdapterShelf* const shelf_;
+  const Prepare prepare_;
   Mutex mutex_;
   CondVar wake_;  // The thread: stop, or somebody waits.
   CondVar staged_changed_;

@@ -66,6 +66,43 @@ TEST_F(ModelPolicyTest, SamplesTheAdapterThatWasSwappedInAndTheBaseWhenItIsOff) 
   EXPECT_EQ(adapted.versions[0].num_tokens, static_cast<int>(adapted.tokens.size()));
 }
 
+TEST_F(ModelPolicyTest, APreparedVersionIsOnlySwappedInAndSamplesTheSame) {
+  const auto policy = ModelPolicy::Load(config_), other = ModelPolicy::Load(config_);
+  ASSERT_TRUE(policy.ok()) << policy.status();
+  const auto ids = (*policy)->Encode(prompt_);
+  const auto sample = [&](ModelPolicy& by) {
+    EXPECT_TRUE(by.Add({{1, *ids, 2}}, /*adapter_off=*/false).ok());
+    std::vector<model::Generator::Finished> finished;
+    while ((finished = by.TakeFinished()).empty()) EXPECT_TRUE(by.Step().ok());
+    return finished[0].completions[0].logprobs;
+  };
+  const transport::AdapterBlob first = Version(**policy, 1), second = Version(**policy, 2);
+  auto blob = std::make_shared<transport::AdapterBlob>(first);
+  (*policy)->Prepare(blob);
+  blob->bytes.clear();  // Use has no need of them any more.
+  ASSERT_TRUE((*policy)->Use(*blob).ok());
+  ASSERT_TRUE((*other)->Use(first).ok());
+  const auto of_first = sample(**other);
+  EXPECT_EQ(sample(**policy), of_first);
+  EXPECT_FALSE((*policy)->Use(*blob).ok()) << "a prepared version is there once";
+
+  (*policy)->Prepare(std::make_shared<transport::AdapterBlob>(first));
+  ASSERT_TRUE((*policy)->Use(second).ok()) << "another than the prepared one";
+  ASSERT_TRUE((*other)->Use(second).ok());
+  const auto of_second = sample(**other);
+  EXPECT_NE(of_second, of_first);
+  EXPECT_EQ(sample(**policy), of_second);
+}
+
+TEST_F(ModelPolicyTest, WhatCannotBePreparedIsRefusedWhenItIsUsed) {
+  const auto policy = ModelPolicy::Load(config_);
+  ASSERT_TRUE(policy.ok()) << policy.status();
+  auto blob = std::make_shared<transport::AdapterBlob>(Version(**policy, 1));
+  blob->bytes.resize(blob->bytes.size() / 2);
+  (*policy)->Prepare(blob);
+  EXPECT_THAT(std::string((*policy)->Use(*blob).message()), HasSubstr("ends past the buffer"));
+}
+
 TEST_F(ModelPolicyTest, AnAdapterOfAnotherBaseIsRefused) {
   const auto policy = ModelPolicy::Load(config_);
   ASSERT_TRUE(policy.ok()) << policy.status();

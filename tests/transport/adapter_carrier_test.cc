@@ -8,9 +8,11 @@
 
 #include <atomic>
 #include <thread>
+#include <vector>
 
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
+#include "base/mutex.h"
 #include "tests/testing/fake_wire.h"
 #include "tests/transport/blobs.h"
 #include "transport/adapter_shelf.h"
@@ -133,7 +135,11 @@ class AdapterReceiverTest : public ::testing::Test {
   // Polls once an hour: whatever happens sooner happens because somebody waits.
   std::unique_ptr<AdapterReceiver> Receiver() {
     return std::make_unique<AdapterReceiver>(
-        &source_, &client_, [] { return "actor-0#1"; }, absl::Hours(1));
+        &source_, &client_, [] { return "actor-0#1"; }, absl::Hours(1), /*shelf=*/nullptr,
+        [this](std::shared_ptr<const AdapterBlob> blob) {
+          MutexLock lock(mutex_);
+          prepared_.push_back(std::move(blob));
+        });
   }
   static absl::Time Soon() { return absl::Now() + absl::Seconds(30); }
 
@@ -141,6 +147,8 @@ class AdapterReceiverTest : public ::testing::Test {
   AdapterShelf shelf_;
   std::shared_ptr<const AdapterBlob> wrong_;
   std::atomic<int> num_fetches_ = 0;
+  Mutex mutex_;
+  std::vector<std::shared_ptr<const AdapterBlob>> prepared_ ABSL_GUARDED_BY(mutex_);
   InMemoryLearnerClient client_{&learner_};
   GrpcAdapterSource source_{&client_, [] { return "actor-0#1"; }};
 };
@@ -160,6 +168,10 @@ TEST_F(AdapterReceiverTest, StagesTheNewestAndKeepsTheOlderOneUsable) {
   ASSERT_TRUE(staged.ok()) << staged.status();
   EXPECT_EQ((*staged)->manifest.version(), 2u) << "version 1 is skipped";
   EXPECT_EQ(receiver->TakeNewer(0), *staged);
+  {
+    MutexLock lock(mutex_);
+    EXPECT_THAT(prepared_, ::testing::ElementsAre(*active, *staged)) << "before they are handed on";
+  }
   EXPECT_EQ(Fingerprint((*active)->bytes), (*active)->manifest.fingerprint());
 }
 
