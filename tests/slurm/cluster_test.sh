@@ -127,8 +127,8 @@ test_bad_input_is_refused_before_submission() {
   [ ! -e "$work/refused" ] || fail "a refused submission left a folder"
 }
 
-# write_real_run NAME REPLICAS CLUSTER_LINES: a policy and two scorers over one tiny model, three
-# steps.
+# write_real_run NAME REPLICAS DETERMINISTIC CLUSTER_LINES: a policy and two scorers over one tiny
+# model, three steps.
 write_real_run() {
   local i
   [ -d "$work/model" ] || "$write_tiny_model" llama "$work/model"
@@ -142,13 +142,13 @@ generation { max_new_tokens: 8 }
 scorer { name: "safety" model { path: "$work/model" } template: "{prompt} {completion}" positive_id: 50 negative_id: 60 replicas: $2 }
 scorer { name: "help" model { path: "$work/model" } template: "{completion}" positive_id: 70 negative_id: 80 output: LOG_ODDS }
 reward { guard: "safety" utility: "help" }
-learner { max_steps: 3 groups_per_step: 4 group_size: 4 learning_rate: 1e-3 adam_epsilon: 1e-3 }
+learner { max_steps: 3 groups_per_step: 4 group_size: 4 learning_rate: 1e-3 adam_epsilon: 1e-3 deterministic: $3 }
 actor { replicas: $2 groups_per_lease: 1 }
 supervisor { restart_backoff: 0.2 }
 cluster {
   time_limit: "00:05:00"
   learner_port: $(free_ports 1)
-  $3
+  $4
 }
 CONFIG
 }
@@ -180,19 +180,18 @@ print(max(abs(x - y) for x, y in zip(a, b)))
 PYTHON
 }
 
-# One actor and one process of each scorer: every batch is the same wherever the processes are, and
-# so is every byte.
+# Deterministic: wherever the processes are and whoever is slow, every byte is the same.
 test_real_run_yields_the_adapter_of_a_local_run() {
-  write_real_run alone 1 'placement { role: "actor" node: 1 } placement { role: "scorer:help" node: 1 }'
+  write_real_run alone 1 true 'placement { role: "actor" node: 1 } placement { role: "scorer:help" node: 1 }'
   run_both_ways alone
   cmp "$work/alone.local/adapter/adapter_model.safetensors" "$run_dir/adapter/adapter_model.safetensors" ||
     fail "the adapters of the local run and of the job differ"
 }
 
-# With two, who scores which completions beside which others depends on timing, and the last bits of
-# a score on that.
+# Not deterministic: who scores which completions beside which others depends on timing, and the last
+# bits of a score on that.
 test_real_run_with_two_actors_and_scorers_yields_nearly_the_same() {
-  write_real_run pairs 2 ''
+  write_real_run pairs 2 false ''
   run_both_ways pairs
   local name difference
   expect_line "serves at .* with TLS, health page https://" "$run_dir/logs/learner-0.log"
