@@ -62,15 +62,10 @@ absl::StatusOr<std::shared_ptr<model::Adapter>> ModelPolicy::Unpack(
         "adapter version ", blob.manifest.version(), " is for a base with fingerprint ",
         blob.manifest.base_fingerprint(), ", this one has ", fingerprint()));
   }
-  std::shared_ptr<model::Adapter> adapter;
-  WB_RETURN_IF_ERROR(model::CatchTorch(
-      absl::StrCat("adapter version ", blob.manifest.version()), [&]() -> absl::Status {
-        WB_ASSIGN_OR_RETURN(adapter,
-                            model::Adapter::Unpack(blob.manifest, blob.bytes, model_->spec(),
-                                                   model_->dtype(), model_->device()));
-        return absl::OkStatus();
-      }));
-  return adapter;
+  return model::CatchTorch(absl::StrCat("adapter version ", blob.manifest.version()), [&] {
+    return model::Adapter::Unpack(blob.manifest, blob.bytes, model_->spec(), model_->dtype(),
+                                  model_->device());
+  });
 }
 
 void ModelPolicy::Prepare(std::shared_ptr<const transport::AdapterBlob> blob) {

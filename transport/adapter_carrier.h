@@ -56,11 +56,12 @@ class GrpcAdapterSource final : public AdapterSource {
 // the client before destroying it, so that the thread is not in a call.
 class AdapterReceiver final {
  public:
+  using Prepare = std::function<void(std::shared_ptr<const AdapterBlob>)>;
+
   // Looks for a newer version every `poll_interval`, and every 50 ms while somebody waits for one,
   // from the beginning of one look to that of the next: a source that waits itself is asked again
   // at once. What is staged is also put on `shelf` where there is one, for others, and before the
   // owner gets it `prepare` is called, on a thread of the receiver.
-  using Prepare = std::function<void(std::shared_ptr<const AdapterBlob>)>;
   AdapterReceiver(AdapterSource* source, LearnerClient* client,
                   std::function<std::string()> member_id,
                   absl::Duration poll_interval = absl::Seconds(1), AdapterShelf* shelf = nullptr,
