@@ -17,7 +17,7 @@
 //   hand in      answered groups   scored groups    a group, scores,     main, scorers, learner,
 //                                                   the learner          Stop
 //   scoring (n)  items             typed scores     its scorer           scorer, deadline, Stop
-//   receiver     adapter chunks    staged version   learner or relay     either, timer, main
+//   receiver     adapter chunks    unpacked version learner or relay     either, timer, main
 //   relay (n)    staged version    adapter chunks   a version            receiver, clients, timer
 //   acknowledge  version in use    -                a swap, the learner  main, learner, Stop
 //   heartbeat    status            drain, scorers   the next beat        timer, learner, Stop
@@ -25,9 +25,10 @@
 //   health       HTTP requests     pages            a request            clients
 // clang-format on
 //
-// Only main touches torch. Every wait has a deadline or is ended by Stop, which also cancels all
-// calls. Exit code 0: drained, SIGTERM or SIGINT; 2: bad input, starting again is of no use; 1:
-// other failures. One sentence on standard error says why.
+// Main decodes; beside it the receiver copies a version onto the device; nobody else touches torch.
+// Every wait has a deadline or is ended by Stop, which also cancels all calls. Exit code 0:
+// drained, SIGTERM or SIGINT; 2: bad input, starting again is of no use; 1: other failures. One
+// sentence on standard error says why.
 #include <signal.h>
 #include <unistd.h>
 

@@ -49,7 +49,7 @@ class Rollout final {
   Rollout& operator=(const Rollout&) = delete;
 
   // Works until Stop or until an error that this process cannot work on with (the policy fails, the
-  // learner refuses us); owns the calling thread, where all torch work happens, and two more. OK
+  // learner refuses us); owns the calling thread, on which the policy decodes, and two more. OK
   // after Stop. What was leased and not handed in is leased to somebody else.
   absl::Status Run();
 

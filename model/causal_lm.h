@@ -43,7 +43,7 @@ struct ForwardOptions {
   std::vector<KvPrefix>* root_kv = nullptr;
 };
 
-// One thread per process owns the device and does all torch work; const methods keep no state.
+// One thread per process computes with it; const methods keep no state.
 // Weights are read-only and memory-mapped where the stored dtype is the running one, so processes
 // on one host share them.
 class CausalLm final {
