@@ -17,7 +17,7 @@
 //   hand in      answered groups   scored groups    a group, scores,     main, scorers, learner,
 //                                                   the learner          Stop
 //   scoring (n)  items             typed scores     its scorer           scorer, deadline, Stop
-//   receiver     adapter chunks    unpacked version learner or relay     either, timer, main
+//   receiver     adapter chunks    staged version   learner or relay     either, timer, main
 //   relay (n)    staged version    adapter chunks   a version            receiver, clients, timer
 //   acknowledge  version in use    -                a swap, the learner  main, learner, Stop
 //   heartbeat    status            drain, scorers   the next beat        timer, learner, Stop

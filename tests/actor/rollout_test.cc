@@ -183,6 +183,7 @@ class RolloutTest : public ::testing::Test {
         -> absl::StatusOr<proto::AcknowledgeAdapterResponse> {
       MutexLock lock(mutex_);
       acknowledged_.push_back(request.version());
+      acknowledged_changed_.SignalAll();
       return proto::AcknowledgeAdapterResponse();
     };
     learner_.on_register =
@@ -219,16 +220,18 @@ class RolloutTest : public ::testing::Test {
   // A version that the next one overtakes before its acknowledgement went out has none.
   void PublishOnceAcknowledged(uint64_t version) {
     const auto acknowledged = [&] {
-      MutexLock lock(mutex_);
       return !acknowledged_.empty() && acknowledged_.back() == version - 1;
     };
     const absl::Time deadline = absl::Now() + absl::Minutes(1);
-    while (!acknowledged() && absl::Now() < deadline) absl::SleepFor(absl::Milliseconds(1));
+    MutexLock lock(mutex_);
+    while (!acknowledged() && absl::Now() < deadline)
+      acknowledged_changed_.WaitFor(mutex_, deadline - absl::Now());
     EXPECT_TRUE(acknowledged());
     published_ = version;
   }
 
   Mutex mutex_;
+  CondVar acknowledged_changed_;
   testing::FakeLearner learner_;
   testing::InMemoryLearnerClient client_;
   transport::GrpcAdapterSource source_;
